@@ -1,0 +1,53 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test` (as root).
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= /usr/bin/python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+JOBS ?= auto
+
+.PHONY: help demo test test-unit lint fresh lock clean
+
+help: ## what there is
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.runtime ## install what is missing and show the mesh on this machine (root)
+	@deploy/require-root.sh "make demo"
+	$(BIN)/quietwire demo $(DEMO_ARGS)
+
+test: $(VENV)/.dev ## install what is missing and run every test (root)
+	@deploy/require-root.sh "make test"
+	deploy/install-packages.sh test
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup $(PYTEST_ARGS)
+
+test-unit: $(VENV)/.dev ## the tests that need no root
+	$(BIN)/python -m pytest -n $(JOBS) -m "not netns" $(PYTEST_ARGS)
+
+lint: $(VENV)/.dev ## ruff and mypy --strict
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+fresh: ## prove both commands in a minimal Debian tree (root, not in CI)
+	deploy/fresh.sh
+
+lock: ## renew the lock files after a change in pyproject.toml (needs uv)
+	uv pip compile --universal --generate-hashes --no-emit-index-url --no-annotate --no-header --python-version 3.11 requirements-build.in -o requirements-build.lock
+	uv pip compile --universal --generate-hashes --no-emit-index-url --no-annotate --no-header --python-version 3.11 pyproject.toml -o requirements.lock
+	uv pip compile --universal --generate-hashes --no-emit-index-url --no-annotate --no-header --python-version 3.11 --extra dev pyproject.toml -o requirements-dev.lock
+
+clean: ## remove what make made
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .cache
+
+$(VENV)/.runtime: requirements-build.lock requirements.lock pyproject.toml
+	deploy/install-packages.sh demo
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install --require-hashes -r requirements-build.lock
+	$(PIP) install --require-hashes --no-build-isolation -r requirements.lock
+	$(PIP) install --no-deps --no-build-isolation --editable .
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.runtime requirements-dev.lock
+	$(PIP) install --require-hashes --no-build-isolation -r requirements-dev.lock
+	touch $@

@@ -1,0 +1,1 @@
+"""The CA: issuer, attestation, ledger, and the HTTPS API in front of them."""

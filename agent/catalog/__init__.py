@@ -1,0 +1,1 @@
+"""What exists: the model, its look-ups, and the sources that fill it."""

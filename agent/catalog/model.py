@@ -1,0 +1,102 @@
+"""The catalog: what exists, as frozen values in Kubernetes' own shapes.
+
+These values travel from the supervisor to its workers as they are, so each is a msgspec Struct. Addresses
+are texts in canonical form (as inet_ntop prints them): they are compared and looked up, never computed with,
+on the data path.
+"""
+
+from msgspec import Struct
+
+
+class PortRange(Struct, frozen=True, order=True):
+    """TCP ports `first` to `last`, both included."""
+
+    first: int
+    last: int
+
+    def __contains__(self, port: int) -> bool:
+        return self.first <= port <= self.last
+
+    def __str__(self) -> str:
+        return str(self.first) if self.first == self.last else f"{self.first}-{self.last}"
+
+
+class MeshSettings(Struct, frozen=True):
+    """What the pod's annotations say, after its namespace's have been inherited.
+
+    `meshed` is false for `linkerd.io/inject: disabled` and for pods on the host's network. `default_policy`
+    and `egress_mode` are None where no annotation says anything: then the agent's flags hold.
+    """
+
+    meshed: bool = True
+    skip_inbound_ports: tuple[PortRange, ...] = ()
+    skip_outbound_ports: tuple[PortRange, ...] = ()
+    skip_subnets: tuple[str, ...] = ()
+    opaque_ports: tuple[PortRange, ...] = ()
+    default_policy: str | None = None
+    egress_mode: str | None = None
+
+
+class ContainerPort(Struct, frozen=True):
+    """One declared TCP port of a container."""
+
+    name: str
+    port: int
+
+
+class Pod(Struct, frozen=True):
+    """One pod. `netns` is the annotation `quietwire.io/netns`: a name below /run/netns, or a path."""
+
+    namespace: str
+    name: str
+    service_account: str
+    node: str
+    ips: tuple[str, ...]
+    uid: str = ""
+    labels: dict[str, str] = {}
+    annotations: dict[str, str] = {}
+    container_ports: tuple[ContainerPort, ...] = ()
+    netns: str | None = None
+    settings: MeshSettings = MeshSettings()
+
+    @property
+    def key(self) -> str:
+        """`namespace/name`: unique in a catalog, and how messages call the pod."""
+        return f"{self.namespace}/{self.name}"
+
+
+class Endpoint(Struct, frozen=True):
+    """One address that serves a service port."""
+
+    address: str
+    port: int
+
+
+class ServicePort(Struct, frozen=True):
+    """One TCP port of a service, with the endpoints that are ready."""
+
+    name: str
+    port: int
+    ready: tuple[Endpoint, ...] = ()
+
+
+class Service(Struct, frozen=True):
+    """One service with its endpoint slices (or the pods that its selector finds) joined to it."""
+
+    namespace: str
+    name: str
+    cluster_ips: tuple[str, ...]
+    ports: tuple[ServicePort, ...]
+
+    @property
+    def key(self) -> str:
+        """`namespace/name`: how messages call the service."""
+        return f"{self.namespace}/{self.name}"
+
+
+class Catalog(Struct, frozen=True):
+    """A snapshot of everything that is known; `version` grows with each change."""
+
+    version: int = 0
+    pods: tuple[Pod, ...] = ()
+    services: tuple[Service, ...] = ()

@@ -1,0 +1,1 @@
+"""Who a workload is: SPIFFE IDs, SVIDs, the bundle, renewal, and where SVIDs come from."""

@@ -1,0 +1,89 @@
+"""How a connection ended: the one enum that metrics, the access log, messages and tests share."""
+
+from enum import StrEnum
+
+
+class Outcome(StrEnum):
+    """Why a connection ended, or was never made. The value is the metric's label and the log's field."""
+
+    COMPLETED = "completed"
+    """Both directions ended cleanly."""
+    RESET_BY_APPLICATION = "reset_by_application"
+    RESET_BY_PEER = "reset_by_peer"
+    TRUNCATED = "truncated"
+    """TLS ended without close_notify (RFC 8446, section 6.1): never a clean end."""
+    TIMED_OUT = "timed_out"
+    """The kernel gave the connection up: keepalives or retransmissions went unanswered."""
+    DRAINED = "drained"
+    """Ended by the agent's own shutdown, after the drain timeout."""
+    UNENROLLED = "unenrolled"
+    """The pod left the mesh or this node while the connection was open."""
+    UNREACHABLE = "unreachable"
+    """The destination refused, reset or did not answer the agent's own connect()."""
+    FAILED = "failed"
+    """A fault of the agent itself; the log has the traceback."""
+
+    # Denials: policy.
+    UNAUTHENTICATED = "unauthenticated"
+    """Policy demands mutual TLS and the client came without."""
+    IDENTITY_NOT_PERMITTED = "identity_not_permitted"
+    NETWORK_NOT_PERMITTED = "network_not_permitted"
+    DENIED_BY_DEFAULT = "denied_by_default"
+    """The default policy is `deny`."""
+    TERMINATED = "terminated"
+    """Was permitted, and no longer is: closed by re-authorization."""
+
+    # Denials: TLS and identity.
+    NOT_TLS = "not_tls"
+    """A ClientHello was the only thing that could be permitted, and something else came."""
+    CLIENT_HELLO_TOO_LARGE = "client_hello_too_large"
+    CLIENT_HELLO_MALFORMED = "client_hello_malformed"
+    HANDSHAKE_TIMEOUT = "handshake_timeout"
+    HANDSHAKE_FAILED = "handshake_failed"
+    """A TLS alert or protocol error that no other outcome names; the log has OpenSSL's words."""
+    TLS_VERSION = "tls_version"
+    """The client does not offer TLS 1.3."""
+    NO_APPLICATION_PROTOCOL = "no_application_protocol"
+    CERTIFICATE_UNTRUSTED = "certificate_untrusted"
+    CERTIFICATE_EXPIRED = "certificate_expired"
+    """Expired or not yet valid, on a resumed session too."""
+    CERTIFICATE_MISSING = "certificate_missing"
+    NO_URI_SAN = "no_uri_san"
+    SEVERAL_URI_SANS = "several_uri_sans"
+    SPIFFE_ID_MALFORMED = "spiffe_id_malformed"
+    FOREIGN_TRUST_DOMAIN = "foreign_trust_domain"
+    WRONG_SERVER_IDENTITY = "wrong_server_identity"
+    """The server's SVID is not the one that the catalog names for this address."""
+    BUNDLE_CHANGED = "bundle_changed"
+    """The session was made under a bundle that is no longer in force."""
+    REFUSED_BY_PEER = "refused_by_peer"
+    """The other side ended the connection with a TLS alert: its log has the reason."""
+
+    # Denials: outbound and listeners.
+    NO_ENDPOINT = "no_endpoint"
+    """The service has no ready endpoint, or does not have this port."""
+    EGRESS_NOT_MESHED = "egress_not_meshed"
+    DIRECT_TO_LISTENER = "direct_to_listener"
+    """Dialled the agent's own port: it has itself as its original destination."""
+    NO_IDENTITY = "no_identity"
+    """The pod has no valid SVID at the moment."""
+
+    @property
+    def is_denial(self) -> bool:
+        """Whether this outcome counts in `quietwire_denials_total`."""
+        return self not in _NOT_DENIALS
+
+
+_NOT_DENIALS = frozenset(
+    {
+        Outcome.COMPLETED,
+        Outcome.RESET_BY_APPLICATION,
+        Outcome.RESET_BY_PEER,
+        Outcome.TRUNCATED,
+        Outcome.TIMED_OUT,
+        Outcome.DRAINED,
+        Outcome.UNENROLLED,
+        Outcome.UNREACHABLE,
+        Outcome.FAILED,
+    }
+)

@@ -1,0 +1,1 @@
+"""Who may talk to whom: the model, the index over the catalog, and `authorize`."""
