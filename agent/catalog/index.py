@@ -31,5 +31,10 @@ class CatalogIndex:
         return self._services_by_ip.get(address)
 
     def service_port(self, address: str, port: int) -> ServicePort | None:
-        """The service port behind a cluster IP and port."""
+        """The service port behind a cluster IP and port, with the endpoints of the same address family."""
         return self._ports.get((address, port))
+
+
+def _of_family(port: ServicePort, cluster_ip: str) -> ServicePort:
+    ready = tuple(endpoint for endpoint in port.ready if (":" in endpoint.address) == (":" in cluster_ip))
+    return port if ready == port.ready else ServicePort(port.name, port.port, ready)

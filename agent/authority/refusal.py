@@ -1,0 +1,50 @@
+"""Why the authority says no: each reason has its own code, for machines, and a message, for people."""
+
+from enum import StrEnum
+
+
+class Code(StrEnum):
+    """The `code` of an error answer."""
+
+    BAD_REQUEST = "bad_request"
+    TOO_LARGE = "too_large"
+    BAD_SIGNATURE = "bad_signature"
+    KEY_NOT_ALLOWED = "key_not_allowed"
+    NO_URI_SAN = "no_uri_san"
+    SEVERAL_URI_SANS = "several_uri_sans"
+    OTHER_SANS = "other_sans"
+    MALFORMED_ID = "malformed_id"
+    FOREIGN_TRUST_DOMAIN = "foreign_trust_domain"
+    NOT_A_WORKLOAD = "not_a_workload"
+    NO_SUCH_WORKLOAD = "no_such_workload"
+    UNKNOWN_CALLER = "unknown_caller"
+    BAD_TOKEN = "bad_token"  # noqa: S105 - a code, not a secret
+    WRONG_IDENTITY = "wrong_identity"
+
+
+STATUS = {
+    Code.BAD_REQUEST: 400,
+    Code.TOO_LARGE: 413,
+    Code.UNKNOWN_CALLER: 401,
+    Code.BAD_TOKEN: 401,
+    Code.NO_SUCH_WORKLOAD: 403,
+    Code.WRONG_IDENTITY: 403,
+}
+"""HTTP statuses; 422 for the rest, which is a request whose content cannot be accepted."""
+
+
+class Refusal(Exception):
+    """A request that is refused."""
+
+    def __init__(self, code: Code, message: str) -> None:
+        super().__init__(code, message)
+        self.code = code
+        self.message = message
+
+    @property
+    def status(self) -> int:
+        """The HTTP status."""
+        return STATUS.get(self.code, 422)
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.code})"

@@ -1,0 +1,234 @@
+"""From one document to one object: Pod, Namespace, Service, EndpointSlice, in the shapes that kubectl prints."""
+
+import ipaddress
+import re
+from collections.abc import Callable
+
+from msgspec import Struct
+
+from agent.catalog import annotations
+from agent.catalog.document import Field
+from agent.catalog.fault import FaultError
+from agent.catalog.model import ContainerPort, Endpoint, Pod
+
+SERVICE_NAME_LABEL = "kubernetes.io/service-name"
+POLICY_GROUPS = ("policy.linkerd.io/", "gateway.networking.k8s.io/")
+
+_DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+_DNS_SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+_FINISHED = ("Succeeded", "Failed")
+
+
+class ObjectKey(Struct, frozen=True, order=True):
+    """What an object is called."""
+
+    kind: str
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.namespace}/{self.name}" if self.namespace else f"{self.kind} {self.name}"
+
+
+class RawPod(Struct, frozen=True):
+    """A pod before its namespace's annotations are inherited."""
+
+    pod: Pod
+    own: dict[str, str]
+    host_network: bool
+    ready: bool
+
+
+class RawNamespace(Struct, frozen=True):
+    """A namespace's annotations."""
+
+    name: str
+    annotations: dict[str, str]
+
+
+class RawServicePort(Struct, frozen=True):
+    """A service's port; `target` is a number or a container port's name."""
+
+    name: str
+    port: int
+    target: int | str
+
+
+class RawService(Struct, frozen=True):
+    """A service before endpoints are joined to it."""
+
+    namespace: str
+    name: str
+    cluster_ips: tuple[str, ...]
+    ports: tuple[RawServicePort, ...]
+    selector: dict[str, str]
+
+
+class RawSlice(Struct, frozen=True):
+    """An endpoint slice: (port name, port) and the addresses that are ready."""
+
+    namespace: str
+    service: str
+    ports: tuple[tuple[str, int], ...]
+    ready: tuple[str, ...]
+
+    def endpoints(self, port_name: str) -> tuple[Endpoint, ...]:
+        """The ready endpoints of one service port."""
+        return tuple(
+            Endpoint(address, port) for name, port in self.ports if name == port_name for address in self.ready
+        )
+
+
+RawObject = RawPod | RawNamespace | RawService | RawSlice
+
+
+def key_of(document: Field) -> ObjectKey:
+    """What a document is about. Raises FaultError where it says nothing usable."""
+    kind = document.get("kind")
+    if not isinstance(kind.value, str):
+        raise FaultError(document.line, "the document has no kind: is it a Kubernetes manifest?")
+    metadata = document.get("metadata")
+    name = metadata.get("name")
+    text = name.text(default="")
+    if not text or len(text) > 253 or not _DNS_SUBDOMAIN.fullmatch(text):
+        raise FaultError(name.line, f"metadata.name {text!r} is no DNS name (RFC 1123)")
+    namespace = metadata.get("namespace")
+    space = "" if kind.value == "Namespace" else namespace.text(default="default")
+    if space and not _DNS_LABEL.fullmatch(space):
+        raise FaultError(namespace.line, f"metadata.namespace {space!r} is no DNS label (RFC 1123)")
+    return ObjectKey(kind.value, space, text)
+
+
+def decode(key: ObjectKey, document: Field) -> RawObject | None:
+    """The object; None for kinds that mean nothing to a mesh, and for pods that have finished.
+
+    Raises FaultError, with the line, for what cannot be used.
+    """
+    decoder = _DECODERS.get(key.kind)
+    if decoder is not None:
+        return decoder(key, document)
+    version = document.get("apiVersion")
+    if isinstance(version.value, str) and version.value.startswith(POLICY_GROUPS):
+        raise FaultError(
+            document.get("kind").line,
+            f"this version enforces no {key.kind}, only the annotation {annotations.DEFAULT_POLICY}; "
+            f"what the object would forbid or allow is not in force",
+        )
+    return None
+
+
+def _pod(key: ObjectKey, document: Field) -> RawPod | None:
+    status, spec, metadata = document.get("status"), document.get("spec"), document.get("metadata")
+    if status.get("phase").text(default="Running") in _FINISHED:
+        return None
+    fields = metadata.get("annotations").mapping()
+    own = {name: field.text() for name, field in fields.items()}
+    ports = tuple(
+        ContainerPort(port.get("name").text(default=""), port.get("containerPort").port())
+        for container in spec.get("containers").items()
+        for port in container.get("ports").items()
+        if port.get("protocol").text(default="TCP") == "TCP"
+    )
+    host_network = spec.get("hostNetwork").flag(default=False)
+    account = spec.get("serviceAccountName")
+    service_account = account.text(default="default")
+    if not _DNS_SUBDOMAIN.fullmatch(service_account):
+        raise FaultError(account.line, f"spec.serviceAccountName {service_account!r} is no DNS name (RFC 1123)")
+    ready = all(
+        condition.get("status").text() != "False"
+        for condition in status.get("conditions").items()
+        if condition.get("type").text() == "Ready"
+    )
+    pod = Pod(
+        namespace=key.namespace,
+        name=key.name,
+        service_account=service_account,
+        node=spec.get("nodeName").text(default=""),
+        ips=_pod_ips(status),
+        uid=metadata.get("uid").text(default=""),
+        labels=metadata.get("labels").texts(),
+        annotations=own,
+        container_ports=ports,
+        netns=own.get(annotations.NETNS),
+        settings=annotations.settings(fields, {}, ports, host_network=host_network),
+    )
+    return RawPod(pod, own, host_network, ready)
+
+
+def _pod_ips(status: Field) -> tuple[str, ...]:
+    found = [_address(entry.get("ip")) for entry in status.get("podIPs").items()]
+    single = status.get("podIP")
+    if single.value is not None and (address := _address(single)) not in found:
+        found.insert(0, address)
+    return tuple(found)
+
+
+def _address(field: Field) -> str:
+    text = field.text()
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        raise FaultError(field.line, f"{text!r} is no IP address") from None
+
+
+def _namespace(key: ObjectKey, document: Field) -> RawNamespace:
+    fields = document.get("metadata", "annotations").mapping()
+    annotations.check(fields)
+    return RawNamespace(key.name, {name: field.text() for name, field in fields.items()})
+
+
+def _service(key: ObjectKey, document: Field) -> RawService | None:
+    spec = document.get("spec")
+    if spec.get("type").text(default="ClusterIP") == "ExternalName":
+        return None
+    ips = [_address(entry) for entry in spec.get("clusterIPs").items() if entry.value != "None"]
+    single = spec.get("clusterIP")
+    if single.value not in {None, "None", ""} and (address := _address(single)) not in ips:
+        ips.insert(0, address)
+    ports = []
+    for port in spec.get("ports").items():
+        if port.get("protocol").text(default="TCP") != "TCP":
+            continue
+        number = port.get("port").port()
+        target = port.get("targetPort")
+        by_name = target.value if isinstance(target.value, str) else None
+        ports.append(
+            RawServicePort(
+                port.get("name").text(default=""),
+                number,
+                by_name if by_name is not None else number if target.value is None else target.port(),
+            )
+        )
+    return RawService(key.namespace, key.name, tuple(ips), tuple(ports), spec.get("selector").texts())
+
+
+def _endpoint_slice(key: ObjectKey, document: Field) -> RawSlice | None:
+    labels = document.get("metadata", "labels").texts()
+    service = labels.get(SERVICE_NAME_LABEL)
+    if service is None:
+        raise FaultError(
+            document.get("metadata").line, f"the label {SERVICE_NAME_LABEL} is missing: whose endpoints are these?"
+        )
+    kind = document.get("addressType")
+    if kind.text(default="IPv4") == "FQDN":
+        return None
+    ready = []
+    for endpoint in document.get("endpoints").items():
+        conditions = endpoint.get("conditions")
+        addresses = [_address(address) for address in endpoint.get("addresses").items()]
+        if conditions.get("ready").flag(default=True) and not conditions.get("terminating").flag(default=False):
+            ready.extend(addresses)
+    ports = tuple(
+        (port.get("name").text(default=""), port.get("port").port())
+        for port in document.get("ports").items()
+        if port.get("protocol").text(default="TCP") == "TCP"
+    )
+    return RawSlice(key.namespace, service, ports, tuple(ready))
+
+
+_DECODERS: dict[str, Callable[[ObjectKey, Field], RawObject | None]] = {
+    "Pod": _pod,
+    "Namespace": _namespace,
+    "Service": _service,
+    "EndpointSlice": _endpoint_slice,
+}

@@ -1,0 +1,169 @@
+"""Keeps an SVID for every identity that this node needs: one request each, renewed at half life, never given up."""
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable
+
+from agent.identity.provider import ProviderError, SvidProvider
+from agent.identity.renewal import backoff, is_loud, renew_at
+from agent.identity.spiffe import SpiffeId
+from agent.identity.svid import Bundle, Svid
+from agent.supervisor.tasks import spawn
+
+log = logging.getLogger("quietwire.identity")
+
+MAX_REQUESTS = 4
+"""Requests under way at once."""
+BUNDLE_SECONDS = 2.0
+"""How often the bundle is asked for."""
+LOUD_SECONDS = 60.0
+"""How often the same SVID's approaching end is logged."""
+
+
+class _Kept:
+    """One identity: its SVID, if there is one, and what its renewal is waiting for."""
+
+    def __init__(self) -> None:
+        self.svid: Svid | None = None
+        self.issued_at = 0.0
+        self.due = 0.0
+        self.attempts = 0
+        self.problem: str | None = None
+        self.busy = False
+        self.loud_at = float("-inf")
+
+
+class IdentityKeeper:
+    """`on_svid` and `on_bundle` are called on the loop with each new one. `clock` gives POSIX seconds."""
+
+    def __init__(
+        self,
+        provider: SvidProvider,
+        *,
+        on_svid: Callable[[Svid], None],
+        on_bundle: Callable[[Bundle], None],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._provider = provider
+        self._on_svid = on_svid
+        self._on_bundle = on_bundle
+        self._clock = clock
+        self._kept: dict[SpiffeId, _Kept] = {}
+        self._changed = asyncio.Event()
+        self._bundle: Bundle | None = None
+        self._random = random.Random()  # noqa: S311 - spreads load, guards nothing
+
+    def want(self, ids: frozenset[SpiffeId]) -> None:
+        """Declares which identities are needed; others are forgotten."""
+        for spiffe_id in self._kept.keys() - ids:
+            del self._kept[spiffe_id]
+        for spiffe_id in ids - self._kept.keys():
+            self._kept[spiffe_id] = _Kept()
+        self._changed.set()
+
+    def svid(self, spiffe_id: SpiffeId) -> Svid | None:
+        """The newest SVID of an identity."""
+        kept = self._kept.get(spiffe_id)
+        return None if kept is None else kept.svid
+
+    @property
+    def bundle(self) -> Bundle | None:
+        """The newest bundle."""
+        return self._bundle
+
+    def problems(self) -> dict[SpiffeId, str]:
+        """Why the last request for an identity failed, for those whose last one did."""
+        return {spiffe_id: kept.problem for spiffe_id, kept in self._kept.items() if kept.problem is not None}
+
+    async def run(self) -> None:
+        """Keeps going until cancelled."""
+        follower = spawn(self._follow_bundle(), name="bundle")
+        requests: set[asyncio.Task[None]] = set()
+        try:
+            while True:
+                self._changed.clear()
+                now = self._clock()
+                for spiffe_id, kept in self._due(now)[: MAX_REQUESTS - len(requests)]:
+                    kept.busy = True
+                    task = spawn(self._renew(spiffe_id, kept), name=f"SVID {spiffe_id}")
+                    requests.add(task)
+                    task.add_done_callback(requests.discard)
+                await self._sleep(now)
+        finally:
+            follower.cancel()
+            for task in requests:
+                task.cancel()
+
+    def _due(self, now: float) -> list[tuple[SpiffeId, _Kept]]:
+        """What is due: identities without an SVID first, then those whose end is nearest."""
+        due = [(spiffe_id, kept) for spiffe_id, kept in self._kept.items() if kept.due <= now and not kept.busy]
+        return sorted(due, key=lambda each: (each[1].svid is not None, each[1].svid.not_after if each[1].svid else 0.0))
+
+    async def _sleep(self, now: float) -> None:
+        waiting = [kept.due for kept in self._kept.values() if not kept.busy]
+        pause = max(min(waiting, default=now + BUNDLE_SECONDS) - now, 0.001)
+        if all(kept.busy or kept.due <= now for kept in self._kept.values()):
+            pause = BUNDLE_SECONDS  # a request that ends wakes us
+        try:
+            async with asyncio.timeout(pause):
+                await self._changed.wait()
+        except TimeoutError:
+            return
+
+    async def _renew(self, spiffe_id: SpiffeId, kept: _Kept) -> None:
+        try:
+            svid = await self._provider.issue(spiffe_id)
+        except ProviderError as error:
+            self._failed(spiffe_id, kept, error)
+        else:
+            now = self._clock()
+            kept.svid, kept.issued_at, kept.problem, kept.attempts = svid, now, None, 0
+            kept.due = renew_at(svid, now, self._random.random())
+            if self._kept.get(spiffe_id) is kept:
+                log.info(
+                    "SVID %s until %s",
+                    spiffe_id,
+                    time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(svid.not_after)),
+                    extra={"fields": {"event": "svid", "spiffe_id": str(spiffe_id), "serial": svid.serial}},
+                )
+                self._on_svid(svid)
+        finally:
+            kept.busy = False
+            self._changed.set()
+
+    def _failed(self, spiffe_id: SpiffeId, kept: _Kept, error: ProviderError) -> None:
+        now = self._clock()
+        kept.attempts += 1
+        kept.problem = f"no SVID for {spiffe_id} yet: {error}"
+        lifetime = float("inf") if kept.svid is None else kept.svid.not_after - kept.issued_at
+        kept.due = now + backoff(kept.attempts, self._random.random(), lifetime)
+        if kept.svid is not None and is_loud(kept.svid, kept.issued_at, now) and now - kept.loud_at >= LOUD_SECONDS:
+            kept.loud_at = now
+            log.error(
+                "%s could not be renewed and has %.0f s to live; then its pods' connections are refused. %s",
+                spiffe_id,
+                max(kept.svid.not_after - now, 0),
+                error,
+            )
+        elif kept.attempts & (kept.attempts - 1) == 0:  # the 1st, 2nd, 4th, 8th …
+            log.warning("no new SVID for %s after %d attempts: %s", spiffe_id, kept.attempts, error)
+
+    async def _follow_bundle(self) -> None:
+        attempts = 0
+        while True:
+            try:
+                bundle = await self._provider.bundle()
+            except ProviderError as error:
+                attempts += 1
+                if attempts & (attempts - 1) == 0:
+                    log.warning("the bundle could not be fetched (%d attempts): %s", attempts, error)
+                await asyncio.sleep(backoff(attempts, self._random.random(), lifetime=BUNDLE_SECONDS * 10))
+                continue
+            attempts = 0
+            if bundle != self._bundle:
+                self._bundle = bundle
+                log.info("bundle of %s, sequence %d", bundle.trust_domain, bundle.sequence)
+                self._on_bundle(bundle)
+            await asyncio.sleep(BUNDLE_SECONDS)

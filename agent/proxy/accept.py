@@ -1,0 +1,77 @@
+"""From a listener to a served connection: learns the original destination and runs the set-up."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from agent.capture.address import OriginalDst, original_dst, peer_addr
+from agent.outcome import Outcome
+from agent.proxy import inbound, outbound
+from agent.proxy.connection import Accepted, Connection, Direction, Refusal
+from agent.proxy.live import MAX_OPENING_PER_SOURCE
+from agent.proxy.opening import Bell, Opening
+from agent.proxy.runtime import EnrolledPod, Runtime
+from agent.supervisor.tasks import spawn
+
+Serve = Callable[[Connection, Opening], Awaitable[None]]
+
+_SERVE: dict[Direction, Serve] = {Direction.INBOUND: inbound.serve, Direction.OUTBOUND: outbound.serve}
+
+
+class Acceptor:
+    """The protocol factory of one pod's listeners in one direction."""
+
+    def __init__(self, runtime: Runtime, enrolled: EnrolledPod, direction: Direction) -> None:
+        self._runtime = runtime
+        self._enrolled = enrolled
+        self._direction = direction
+        self._serve = _SERVE[direction]
+        self._loop = asyncio.get_running_loop()
+
+    def __call__(self) -> Opening:
+        """Makes the protocol of a connection that was just accepted."""
+        return Opening(Bell(self._loop), on_made=self._made)
+
+    def _made(self, opening: Opening) -> None:
+        runtime = self._runtime
+        connection = Connection(runtime, self._enrolled, self._direction, opening.bell)
+        connection.accepted_leg = opening
+        transport = opening.transport
+        own: tuple[object, ...] | None = transport.get_extra_info("sockname")
+        peer: tuple[object, ...] | None = transport.get_extra_info("peername")
+        if own is None or peer is None:  # reset before it was accepted: nobody is there to be served
+            opening.reset()
+            return
+        client = peer_addr(peer)
+        try:
+            original = original_dst(transport.get_extra_info("socket"))
+        except OSError:  # conntrack does not know it: it was not redirected
+            original = OriginalDst(*peer_addr(own))
+        connection.accepted = Accepted(client, original)
+        admitted = runtime.live.admit(connection)
+        if tuple(original) == tuple(peer_addr(own)):
+            connection.refuse(
+                Outcome.DIRECT_TO_LISTENER,
+                f"{client} dialled the agent's own port {original}; dial the application's port instead",
+            )
+        elif not admitted:
+            connection.refuse(
+                Outcome.TOO_MANY_OPENING,
+                f"{client.address} has more than {MAX_OPENING_PER_SOURCE} connections in set-up with "
+                f"{self._enrolled.key}; is it opening connections and sending nothing?",
+            )
+        else:
+            connection.setup = spawn(self._set_up(connection, opening), name=f"{self._direction} {client}")
+
+    async def _set_up(self, connection: Connection, opening: Opening) -> None:
+        served = False
+        try:
+            await self._serve(connection, opening)
+            served = True
+        except Refusal as refusal:
+            connection.refuse(refusal.outcome, refusal.message, refusal.alert)
+            served = True
+        finally:
+            if not served and self._runtime.live.knows(connection):
+                # A fault of ours: the task's traceback is logged by `spawn`; the connection must not stay.
+                connection.terminate(Outcome.FAILED, "the agent failed while it set the connection up; see the log")
+            connection.setup = None

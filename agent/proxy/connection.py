@@ -1,0 +1,187 @@
+"""One captured connection, from accept to its end: what is known about it grows stage by stage."""
+
+import asyncio
+import time
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from agent.capture.address import OriginalDst, PeerAddr, show
+from agent.identity.spiffe import SpiffeId
+from agent.outcome import Outcome
+from agent.policy.model import Permit
+from agent.proxy.opening import Bell, Opening
+from agent.proxy.relay import Leg, Relay
+from agent.telemetry.access import ConnectionRecord
+
+if TYPE_CHECKING:
+    from agent.proxy.runtime import EnrolledPod, Runtime
+
+
+class Direction(StrEnum):
+    """Seen from the pod."""
+
+    INBOUND = "inbound"
+    OUTBOUND = "outbound"
+
+
+class Security(StrEnum):
+    """What the leg towards the peer is."""
+
+    MTLS = "mtls"
+    TLS = "tls"
+    """TLS terminated here, from a client that has no certificate."""
+    PLAIN = "plain"
+
+
+class Refusal(Exception):
+    """The connection cannot be served. `alert` is what the peer still gets to read."""
+
+    def __init__(self, outcome: Outcome, message: str, alert: bytes = b"") -> None:
+        super().__init__(outcome, message)
+        self.outcome = outcome
+        self.message = message
+        self.alert = alert
+
+    def __str__(self) -> str:
+        return f"{self.outcome}: {self.message}"
+
+
+class Accepted:
+    """The first fact: who dialled, and what."""
+
+    __slots__ = ("client", "original")
+
+    def __init__(self, client: PeerAddr, original: OriginalDst) -> None:
+        self.client = client
+        self.original = original
+
+
+class Connection:
+    """The record of one connection, and the owner of its relay."""
+
+    __slots__ = (
+        "_reported",
+        "accepted",
+        "accepted_leg",
+        "authorization",
+        "bell",
+        "client_id",
+        "destination",
+        "dialled_leg",
+        "direction",
+        "endpoint",
+        "enrolled",
+        "fact",
+        "opened_at",
+        "relay",
+        "resumed",
+        "runtime",
+        "security",
+        "server_id",
+        "setup",
+    )
+
+    def __init__(self, runtime: "Runtime", enrolled: "EnrolledPod", direction: Direction, bell: Bell) -> None:
+        self.runtime = runtime
+        self.enrolled = enrolled
+        self.direction = direction
+        self.bell = bell
+        self.accepted = Accepted(PeerAddr("", 0), OriginalDst("", 0))
+        self.accepted_leg: Opening | None = None
+        self.dialled_leg: Opening | None = None
+        self.destination = ""
+        self.endpoint: tuple[str, int] | None = None
+        """What this connection weighs on in the choice of two."""
+        self.security = Security.PLAIN
+        self.client_id: SpiffeId | None = None
+        self.server_id: SpiffeId | None = None
+        self.resumed = False
+        self.authorization: Permit | None = None
+        self.fact: object = None
+        """What re-authorization judges again: each direction keeps its own."""
+        self.opened_at = time.monotonic()
+        self.relay: Relay | None = None
+        self.setup: asyncio.Task[None] | None = None
+        self._reported = [0, 0]
+
+    @property
+    def pod(self) -> str:
+        """The enrolled pod, `namespace/name`."""
+        return self.enrolled.key
+
+    def start_relay(self, application: tuple[Leg, Opening], peer: tuple[Leg, Opening], first: bytes = b"") -> None:
+        """Hands both legs to the relay. From here on there are only callbacks."""
+        relay = self.relay
+        if relay is None:
+            raise RuntimeError("the relay's legs belong to a relay that was not made")
+        self.runtime.live.joined(self)
+        self.runtime.counters.opened(self.direction, self.security)
+        self.accepted_leg = self.dialled_leg = None
+        relay.start(*application, *peer, first)
+
+    def refuse(self, outcome: Outcome, message: str, alert: bytes = b"") -> None:
+        """Ends a connection that was still being set up: the accepted leg is reset, or gets its alert."""
+        if self.dialled_leg is not None and hasattr(self.dialled_leg, "transport"):
+            self.dialled_leg.reset()
+        if self.accepted_leg is not None:
+            self.accepted_leg.refuse(alert)
+        self._over(outcome, message)
+
+    def terminate(self, outcome: Outcome, message: str) -> None:
+        """Ends the connection by a reset, whatever it is doing."""
+        if self.relay is not None and self.runtime.live.is_joined(self):
+            self.relay.failed(outcome, message)
+        elif self.setup is not None:
+            self.refuse(outcome, message)
+            self.setup.cancel()
+
+    def relay_ended(self, outcome: Outcome, detail: str) -> None:
+        """Called once by the relay."""
+        self._over(outcome, detail)
+
+    def report_bytes(self) -> None:
+        """Adds what has moved since the last report to the counters."""
+        if self.relay is None or not self.runtime.live.is_joined(self):
+            return
+        sent, received = self.relay.application.received, self.relay.peer.received
+        known_sent, known_received = self._reported
+        if sent != known_sent or received != known_received:
+            self.runtime.counters.moved(self.direction, sent - known_sent, received - known_received)
+            self._reported = [sent, received]
+
+    def _over(self, outcome: Outcome, detail: str) -> None:
+        runtime = self.runtime
+        if not runtime.live.knows(self):
+            return
+        joined = runtime.live.is_joined(self)
+        self.report_bytes()
+        runtime.live.left(self)
+        if self.endpoint is not None:
+            runtime.release(self.endpoint)
+        if joined:
+            runtime.counters.closed(self.direction, outcome)
+        if outcome.is_denial:
+            runtime.counters.denied(self.direction, outcome)
+        runtime.access_log.record(self._record(outcome, detail))
+
+    def _record(self, outcome: Outcome, detail: str) -> ConnectionRecord:
+        permit = self.authorization
+        return ConnectionRecord(
+            event="denied" if outcome.is_denial else "closed",
+            direction=self.direction.value,
+            pod=self.pod,
+            client=str(self.accepted.client),
+            destination=self.destination or show(*self.accepted.original),
+            client_id=None if self.client_id is None else str(self.client_id),
+            server_id=None if self.server_id is None else str(self.server_id),
+            security=self.security.value,
+            tls_resumed=self.resumed,
+            server=None if permit is None else permit.server,
+            authorization=None if permit is None else permit.authorization,
+            outcome=outcome,
+            reason=detail,
+            bytes_sent=self._reported[0],
+            bytes_received=self._reported[1],
+            duration_ms=round((time.monotonic() - self.opened_at) * 1000, 1),
+            audit=permit is not None and permit.audit,
+        )

@@ -1,0 +1,37 @@
+"""Drives a TLS machine's handshake over a leg that is being set up."""
+
+from agent.outcome import Outcome
+from agent.proxy.connection import Refusal
+from agent.proxy.opening import Opening
+from agent.tls.machine import TlsFailure, TlsMachine
+
+
+async def shake_hands(leg: Opening, machine: TlsMachine, deadline: float) -> bytes:
+    """Completes the handshake; returns application data that came with its last flight, decrypted.
+
+    Raises Refusal: HANDSHAKE_TIMEOUT, or what the machine or the peer had against it.
+    """
+    plaintext = b""
+    machine.start()
+    _flush(leg, machine)
+    while not machine.handshake_complete:
+        if leg.held:
+            try:
+                plaintext += machine.receive(leg.take())
+            except TlsFailure as failure:
+                # OpenSSL's alert goes out, so that the peer knows why.
+                raise Refusal(failure.outcome, failure.detail, machine.outgoing()) from failure
+            _flush(leg, machine)
+        elif leg.lost:
+            raise Refusal(Outcome.HANDSHAKE_FAILED, "the peer reset the connection in the handshake") from leg.error
+        elif leg.eof:
+            raise Refusal(Outcome.HANDSHAKE_FAILED, "the peer ended the connection in the handshake")
+        elif not await leg.bell.wait(deadline):
+            raise Refusal(Outcome.HANDSHAKE_TIMEOUT, "the handshake was not finished in time")
+    return plaintext
+
+
+def _flush(leg: Opening, machine: TlsMachine) -> None:
+    out = machine.outgoing()
+    if out and not leg.lost:
+        leg.transport.write(out)

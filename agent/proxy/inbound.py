@@ -1,0 +1,147 @@
+"""The inbound path: detect, terminate mesh TLS, authorize, dial the application, relay."""
+
+import asyncio
+import ipaddress
+
+from msgspec import Struct
+
+from agent.catalog.model import Pod
+from agent.outcome import Outcome
+from agent.policy.authorize import authorize, could_permit_unauthenticated
+from agent.policy.model import Client, Denial, Permit, ServerPort
+from agent.proxy import detect
+from agent.proxy.connection import Connection, Refusal, Security
+from agent.proxy.handshake import shake_hands
+from agent.proxy.opening import Opening
+from agent.proxy.relay import Leg, Relay, TlsLeg
+from agent.proxy.runtime import Runtime
+from agent.proxy.view import View, sends_mesh
+from agent.tls import alerts, peer
+from agent.tls.machine import TlsMachine
+
+
+class InboundFact(Struct, frozen=True):
+    """What `authorize` judged: judged again at each change."""
+
+    server: ServerPort
+    client: Client
+
+
+async def serve(connection: Connection, client_leg: Opening) -> None:
+    """Serves one connection up to its relay. Raises Refusal."""
+    runtime, (client, original) = connection.runtime, (connection.accepted.client, connection.accepted.original)
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + detect.HANDSHAKE_SECONDS
+    pod = runtime.pod_of(connection.enrolled)
+    if original.address not in pod.ips:
+        raise Refusal(
+            Outcome.NOT_A_POD_ADDRESS,
+            f"{original} is no address of {pod.key} ({', '.join(pod.ips)}); the agent does not forward for others",
+        )
+    contexts = runtime.view.contexts_of(pod, runtime.now())
+    if contexts is None:
+        raise Refusal(Outcome.NO_IDENTITY, f"{pod.key} has no valid SVID now; see the agent's /ready")
+    server = ServerPort(pod=pod.key, port=original.port)
+    server_id = connection.server_id = runtime.view.identity_of(pod)
+    server_name = (server_id.dns_name or "").lower()
+    address = ipaddress.ip_address(client.address)
+    application = Opening(connection.bell)
+
+    source = runtime.view.catalog.pod_at(client.address)
+    if source is not None and sends_mesh(source.settings, original.port, original.address):
+        detected = await detect.wait_for_hello(client_leg, server_name, deadline)
+    elif could_permit_unauthenticated(runtime.view.policy.permits(pod, original.port), address):
+        connection.dialled_leg = application
+        await runtime.dial(connection.enrolled, application, original.address, original.port, client)
+
+        def still_possible() -> bool:
+            now = runtime.view.catalog.pod(pod.key)
+            return now is not None and could_permit_unauthenticated(
+                runtime.view.policy.permits(now, original.port), address
+            )
+
+        detected = await detect.first_speaker(client_leg, application, server_name, deadline, still_possible)
+    else:
+        detected = await detect.wait_for_hello(client_leg, server_name, deadline)
+
+    machine: TlsMachine | None = None
+    first = b""
+    match detected:
+        case detect.Rejected(outcome, message):
+            alert = alerts.PROTOCOL_VERSION if outcome is Outcome.TLS_VERSION else alerts.NO_APPLICATION_PROTOCOL
+            raise Refusal(outcome, message, alert)
+        case detect.MeshTls():
+            machine = TlsMachine.server(contexts.server)
+            first = await shake_hands(client_leg, machine, loop.time() + detect.HANDSHAKE_SECONDS)
+            connection.security = Security.TLS
+            connection.resumed = machine.resumed
+            certificate = machine.peer_certificate
+            if certificate is not None:
+                try:
+                    identity = peer.identify(
+                        certificate, trust_domain=runtime.view.settings.trust_domain, now=runtime.now()
+                    )
+                except peer.PeerRefused as refused:
+                    raise Refusal(refused.outcome, refused.detail) from refused
+                connection.client_id = identity.spiffe_id
+                connection.security = Security.MTLS
+        case detect.Unauthenticated():
+            pass
+
+    who = Client(address=address, identity=connection.client_id, tls=machine is not None)
+    verdict = judge(InboundFact(server, who), runtime.view)
+    if isinstance(verdict, Denial):
+        raise _denied(verdict, detected, pod, connection)
+    connection.authorization = verdict
+    connection.fact = InboundFact(server, who)
+
+    if connection.dialled_leg is None:
+        connection.dialled_leg = application
+        await runtime.dial(connection.enrolled, application, original.address, original.port, client)
+        # Dialling took a moment, and policy may have changed in it.
+        verdict = judge(connection.fact, runtime.view)
+        if isinstance(verdict, Denial):
+            raise Refusal(verdict.outcome, verdict.message)
+    if client_leg.lost:
+        raise Refusal(Outcome.RESET_BY_PEER, "the client left while its connection was set up")
+
+    relay = connection.relay = Relay(connection)
+    transport = client_leg.transport
+    peer_leg = Leg(relay, transport) if machine is None else TlsLeg(relay, transport, machine)
+    connection.start_relay((Leg(relay, application.transport), application), (peer_leg, client_leg), first)
+
+
+def judge(fact: InboundFact, view: View) -> Permit | Denial:
+    """What policy says now about a connection that is known."""
+    pod = view.catalog.pod(fact.server.pod)
+    if pod is None:
+        return Denial(
+            server=fact.server.pod,
+            outcome=Outcome.UNENROLLED,
+            considered=(),
+            message=f"{fact.server.pod} left the catalog",
+        )
+    return authorize(fact.server, fact.client, view.policy.permits(pod, fact.server.port))
+
+
+def _denied(denial: Denial, detected: detect.Detected, pod: Pod, connection: Connection) -> Refusal:
+    if not isinstance(detected, detect.Unauthenticated):
+        return Refusal(denial.outcome, denial.message)
+    source = connection.runtime.view.catalog.pod_at(connection.accepted.client.address)
+    whose = f"pod {source.key}" if source is not None else "which is not meshed"
+    message = (
+        f"{pod.key}:{connection.accepted.original.port}: no mesh TLS from {connection.accepted.client}, {whose}: "
+        f"{detected.why}. {denial.message}"
+    )
+    return Refusal(detected.outcome or denial.outcome, message)
+
+
+def still_permitted(connection: Connection, runtime: Runtime) -> Denial | None:
+    """None while a relayed inbound connection is permitted, else why it no longer is."""
+    if not isinstance(connection.fact, InboundFact):
+        return None
+    verdict = judge(connection.fact, runtime.view)
+    if isinstance(verdict, Denial):
+        return verdict
+    connection.authorization = verdict
+    return None

@@ -1,0 +1,117 @@
+"""A leg while its connection is being set up: what arrives is kept, within a bound, and can be awaited."""
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import cast
+
+from agent.capture.sockets import FINISH_ON_CLOSE
+
+ALERT_SECONDS = 5.0
+"""How long a peer that is refused may take to read the alert."""
+
+MAX_HELD = 65536
+"""Bytes kept before the connection is decided. Reading pauses there; TCP then slows the sender."""
+
+
+class Bell:
+    """What a set-up waits on: rung by each leg of the connection. One waiter at a time."""
+
+    __slots__ = ("_loop", "_waiter")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._waiter: asyncio.Future[bool] | None = None
+
+    def ring(self) -> None:
+        """Wakes the waiter, if there is one."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(True)
+
+    async def wait(self, deadline: float) -> bool:
+        """Waits for the next ring; False at `deadline` (seconds of the loop's clock)."""
+        waiter: asyncio.Future[bool] = self._loop.create_future()
+        self._waiter = waiter
+        timer = self._loop.call_at(deadline, _expire, waiter)
+        try:
+            return await waiter
+        finally:
+            timer.cancel()
+            self._waiter = None
+
+
+def _expire(waiter: asyncio.Future[bool]) -> None:
+    if not waiter.done():
+        waiter.set_result(False)
+
+
+class Opening(asyncio.Protocol):
+    """The protocol of a transport until a relay takes it over with `set_protocol`."""
+
+    transport: asyncio.Transport
+
+    def __init__(self, bell: Bell, on_made: "Callable[[Opening], None] | None" = None) -> None:
+        self.bell = bell
+        self._on_made = on_made
+        self.held = bytearray()
+        self.eof = False
+        self.lost = False
+        self.error: Exception | None = None
+        self._paused = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keeps the transport, and says that it is there."""
+        self.transport = cast("asyncio.Transport", transport)
+        if self._on_made is not None:
+            self._on_made(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Keeps the bytes, and pauses reading at MAX_HELD."""
+        self.held += data
+        if len(self.held) >= MAX_HELD and not self._paused:
+            self._paused = True
+            self.transport.pause_reading()
+        self.bell.ring()
+
+    def eof_received(self) -> bool:
+        """Remembers the end of the stream; the other direction stays open."""
+        self.eof = True
+        self.bell.ring()
+        return True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Remembers that the transport is gone, and why."""
+        self.lost = True
+        self.error = exc
+        self.bell.ring()
+
+    @property
+    def silent(self) -> bool:
+        """Nothing has arrived, and the stream goes on."""
+        return not (self.held or self.eof or self.lost)
+
+    def take(self) -> bytes:
+        """Takes what is held, and reads on if reading had paused."""
+        data = bytes(self.held)
+        self.held.clear()
+        if self._paused and not self.lost:
+            self._paused = False
+            self.transport.resume_reading()
+        return data
+
+    def refuse(self, alert: bytes) -> None:
+        """Writes a last word, an alert, and closes without a reset, so that the peer can read it."""
+        if self.lost:
+            return
+        if not alert:
+            self.reset()
+            return
+        self.transport.write(alert)
+        self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, FINISH_ON_CLOSE)
+        self.transport.close()
+        asyncio.get_running_loop().call_later(ALERT_SECONDS, self.transport.abort)
+
+    def reset(self) -> None:
+        """Ends the leg with a reset (its socket has SO_LINGER on and zero)."""
+        if not self.lost:
+            self.transport.abort()

@@ -1,0 +1,127 @@
+"""The outbound path: route, dial from the pod's namespace, mTLS towards meshed pods, relay."""
+
+import asyncio
+from collections.abc import Callable
+
+from msgspec import Struct
+
+from agent.capture.address import OriginalDst, show
+from agent.outcome import Outcome
+from agent.policy.model import Denial
+from agent.proxy import detect
+from agent.proxy.connection import Connection, Refusal, Security
+from agent.proxy.handshake import shake_hands
+from agent.proxy.opening import Opening
+from agent.proxy.relay import Leg, Relay, TlsLeg
+from agent.proxy.route import Mesh, Plain, Refused, route
+from agent.proxy.runtime import Runtime
+from agent.tls import peer
+from agent.tls.contexts import Contexts
+from agent.tls.machine import TlsMachine
+
+
+class OutboundFact(Struct, frozen=True):
+    """How the connection went out: looked at again at each change."""
+
+    taken: Mesh | Plain
+
+
+async def serve(connection: Connection, app_leg: Opening) -> None:
+    """Serves one connection up to its relay. Raises Refusal."""
+    runtime, original = connection.runtime, connection.accepted.original
+    pod = runtime.pod_of(connection.enrolled)
+    taken = route(pod, original, runtime.view, runtime.pick)
+    if isinstance(taken, Refused):
+        raise Refusal(taken.outcome, taken.message)
+    connection.destination = show(taken.address, taken.port)
+    connection.fact = OutboundFact(taken)
+    connection.client_id = runtime.view.identity_of(pod)
+    endpoint = (taken.address, taken.port)
+    runtime.endpoint_load[endpoint] += 1
+    connection.endpoint = endpoint
+
+    peer_leg = Opening(connection.bell)
+    connection.dialled_leg = peer_leg
+    relay = connection.relay = Relay(connection)
+    first = b""
+    if isinstance(taken, Plain):
+        await runtime.dial(connection.enrolled, peer_leg, taken.address, taken.port)
+        towards_peer = Leg(relay, peer_leg.transport)
+    else:
+        contexts = runtime.view.contexts_of(pod, runtime.now())
+        if contexts is None:
+            raise Refusal(Outcome.NO_IDENTITY, f"{pod.key} has no valid SVID now; see the agent's /ready")
+        connection.server_id = taken.server_id
+        await runtime.dial(connection.enrolled, peer_leg, taken.address, taken.port)
+        machine, first = await _mutual_tls(connection, peer_leg, taken, contexts)
+        towards_peer = TlsLeg(relay, peer_leg.transport, machine, _rememberer(taken, contexts))
+
+    if app_leg.lost:
+        raise Refusal(Outcome.RESET_BY_APPLICATION, "the application left while its connection was set up")
+    gone = still_permitted(connection, runtime)  # the catalog may have changed while we dialled
+    if gone is not None:
+        raise Refusal(gone.outcome, gone.message)
+
+    connection.start_relay((Leg(relay, app_leg.transport), app_leg), (towards_peer, peer_leg), first)
+
+
+async def _mutual_tls(
+    connection: Connection, peer_leg: Opening, taken: Mesh, contexts: Contexts
+) -> tuple[TlsMachine, bytes]:
+    runtime = connection.runtime
+    session = contexts.sessions.get(taken.server_id, taken.address)
+    machine = TlsMachine.client(contexts.client, taken.server_id.dns_name or "", session)
+    deadline = asyncio.get_running_loop().time() + detect.HANDSHAKE_SECONDS
+    first = await shake_hands(peer_leg, machine, deadline)
+    certificate = machine.peer_certificate
+    if certificate is None:
+        raise Refusal(Outcome.CERTIFICATE_MISSING, f"{taken.pod} at {connection.destination} showed no certificate")
+    try:
+        identity = peer.identify(certificate, trust_domain=runtime.view.settings.trust_domain, now=runtime.now())
+        peer.expect(identity, taken.server_id)
+    except peer.PeerRefused as refused:
+        raise Refusal(refused.outcome, refused.detail) from refused
+    connection.security = Security.MTLS
+    connection.resumed = machine.resumed
+    return machine, first
+
+
+def _rememberer(taken: Mesh, contexts: Contexts) -> Callable[[TlsMachine], bool]:
+    def remember(machine: TlsMachine) -> bool:
+        session = machine.session
+        if session is None or not session.has_ticket:
+            return False
+        contexts.sessions.put(taken.server_id, taken.address, session)
+        return True
+
+    return remember
+
+
+def still_permitted(connection: Connection, runtime: Runtime) -> Denial | None:
+    """None while an outbound connection may stay, else why not.
+
+    It may not when its destination has become another pod's or another identity's, when it is plain and the
+    destination is meshed now, or when the egress mode forbids it now. A pod that merely left the catalog may
+    still be finishing what it does: its connections end with it.
+    """
+    fact = connection.fact
+    if not isinstance(fact, OutboundFact):
+        return None
+    pod = runtime.view.catalog.pod(connection.pod)
+    if pod is None:
+        return None  # un-enrolment ends it
+    taken = fact.taken
+    now = route(pod, OriginalDst(taken.address, taken.port), runtime.view, lambda endpoints: endpoints[0])
+    if isinstance(taken, Mesh):
+        if runtime.view.catalog.pod_at(taken.address) is None:
+            return None
+        if isinstance(now, Mesh) and now.server_id == taken.server_id and now.pod == taken.pod:
+            return None
+        message = f"{connection.destination} is no longer {taken.pod} as {taken.server_id}"
+    else:
+        if isinstance(now, Plain):
+            return None
+        message = (
+            now.message if isinstance(now, Refused) else f"{connection.destination} is meshed now: plaintext must end"
+        )
+    return Denial(server=taken.address, outcome=Outcome.TERMINATED, considered=(), message=message)

@@ -1,0 +1,282 @@
+"""The relay: two legs, and what each one's end means for the other.
+
+TCP's meaning is kept. Each direction ends on its own; an end of stream is passed on as an end of stream (over
+TLS as close_notify, RFC 8446 section 6.1), a reset as a reset, and TLS that is cut without close_notify is a
+reset too. When both directions have ended, both legs are closed; until then neither is.
+
+Backpressure is the transports' own: a leg whose write buffer is over its high-water mark pauses the reading of
+the other, so a reader that stops stops the writer, and what is buffered is bounded on each side.
+
+Only callbacks here, no task per connection: one wake-up reads, decrypts or encrypts, and writes.
+"""
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import Protocol
+
+from agent.capture.sockets import FINISH_ON_CLOSE
+from agent.outcome import Outcome
+from agent.proxy.opening import ALERT_SECONDS, Opening
+from agent.tls.machine import TlsFailure, TlsMachine
+
+WRITE_HIGH_WATER = 262144
+"""Bytes that may wait in a leg's write buffer before the other leg's reading pauses."""
+
+TCP_STATE_CLOSED = 7
+"""include/net/tcp_states.h: TCP_CLOSE, the first byte of struct tcp_info."""
+
+
+class Owner(Protocol):
+    """Whoever is told how the relay ended; called once."""
+
+    def relay_ended(self, outcome: Outcome, detail: str) -> None:
+        """Both legs are gone, or going."""
+
+
+class Leg(asyncio.Protocol):
+    """One plain TCP leg of a relay."""
+
+    __slots__ = ("ended", "lost", "other", "paused", "received", "relay", "transport")
+
+    other: "Leg"
+
+    def __init__(self, relay: "Relay", transport: asyncio.Transport) -> None:
+        self.relay = relay
+        self.transport = transport
+        self.received = 0
+        """Application bytes that came in by this leg."""
+        self.ended = False
+        """The stream that came in by this leg has ended."""
+        self.lost = False
+        self.paused = False
+        """Reading is paused, because the other leg cannot write."""
+
+    def data_received(self, data: bytes) -> None:
+        """Passes bytes on."""
+        self.received += len(data)
+        self.other.forward(data)
+
+    def eof_received(self) -> bool:
+        """Passes the end of the stream on, and keeps the other direction open."""
+        self.stream_ended()
+        return True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """A leg that goes before both streams have ended takes the other with it, by a reset."""
+        self.lost = True
+        self.relay.leg_lost(self, exc)
+
+    def pause_writing(self) -> None:
+        """The write buffer is full: the other leg stops reading."""
+        other = self.other
+        if not (other.lost or other.paused):
+            other.paused = True
+            other.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """The write buffer has room again."""
+        other = self.other
+        if other.paused and not other.lost:
+            other.paused = False
+            if not other.ended:
+                other.transport.resume_reading()
+
+    def forward(self, data: bytes) -> None:
+        """Writes bytes that came in by the other leg."""
+        if not self.lost:
+            self.transport.write(data)
+
+    def forward_end(self) -> None:
+        """Writes the end of the stream that came in by the other leg."""
+        if not self.lost:
+            self.transport.write_eof()
+
+    def stream_ended(self) -> None:
+        """Notes the end of the incoming stream and passes it on."""
+        if not self.ended:
+            self.ended = True
+            self.other.forward_end()
+            if self.other.ended:
+                self.relay.both_ended()
+
+    def finish(self) -> None:
+        """Closes after what is buffered has been written, without a reset."""
+        if not self.lost:
+            self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, FINISH_ON_CLOSE)
+            self.transport.close()
+
+    def reset(self) -> None:
+        """Closes with a reset."""
+        if not self.lost:
+            self.lost = True
+            self.transport.abort()
+
+    def is_dead(self) -> bool:
+        """Whether the kernel has given this connection up while nobody was polling it."""
+        if self.lost or self.transport.is_closing() or not (self.ended or self.paused):
+            return False  # it is being read or written: the loop hears of it
+        info = self.transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
+        return bool(info[0] == TCP_STATE_CLOSED)
+
+    def catch_up(self, opening: Opening) -> None:
+        """Does what happened to the transport while its connection was set up."""
+        held = opening.take()
+        if held:
+            self.data_received(held)
+        if opening.lost:
+            self.connection_lost(opening.error)
+        elif opening.eof:
+            self.eof_received()
+
+
+class TlsLeg(Leg):
+    """A leg under TLS: the machine does no I/O, so each call moves its bytes to or from the transport."""
+
+    __slots__ = ("machine", "refused", "remember")
+
+    def __init__(
+        self,
+        relay: "Relay",
+        transport: asyncio.Transport,
+        machine: TlsMachine,
+        remember: Callable[[TlsMachine], bool] | None = None,
+    ) -> None:
+        super().__init__(relay, transport)
+        self.machine = machine
+        self.refused = False
+        self.remember = remember
+        """Asked after each read until it says true: keeps the session for the next connection."""
+
+    def data_received(self, data: bytes) -> None:
+        """Decrypts, passes on, and answers what TLS itself wants answered."""
+        machine = self.machine
+        try:
+            plaintext = machine.receive(data)
+        except TlsFailure as failure:
+            self.refuse()
+            self.relay.failed(failure.outcome, failure.detail)
+            return
+        self._send_outgoing()
+        if self.remember is not None and self.remember(machine):
+            self.remember = None
+        if plaintext:
+            self.received += len(plaintext)
+            self.other.forward(plaintext)
+        if machine.peer_closed:
+            self.stream_ended()
+
+    def eof_received(self) -> bool:
+        """TCP's end is the stream's end only after close_notify."""
+        if not self.ended:
+            self.relay.failed(Outcome.TRUNCATED, "the peer's TLS stream ended without close_notify")
+        return True
+
+    def forward(self, data: bytes) -> None:
+        """Encrypts and writes."""
+        if not self.lost:
+            machine = self.machine
+            machine.send(data)
+            self.transport.write(machine.outgoing())
+
+    def forward_end(self) -> None:
+        """Writes close_notify; what the peer still sends is read on."""
+        self.machine.close()
+        self._send_outgoing()
+
+    def refuse(self) -> None:
+        """Sends OpenSSL's alert, so that the peer knows why, and closes: without close_notify no clean end."""
+        self._send_outgoing()
+        self.refused = True
+        self.finish()
+        asyncio.get_running_loop().call_later(ALERT_SECONDS, self.transport.abort)
+
+    def reset(self) -> None:
+        """Closes with a reset, unless an alert is on its way."""
+        if not self.refused:
+            super().reset()
+
+    def _send_outgoing(self) -> None:
+        out = self.machine.outgoing()
+        if out and not self.lost:
+            self.transport.write(out)
+
+
+class Relay:
+    """Two legs and their common end. `application` is the leg towards the pod's own process."""
+
+    __slots__ = ("_finishing", "_over", "_owner", "application", "peer")
+
+    application: Leg
+    peer: Leg
+
+    def __init__(self, owner: Owner) -> None:
+        self._owner = owner
+        self._finishing = False
+        self._over = False
+
+    def start(self, application: Leg, app_opening: Opening, peer: Leg, peer_opening: Opening, first: bytes) -> None:
+        """Takes both transports over from their set-up.
+
+        `first` is application data that the peer sent with its handshake, already decrypted.
+        """
+        self.application, self.peer = application, peer
+        application.other, peer.other = peer, application
+        application.lost, peer.lost = app_opening.lost, peer_opening.lost
+        for leg in (application, peer):
+            if not leg.lost:
+                leg.transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)
+                leg.transport.set_protocol(leg)
+        if first:
+            peer.received += len(first)
+            application.forward(first)
+        peer.catch_up(peer_opening)
+        if not self._over:
+            application.catch_up(app_opening)
+
+    @property
+    def over(self) -> bool:
+        """The owner has been told."""
+        return self._over
+
+    def both_ended(self) -> None:
+        """Both streams have ended cleanly: both legs close once their buffers are written."""
+        if self._over or self._finishing:
+            return
+        self._finishing = True
+        self.application.finish()
+        self.peer.finish()
+        self._check_finished()
+
+    def leg_lost(self, leg: Leg, exc: Exception | None) -> None:
+        """A transport is gone."""
+        if self._finishing and exc is None:
+            self._check_finished()
+            return
+        if isinstance(exc, TimeoutError):
+            outcome, detail = Outcome.TIMED_OUT, "the kernel gave up: no answer to keepalives or retransmissions"
+        elif leg is self.application:
+            outcome, detail = Outcome.RESET_BY_APPLICATION, "the application reset the connection"
+        else:
+            outcome, detail = Outcome.RESET_BY_PEER, "the peer reset the connection"
+        self.failed(outcome, detail)
+
+    def failed(self, outcome: Outcome, detail: str) -> None:
+        """Ends both legs with a reset, whatever they still hold."""
+        if self._over:
+            return
+        self._over = True
+        self.application.reset()
+        self.peer.reset()
+        self._owner.relay_ended(outcome, detail)
+
+    def sweep(self) -> None:
+        """Finds a leg that was reset while it was not being read (half-closed, or paused)."""
+        for leg in (self.application, self.peer):
+            if not self._over and leg.is_dead():
+                self.leg_lost(leg, ConnectionResetError())
+
+    def _check_finished(self) -> None:
+        if self.application.lost and self.peer.lost and not self._over:
+            self._over = True
+            self._owner.relay_ended(Outcome.COMPLETED, "")

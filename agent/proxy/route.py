@@ -1,0 +1,102 @@
+"""Where an outbound connection goes: pure, from the original destination and the catalog."""
+
+from collections.abc import Callable, Sequence
+from enum import StrEnum
+
+from msgspec import Struct
+
+from agent.capture.address import OriginalDst, show
+from agent.catalog.model import Endpoint, Pod
+from agent.identity.spiffe import SpiffeId
+from agent.outcome import Outcome
+from agent.proxy.view import MESHED_ONLY, View, accepts_mesh
+
+
+class PlainReason(StrEnum):
+    """Why an outbound connection is relayed as it is."""
+
+    DESTINATION_NOT_IN_CATALOG = "destination_not_in_catalog"
+    DESTINATION_NOT_MESHED = "destination_not_meshed"
+    DESTINATION_SKIPS = "destination_skips"
+    """The destination's own annotations keep this port, or this source, out of the mesh."""
+    LOOPBACK = "loopback"
+    """The pod calls itself."""
+
+
+class Mesh(Struct, frozen=True):
+    """Dial with mTLS; the server must carry exactly `server_id`."""
+
+    address: str
+    port: int
+    pod: str
+    server_id: SpiffeId
+
+
+class Plain(Struct, frozen=True):
+    """Dial as it is."""
+
+    address: str
+    port: int
+    reason: PlainReason
+
+
+class Refused(Struct, frozen=True):
+    """Do not dial."""
+
+    outcome: Outcome
+    message: str
+
+
+Route = Mesh | Plain | Refused
+Pick = Callable[[Sequence[Endpoint]], Endpoint]
+
+
+def route(source: Pod, original: OriginalDst, view: View, pick: Pick) -> Route:
+    """Decides about one connection. `pick` chooses among the ready endpoints of a service; it is given at least one."""
+    catalog = view.catalog
+    address, port = original
+    service = catalog.service_at(address)
+    if service is not None:
+        service_port = catalog.service_port(address, port)
+        if service_port is None:
+            return Refused(
+                Outcome.NO_ENDPOINT,
+                f"service {service.key} at {address} has no TCP port {port}; it has "
+                f"{', '.join(str(known.port) for known in service.ports) or 'none'}",
+            )
+        if not service_port.ready:
+            return Refused(
+                Outcome.NO_ENDPOINT,
+                f"service {service.key} has no ready endpoint for port {port}; "
+                f"look at its endpoint slices and at the readiness of its pods",
+            )
+        endpoint = pick(service_port.ready)
+        address, port = endpoint.address, endpoint.port
+
+    pod = catalog.pod_at(address)
+    if pod is None:
+        reason = PlainReason.DESTINATION_NOT_IN_CATALOG
+    elif pod.key == source.key:
+        return Plain(address, port, PlainReason.LOOPBACK)
+    elif not pod.settings.meshed:
+        reason = PlainReason.DESTINATION_NOT_MESHED
+    elif _keeps_out(pod, port, source, address):
+        reason = PlainReason.DESTINATION_SKIPS
+    else:
+        return Mesh(address, port, pod.key, view.identity_of(pod))
+
+    if view.egress_mode(source) == MESHED_ONLY:
+        return Refused(
+            Outcome.EGRESS_NOT_MESHED,
+            f"{source.key} may only dial meshed pods (egress mode {MESHED_ONLY}), and {show(address, port)} is none "
+            f"({reason}). Mesh the destination, skip the port, or allow it: quietwire.io/egress-mode: allow",
+        )
+    return Plain(address, port, reason)
+
+
+def _keeps_out(pod: Pod, port: int, source: Pod, address: str) -> bool:
+    """Whether the destination's rules do not capture what this source sends to this port."""
+    sources = [ip for ip in source.ips if (":" in ip) == (":" in address)]
+    if not sources:  # which of its addresses it would use is unknown: mesh it is
+        return any(port in skipped for skipped in pod.settings.skip_inbound_ports)
+    return not any(accepts_mesh(pod.settings, port, ip) for ip in sources)

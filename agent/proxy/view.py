@@ -1,0 +1,112 @@
+"""What a worker knows at one moment: the catalog, the policy, the bundle and the SVIDs of this node's pods."""
+
+import ipaddress
+from functools import lru_cache
+
+from msgspec import Struct
+
+from agent.catalog.index import CatalogIndex
+from agent.catalog.model import Catalog, MeshSettings, Pod
+from agent.identity.spiffe import SpiffeId
+from agent.identity.svid import Bundle, Svid
+from agent.policy.index import PolicyIndex, PolicySettings
+from agent.tls.contexts import Contexts
+
+ALLOW = "allow"
+MESHED_ONLY = "meshed-only"
+
+
+class Settings(Struct, frozen=True):
+    """What holds for the whole agent, from its flags."""
+
+    node: str
+    policy: PolicySettings
+    egress_mode: str = ALLOW
+    access_log: bool = False
+
+    @property
+    def trust_domain(self) -> str:
+        """The mesh's trust domain."""
+        return self.policy.trust_domain
+
+
+class View:
+    """The current snapshot of everything that decides about connections. Replaced part by part as it arrives."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.bundle: Bundle | None = None
+        self._svids: dict[SpiffeId, Svid] = {}
+        self._contexts: dict[SpiffeId, Contexts] = {}
+        self.set_catalog(Catalog())
+
+    def set_catalog(self, catalog: Catalog) -> None:
+        """Puts a new catalog snapshot in force, with the policy that it holds."""
+        self.catalog = CatalogIndex(catalog)
+        self.policy = PolicyIndex(catalog, self.settings.policy)
+
+    def set_bundle(self, bundle: Bundle) -> None:
+        """Puts a new bundle in force: every context is made anew, and sessions of the old ones cannot be resumed."""
+        if bundle != self.bundle:
+            self.bundle = bundle
+            self._contexts.clear()
+
+    def set_svid(self, svid: Svid) -> None:
+        """Puts a new SVID in force for new connections."""
+        if self._svids.get(svid.spiffe_id) != svid:
+            self._svids[svid.spiffe_id] = svid
+            self._contexts.pop(svid.spiffe_id, None)
+
+    def forget_svid(self, spiffe_id: SpiffeId) -> None:
+        """Drops an SVID that no pod of this node needs any more."""
+        self._svids.pop(spiffe_id, None)
+        self._contexts.pop(spiffe_id, None)
+
+    def identity_of(self, pod: Pod) -> SpiffeId:
+        """The SPIFFE ID of a pod."""
+        return _identity(self.settings.trust_domain, pod.namespace, pod.service_account)
+
+    def contexts_of(self, pod: Pod, now: float) -> Contexts | None:
+        """The TLS contexts of one of this node's pods; None while it has no SVID that is valid at `now`."""
+        spiffe_id = self.identity_of(pod)
+        svid = self._svids.get(spiffe_id)
+        if svid is None or self.bundle is None or not svid.not_before <= now < svid.not_after:
+            return None
+        contexts = self._contexts.get(spiffe_id)
+        if contexts is None:
+            contexts = self._contexts[spiffe_id] = Contexts(svid, self.bundle)
+        return contexts
+
+    def egress_mode(self, pod: Pod) -> str:
+        """`allow` or `meshed-only`: the pod's annotation (its namespace's inherited), else the agent's flag."""
+        return pod.settings.egress_mode or self.settings.egress_mode
+
+
+@lru_cache(maxsize=16384)
+def _identity(trust_domain: str, namespace: str, service_account: str) -> SpiffeId:
+    return SpiffeId.for_service_account(trust_domain, namespace, service_account)
+
+
+def accepts_mesh(settings: MeshSettings, port: int, peer_address: str) -> bool:
+    """Whether traffic from `peer_address` to this port of a pod with these settings is captured by its agent."""
+    return (
+        settings.meshed
+        and not any(port in skipped for skipped in settings.skip_inbound_ports)
+        and not (settings.skip_subnets and in_subnets(settings.skip_subnets, peer_address))
+    )
+
+
+def sends_mesh(settings: MeshSettings, port: int, destination: str) -> bool:
+    """Whether what a pod with these settings sends to this destination and port is captured by its agent."""
+    return (
+        settings.meshed
+        and not any(port in skipped for skipped in settings.skip_outbound_ports)
+        and not (settings.skip_subnets and in_subnets(settings.skip_subnets, destination))
+    )
+
+
+@lru_cache(maxsize=65536)
+def in_subnets(subnets: tuple[str, ...], address: str) -> bool:
+    """Whether an address lies in one of the subnets (texts in CIDR form)."""
+    parsed = ipaddress.ip_address(address)
+    return any(parsed in ipaddress.ip_network(subnet) for subnet in subnets)

@@ -1,0 +1,82 @@
+"""What `quietwire up` was told, checked once, before anything is started."""
+
+import ipaddress
+from pathlib import Path
+
+from msgspec import Struct
+
+from agent.identity.spiffe import SpiffeIdError, check_trust_domain
+from agent.policy.model import DefaultPolicy
+from agent.proxy.view import ALLOW, MESHED_ONLY
+
+NODE_NAME_LIMIT = 253
+
+
+class ConfigError(ValueError):
+    """A flag that cannot be used; `str` names it, and what to give instead."""
+
+
+class HostPort(Struct, frozen=True):
+    """An address to listen on."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str, flag: str) -> "HostPort":
+        """`127.0.0.1:4191` or `[::1]:4191`. Raises ConfigError."""
+        host, separator, port = text.rpartition(":")
+        host = host.removeprefix("[").removesuffix("]")
+        if not separator or not port.isascii() or not port.isdigit() or int(port) > 65535:
+            raise ConfigError(f"{flag} {text!r} is not HOST:PORT, for example 127.0.0.1:4191")
+        try:
+            ipaddress.ip_address(host)
+        except ValueError:
+            raise ConfigError(f"{flag} {text!r}: {host!r} is no IP address") from None
+        return cls(host, int(port))
+
+
+class Config(Struct, frozen=True, kw_only=True):
+    """Everything that the supervisor needs to know."""
+
+    manifests: Path
+    state: Path
+    node: str
+    trust_domain: str
+    workers: int
+    admin: HostPort
+    authority_listen: HostPort
+    run_dir: Path
+    default_inbound_policy: DefaultPolicy
+    cluster_networks: tuple[str, ...]
+    egress_mode: str
+    backend: str
+    drain_seconds: float
+    svid_seconds: float
+    access_log: bool
+    log_format: str
+    log_level: str
+
+    def check(self) -> None:
+        """Raises ConfigError, naming the flag at fault."""
+        if not self.manifests.is_dir():
+            raise ConfigError(
+                f"--manifests {self.manifests} is no directory; make it, and put the pods' manifests into it"
+            )
+        if not self.node or len(self.node) > NODE_NAME_LIMIT:
+            raise ConfigError(f"--node {self.node!r} must have 1 to {NODE_NAME_LIMIT} characters")
+        try:
+            check_trust_domain(self.trust_domain)
+        except SpiffeIdError as error:
+            raise ConfigError(f"--trust-domain {self.trust_domain!r}: {error.reason}") from None
+        if not 1 <= self.workers <= 256:
+            raise ConfigError(f"--workers {self.workers} must be 1 to 256")
+        if self.egress_mode not in {ALLOW, MESHED_ONLY}:
+            raise ConfigError(f"--egress-mode {self.egress_mode!r} is neither {ALLOW} nor {MESHED_ONLY}")
+        for network in self.cluster_networks:
+            try:
+                ipaddress.ip_network(network)
+            except ValueError as error:
+                raise ConfigError(f"--cluster-networks: {error}") from None
+        if self.drain_seconds < 0:
+            raise ConfigError("--drain-timeout must not be negative")

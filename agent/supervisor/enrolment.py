@@ -1,0 +1,294 @@
+"""Enrolment: brings each local pod of the catalog, step by step, to where it is captured and certified.
+
+The order is the safety: rules before listeners before "captured". Once the rules are in place the pod's
+connections are refused until a worker listens, and a worker listens only when it has the SVID, the bundle and
+the policy. Leaving goes the other way round: first the rules, so that nothing is refused, then the listeners.
+
+`Enrolment.reconcile` is called again and again, on every change and every second while something is missing; each
+call brings everything as far as it can come.
+"""
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from msgspec import Struct
+
+from agent.capture import netns, sockets
+from agent.capture.netns import NetnsError, NetnsId, NetnsThread
+from agent.catalog.model import Pod
+from agent.supervisor import messages
+from agent.supervisor.workers import WorkerHandle, Workers
+from init.client import BatchRequest, BatchResult, run_batch
+from init.model import Options
+
+T = TypeVar("T")
+log = logging.getLogger("quietwire.enrolment")
+
+BATCH_SECONDS = 60.0
+"""How long one child process may take to apply or verify the rules of all pods that are waiting."""
+VERIFY_SECONDS = 30.0
+"""How often the rules of every enrolled pod are verified, and repaired."""
+
+
+class Desired(Struct, frozen=True):
+    """A pod that should be enrolled here, with what its rules depend on."""
+
+    pod: Pod
+    options: Options
+
+
+class Enrolled:
+    """A local pod whose namespace is ours: descriptors, listeners, and what its rules were made from."""
+
+    def __init__(self, key: str, fd: int, options: Options) -> None:
+        self.key = key
+        self.fd = fd
+        self.identity: NetnsId = netns.identify(fd)
+        self.options = options
+        self.ruled = False
+        """The rules for `options` are in force."""
+        self.listeners: list[dict[str, socket.socket]] = []
+        """One set per worker."""
+        self.offered = False
+        """The workers have been told to serve it."""
+
+    def close(self) -> None:
+        """Closes the listeners and the namespace."""
+        for each in self.listeners:
+            for sock in each.values():
+                sock.close()
+        self.listeners.clear()
+        os.close(self.fd)
+
+
+class Enrolment:
+    """All local pods. Used on the supervisor's loop; what blocks is done on its threads."""
+
+    def __init__(self, workers: Workers, *, backend: str) -> None:
+        self._workers = workers
+        self._backend = backend
+        self._thread = NetnsThread()
+        self._batches = ThreadPoolExecutor(max_workers=1, thread_name_prefix="rules")
+        self._pods: dict[str, Enrolled] = {}
+        self._handed: dict[str, int] = {}
+        """Namespaces that an init step handed over, by pod."""
+        self._last_verified = 0.0
+        self.waiting: dict[str, str] = {}
+        """Why a pod is not captured and certified yet."""
+        self.repairs = 0
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._pods
+
+    @property
+    def captured(self) -> list[str]:
+        """Pods that every running worker listens for."""
+        return [key for key in self._pods if key not in self.waiting]
+
+    def greeting(self, handle: WorkerHandle) -> Iterable[tuple[messages.Enrol, tuple[int, ...]]]:
+        """What a replacement worker must be told: the same pods, with the same sockets."""
+        for enrolled in self._pods.values():
+            if enrolled.offered:
+                yield self._offer(enrolled, handle)
+
+    def hand_over(self, key: str, fd: int) -> None:
+        """Takes the namespace that an init step gave for a pod; the descriptor is ours from now on."""
+        former = self._handed.pop(key, None)
+        if former is not None:
+            os.close(former)
+        self._handed[key] = fd
+
+    async def find(self, fd: int, pods: Iterable[Pod]) -> Pod | None:
+        """The pod one of whose addresses this namespace holds on an interface."""
+        candidates = list(pods)
+
+        def look() -> Pod | None:
+            return next((pod for pod in candidates if any(netns.holds_address(ip) for ip in pod.ips)), None)
+
+        return await self._in_netns(fd, look)
+
+    async def reconcile(self, desired: dict[str, Desired], certified: dict[str, str | None]) -> None:
+        """Brings every pod as far as it can come now.
+
+        `certified` has each desired pod: None when its SVID and the bundle are there, else what is missing.
+        """
+        await self._leave(
+            [enrolled for key, enrolled in self._pods.items() if key not in desired], "its manifest is gone"
+        )
+        await self._leave(await asyncio.to_thread(self._replaced, desired), "its network namespace is another one now")
+        waiting: dict[str, str] = {}
+        for key, want in desired.items():
+            try:
+                await self._open(key, want)
+            except (NetnsError, OSError) as error:
+                waiting[key] = str(error)
+        await self._rule(desired, waiting)
+        for key, enrolled in self._pods.items():
+            if enrolled.ruled and key not in waiting:
+                try:
+                    await self._listen(enrolled)
+                except OSError as error:
+                    waiting[key] = (
+                        f"cannot listen in its namespace: {error.strerror}; does something else use the ports?"
+                    )
+        for key, enrolled in self._pods.items():
+            missing = certified.get(key)
+            if key in waiting:
+                continue
+            if missing is not None and not enrolled.offered:
+                waiting[key] = missing
+            elif not enrolled.offered:
+                enrolled.offered = True
+                for handle in self._workers.handles:
+                    if handle.channel is not None:
+                        handle.channel.send(*self._offer(enrolled, handle))
+            if enrolled.offered:
+                for handle in self._workers.handles:
+                    if key not in handle.captured:
+                        waiting[key] = handle.refused.get(key, f"worker {handle.index} does not listen for it yet")
+        for key in desired.keys() - self._pods.keys():
+            waiting.setdefault(key, "not enrolled yet")
+        self.waiting = waiting
+
+    def retry_refused(self) -> None:
+        """Offers pods again that a worker could not serve when they were offered."""
+        for handle in self._workers.handles:
+            for key in list(handle.refused):
+                enrolled = self._pods.get(key)
+                del handle.refused[key]
+                if enrolled is not None and enrolled.offered and handle.channel is not None:
+                    handle.channel.send(*self._offer(enrolled, handle))
+
+    async def verify(self, now: float) -> None:
+        """Verifies the rules of every enrolled pod once per VERIFY_SECONDS, and repairs what is gone."""
+        if now - self._last_verified < VERIFY_SECONDS:
+            return
+        self._last_verified = now
+        ruled = [enrolled for enrolled in self._pods.values() if enrolled.ruled]
+        results = await self._batch("check", ruled)
+        broken = [enrolled for enrolled in ruled if not results[enrolled.key].ok]
+        for enrolled in broken:
+            result = results[enrolled.key]
+            log.error(
+                "the rules of %s were changed by somebody else (%s): repairing them",
+                enrolled.key,
+                result.error or ", ".join(result.missing),
+            )
+        self.repairs += len(broken)
+        for enrolled in broken:
+            result = (await self._batch("apply", [enrolled]))[enrolled.key]
+            if not result.ok:
+                log.error("the rules of %s could not be repaired: %s", enrolled.key, result.error)
+                enrolled.ruled = False
+
+    def refuse_all(self) -> None:
+        """Closes every listener, so that the kernel refuses: the rules stay, so nothing goes out in plaintext."""
+        for enrolled in self._pods.values():
+            for each in enrolled.listeners:
+                for sock in each.values():
+                    sock.close()
+
+    def close(self) -> None:
+        """Closes everything but leaves the rules: without an agent, enrolled pods are refused."""
+        for enrolled in self._pods.values():
+            enrolled.close()
+        self._pods.clear()
+        for fd in self._handed.values():
+            os.close(fd)
+        self._handed.clear()
+        self._thread.close()
+        self._batches.shutdown(wait=True)
+
+    def _replaced(self, desired: dict[str, Desired]) -> list[Enrolled]:
+        gone = []
+        for key, enrolled in self._pods.items():
+            name = desired[key].pod.netns if key in desired else None
+            if name is None:
+                continue
+            try:
+                status = os.stat(netns.path_of(name))
+            except OSError:
+                continue  # an unmounted namespace lives on while its processes do
+            if NetnsId(status.st_dev, status.st_ino) != enrolled.identity:
+                gone.append(enrolled)
+        return gone
+
+    async def _open(self, key: str, want: Desired) -> None:
+        enrolled = self._pods.get(key)
+        if enrolled is not None:
+            if enrolled.options != want.options:
+                enrolled.options, enrolled.ruled = want.options, False
+            return
+        pod = want.pod
+        if key in self._handed:
+            fd = self._handed.pop(key)
+        elif pod.netns is not None:
+            fd = netns.open_netns(pod.netns)
+        else:
+            raise NetnsError(
+                "no network namespace is known for it: annotate it with quietwire.io/netns, "
+                "or have its init step enrol it (quietwire init apply --enrol)"
+            )
+        try:
+            if netns.identify(fd) == netns.host_netns():
+                raise NetnsError(f"{pod.netns} is the host's own network namespace: the agent never captures that")
+            held = await self._in_netns(fd, lambda: any(netns.holds_address(ip) for ip in pod.ips))
+            if not held:
+                raise NetnsError(
+                    f"its namespace holds none of its addresses ({', '.join(pod.ips) or 'none'}): "
+                    f"wrong quietwire.io/netns, or its interface is not up yet"
+                )
+        except (NetnsError, OSError):
+            os.close(fd)
+            raise
+        self._pods[key] = Enrolled(key, fd, want.options)
+
+    async def _rule(self, desired: dict[str, Desired], waiting: dict[str, str]) -> None:
+        unruled = [enrolled for key, enrolled in self._pods.items() if not enrolled.ruled and key in desired]
+        for key, result in (await self._batch("apply", unruled)).items():
+            if result.ok:
+                self._pods[key].ruled = True
+            else:
+                waiting[key] = f"its rules could not be installed: {result.error}"
+
+    async def _listen(self, enrolled: Enrolled) -> None:
+        while len(enrolled.listeners) < len(self._workers.handles):
+            enrolled.listeners.append(
+                await self._in_netns(
+                    enrolled.fd, lambda: sockets.listeners(ipv6=enrolled.options.ipv6 and netns.has_ipv6())
+                )
+            )
+
+    def _offer(self, enrolled: Enrolled, handle: WorkerHandle) -> tuple[messages.Enrol, tuple[int, ...]]:
+        mine = enrolled.listeners[handle.index]
+        return messages.Enrol(enrolled.key, tuple(mine)), (enrolled.fd, *(sock.fileno() for sock in mine.values()))
+
+    async def _leave(self, leaving: list[Enrolled], reason: str) -> None:
+        if not leaving:
+            return
+        for key, result in (await self._batch("remove", leaving)).items():
+            if not result.ok:
+                log.error("the rules of %s could not be removed: %s", key, result.error)
+        for enrolled in leaving:
+            self._workers.broadcast(messages.Unenrol(enrolled.key, f"{enrolled.key} left the mesh: {reason}"))
+            enrolled.close()
+            del self._pods[enrolled.key]
+            log.info("un-enrolled %s: %s", enrolled.key, reason)
+
+    async def _batch(self, op: str, pods: list[Enrolled]) -> dict[str, BatchResult]:
+        if not pods:
+            return {}
+        requests = [
+            BatchRequest(id=number, op=op, netns_fd=enrolled.fd, options=enrolled.options, backend=self._backend)
+            for number, enrolled in enumerate(pods)
+        ]
+        results = await asyncio.get_running_loop().run_in_executor(self._batches, run_batch, requests, BATCH_SECONDS)
+        return {pods[result.id].key: result for result in results}
+
+    async def _in_netns(self, fd: int, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread.executor, self._thread.run, fd, work)

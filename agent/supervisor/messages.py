@@ -1,0 +1,108 @@
+"""What the supervisor and its workers say to each other. One tagged union each way."""
+
+from msgspec import Struct
+
+from agent.catalog.model import Catalog
+from agent.identity.spiffe import SpiffeId
+from agent.identity.svid import Bundle, Svid
+from agent.proxy.view import Settings
+
+
+class Configure(Struct, frozen=True, tag="configure"):
+    """First of all: what holds for the whole agent, and which worker this is."""
+
+    settings: Settings
+    worker: int
+    workers: int
+
+
+class SetCatalog(Struct, frozen=True, tag="catalog"):
+    """A new catalog snapshot is in force."""
+
+    catalog: Catalog
+
+
+class SetBundle(Struct, frozen=True, tag="bundle"):
+    """A new bundle is in force."""
+
+    bundle: Bundle
+
+
+class SetSvid(Struct, frozen=True, tag="svid"):
+    """A new SVID is in force."""
+
+    svid: Svid
+
+
+class ForgetSvid(Struct, frozen=True, tag="forget_svid"):
+    """No pod of this node needs this identity any more."""
+
+    spiffe_id: SpiffeId
+
+
+class Enrol(Struct, frozen=True, tag="enrol"):
+    """Serve a pod. Descriptors: its network namespace, then one listening socket per name in `listeners`.
+
+    The worker begins to listen only now: its SVID, the bundle and the catalog went before, on this same channel.
+    """
+
+    pod: str
+    listeners: tuple[str, ...]
+
+
+class Unenrol(Struct, frozen=True, tag="unenrol"):
+    """Stop serving a pod and end its connections."""
+
+    pod: str
+    reason: str
+
+
+class Drain(Struct, frozen=True, tag="drain"):
+    """Accept nothing more; end when the last connection has, or after `seconds`."""
+
+    seconds: float
+
+
+class Scrape(Struct, frozen=True, tag="scrape"):
+    """Send the counters now."""
+
+    number: int
+
+
+ToWorker = Configure | SetCatalog | SetBundle | SetSvid | ForgetSvid | Enrol | Unenrol | Drain | Scrape
+
+
+class Captured(Struct, frozen=True, tag="captured"):
+    """The worker listens for this pod."""
+
+    pod: str
+
+
+class EnrolFailed(Struct, frozen=True, tag="enrol_failed"):
+    """The worker cannot serve this pod."""
+
+    pod: str
+    reason: str
+
+
+class Released(Struct, frozen=True, tag="released"):
+    """The worker holds nothing of this pod any more."""
+
+    pod: str
+
+
+class Counts(Struct, frozen=True, tag="counts"):
+    """The worker's counters since it started, and what is live now by direction."""
+
+    number: int
+    values: dict[str, int]
+    live: dict[str, int]
+
+
+class Drained(Struct, frozen=True, tag="drained"):
+    """No connection is left; `ended` is how many had to be ended."""
+
+    ended: int
+
+
+ToSupervisor = Captured | EnrolFailed | Released | Counts | Drained

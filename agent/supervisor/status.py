@@ -1,0 +1,74 @@
+"""What the admin server answers: alive, ready (and who holds it back), metrics."""
+
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from agent.telemetry.admin import Response
+from agent.telemetry.metrics import Metrics
+
+if TYPE_CHECKING:
+    from agent.supervisor.supervisor import Supervisor
+
+
+class Waiting(msgspec.Struct, frozen=True):
+    """A pod that holds readiness back."""
+
+    pod: str
+    reason: str
+
+
+class Ready(msgspec.Struct, frozen=True):
+    """The body of /ready."""
+
+    ready: bool
+    pods: int
+    waiting: tuple[Waiting, ...]
+    faults: tuple[str, ...]
+
+
+class Status:
+    """Reads the supervisor; changes nothing."""
+
+    def __init__(self, supervisor: "Supervisor") -> None:
+        self._supervisor = supervisor
+
+    def handlers(self) -> Mapping[str, Callable[[], Awaitable[Response]]]:
+        """One handler per path."""
+        return {"/live": self._live, "/ready": self._ready, "/metrics": self._metrics}
+
+    async def _live(self) -> Response:
+        return Response.text("alive\n")
+
+    async def _ready(self) -> Response:
+        supervisor = self._supervisor
+        waiting = supervisor.waiting()
+        body = Ready(
+            ready=supervisor.ready,
+            pods=len(supervisor.enrolment.captured),
+            waiting=tuple(Waiting(pod, reason) for pod, reason in sorted(waiting.items())),
+            faults=tuple(str(fault) for fault in supervisor.faults),
+        )
+        return Response.json(msgspec.json.encode(body) + b"\n", status=200 if body.ready else 503)
+
+    async def _metrics(self) -> Response:
+        supervisor = self._supervisor
+        await supervisor.workers.scrape()
+        live: Counter[str] = Counter()
+        for handle in supervisor.workers.handles:
+            live.update(supervisor.live.get((handle.index, handle.incarnation), {}))
+        waiting = supervisor.waiting()
+        metrics = Metrics(supervisor.totals)
+        return Response.metrics(
+            metrics.render(
+                live=live,
+                expiries={str(spiffe_id): svid.not_after for spiffe_id, svid in supervisor.svids.items()},
+                worker_restarts=supervisor.workers.restarts,
+                pods={"captured": len(supervisor.enrolment.captured), "waiting": len(waiting)},
+                catalog_version=supervisor.catalog.catalog.version,
+                catalog_faults=len(supervisor.faults),
+                rule_repairs=supervisor.enrolment.repairs,
+            )
+        )

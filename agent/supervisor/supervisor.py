@@ -1,0 +1,342 @@
+"""The supervisor: everything that must outlive a worker, and the order in which it comes up and goes down."""
+
+import asyncio
+import fcntl
+import logging
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import Iterable
+
+import msgspec
+
+from agent.capture.enrolment_socket import EnrolmentSocket, HandedOver
+from agent.catalog.fault import Fault
+from agent.catalog.files import FilesSource
+from agent.catalog.index import CatalogIndex
+from agent.catalog.model import Catalog, Pod
+from agent.identity.authority_client import AuthorityClient
+from agent.identity.keeper import IdentityKeeper
+from agent.identity.spiffe import SpiffeId
+from agent.identity.svid import Bundle, Svid
+from agent.policy.index import PolicySettings
+from agent.proxy.view import Settings
+from agent.supervisor import messages
+from agent.supervisor.authority_process import AuthorityProcess
+from agent.supervisor.config import Config, ConfigError
+from agent.supervisor.enrolment import Desired, Enrolment
+from agent.supervisor.status import Status
+from agent.supervisor.tasks import spawn
+from agent.supervisor.workers import WorkerHandle, Workers
+from agent.telemetry.admin import AdminServer
+from agent.telemetry.counters import CounterTotals
+from init.model import Options
+
+log = logging.getLogger("quietwire.supervisor")
+
+TICK_SECONDS = 0.25
+"""How often something that is still missing (a namespace, an address) is looked for again."""
+IDLE_TICK_SECONDS = 2.0
+"""How often namespaces are looked at when nothing is missing."""
+DESCRIPTORS = 1 << 20
+
+
+class Supervisor:
+    """One agent with its embedded authority: `quietwire up`."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.catalog = CatalogIndex(Catalog())
+        self.faults: tuple[Fault, ...] = ()
+        self.totals = CounterTotals()
+        self.live: dict[tuple[int, int], dict[str, int]] = {}
+        self.workers = Workers(
+            config.workers,
+            node=config.node,
+            log_format=config.log_format,
+            log_level=config.log_level,
+            greet=self._greet,
+            changed=self._poke,
+            counted=self._counted,
+        )
+        self.enrolment = Enrolment(self.workers, backend=config.backend)
+        self.bundle: Bundle | None = None
+        self.svids: dict[SpiffeId, Svid] = {}
+        self.keeper: IdentityKeeper | None = None
+        self._poked = asyncio.Event()
+        self._stopping = asyncio.Event()
+        self._said_ready = False
+
+    async def run(self) -> int:
+        """Serves until SIGTERM or SIGINT; drains; a second signal ends at once. Returns the exit status."""
+        config = self.config
+        _raise_descriptor_limit()
+        lock = _lock(config)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._signalled, number)
+        status = Status(self)
+        admin = AdminServer(status.handlers())
+        await admin.start(config.admin.host, config.admin.port)
+        source = FilesSource(config.manifests, self._catalog_changed)
+        source.load()
+        authority = await AuthorityProcess.start(config)
+        try:
+            client = AuthorityClient(
+                address=authority.ready.address,
+                bootstrap_bundle_pem=authority.ready.bundle_pem.encode(),
+                trust_domain=config.trust_domain,
+                node=config.node,
+                token=authority.token,
+            )
+            self.keeper = IdentityKeeper(client, on_svid=self._svid_came, on_bundle=self._bundle_came)
+            self._want_identities()
+            tasks = [
+                spawn(self.keeper.run(), name="identity"),
+                spawn(source.run(), name="catalog"),
+                spawn(self._reconcile(), name="enrolment"),
+                spawn(self._watch_authority(authority), name="authority"),
+            ]
+            self.workers.start()
+            sock = EnrolmentSocket(config.run_dir / "agent.sock", self._handed_over)
+            await sock.start()
+            await self._stopping.wait()
+            await sock.close()
+            await self._shut_down(tasks)
+            await client.close()
+        finally:
+            self.workers.kill()
+            self.enrolment.close()
+            await authority.stop()
+            await admin.close()
+            os.close(lock)
+        return 0
+
+    # -- what comes in --
+
+    def _catalog_changed(self, catalog: Catalog, faults: tuple[Fault, ...]) -> None:
+        for fault in faults:
+            if fault not in self.faults:
+                log.error(
+                    "manifest refused: %s",
+                    fault,
+                    extra={"fields": {"event": "fault", "file": fault.file, "line": fault.line}},
+                )
+        for fault in self.faults:
+            if fault not in faults:
+                log.info("manifest is fine again: %s", fault.file)
+        self.faults = faults
+        if catalog.version != self.catalog.catalog.version:
+            self.catalog = CatalogIndex(catalog)
+            self._want_identities()
+            self.workers.broadcast(messages.SetCatalog(catalog))
+        self._poke()
+
+    def _svid_came(self, svid: Svid) -> None:
+        self.svids[svid.spiffe_id] = svid
+        self.workers.broadcast(messages.SetSvid(svid))
+        self.enrolment.retry_refused()
+        self._poke()
+
+    def _bundle_came(self, bundle: Bundle) -> None:
+        self.bundle = bundle
+        self.workers.broadcast(messages.SetBundle(bundle))
+        self._poke()
+
+    def _counted(self, handle: WorkerHandle, counts: messages.Counts) -> None:
+        self.totals.update(handle.index, handle.incarnation, counts.values)
+        self.live[handle.index, handle.incarnation] = counts.live
+
+    async def _handed_over(self, handed: HandedOver) -> None:
+        """An init step gives a namespace: find its pod, and answer when it is captured."""
+        pod = await self._pod_for(handed)
+        if pod is None:
+            return
+        self.enrolment.hand_over(pod.key, os.dup(handed.netns_fd))
+        self._poke()
+        said = ""
+        while not self._stopping.is_set():
+            reason = self._missing(pod.key)
+            if reason is None:
+                handed.captured(pod.key)
+                return
+            if reason != said:
+                said = reason
+                handed.waiting(reason)
+            await asyncio.sleep(TICK_SECONDS / 5)
+        handed.refused("the agent is shutting down")
+
+    async def _pod_for(self, handed: HandedOver) -> Pod | None:
+        said = ""
+        while not self._stopping.is_set() and not handed.gone:
+            local = [pod for pod in self._local_pods() if handed.pod in {None, pod.key}]
+            pod = await self.enrolment.find(handed.netns_fd, local)
+            if pod is not None:
+                return pod
+            named = handed.pod or "a pod"
+            reason = f"the catalog has no {named} on node {self.config.node} with an address of this namespace yet"
+            if reason != said:
+                said = reason
+                handed.waiting(reason)
+            await asyncio.sleep(TICK_SECONDS)
+        if not handed.gone:
+            handed.refused("the agent is shutting down")
+        return None
+
+    # -- what follows from it --
+
+    def _local_pods(self) -> list[Pod]:
+        return [pod for pod in self.catalog.catalog.pods if pod.node == self.config.node and pod.settings.meshed]
+
+    def _identity(self, pod: Pod) -> SpiffeId:
+        return SpiffeId.for_service_account(self.config.trust_domain, pod.namespace, pod.service_account)
+
+    def _want_identities(self) -> None:
+        wanted = frozenset(self._identity(pod) for pod in self._local_pods())
+        if self.keeper is not None:
+            self.keeper.want(wanted)
+        for spiffe_id in list(self.svids):
+            if spiffe_id not in wanted:
+                del self.svids[spiffe_id]
+                self.workers.broadcast(messages.ForgetSvid(spiffe_id))
+
+    def _greet(self, handle: WorkerHandle) -> Iterable[tuple[msgspec.Struct, tuple[int, ...]]]:
+        config = self.config
+        settings = Settings(
+            node=config.node,
+            policy=PolicySettings(
+                trust_domain=config.trust_domain,
+                default_inbound_policy=config.default_inbound_policy,
+                cluster_networks=config.cluster_networks,
+            ),
+            egress_mode=config.egress_mode,
+            access_log=config.access_log,
+        )
+        yield messages.Configure(settings, handle.index, config.workers), ()
+        yield messages.SetCatalog(self.catalog.catalog), ()
+        if self.bundle is not None:
+            yield messages.SetBundle(self.bundle), ()
+        for svid in self.svids.values():
+            yield messages.SetSvid(svid), ()
+        yield from self.enrolment.greeting(handle)
+
+    def _certified(self, pod: Pod) -> str | None:
+        spiffe_id = self._identity(pod)
+        if self.bundle is None:
+            return "the trust bundle has not come yet"
+        svid = self.svids.get(spiffe_id)
+        if svid is None:
+            problem = None if self.keeper is None else self.keeper.problems().get(spiffe_id)
+            return problem or f"its SVID {spiffe_id} has not come yet"
+        if svid.not_after <= time.time():
+            return f"its SVID {spiffe_id} has expired"
+        return None
+
+    def _missing(self, key: str) -> str | None:
+        """Why a pod is not captured and certified yet."""
+        pod = self.catalog.pod(key)
+        if pod is None:
+            return f"{key} is not in the catalog"
+        if key not in self.enrolment:
+            return self.enrolment.waiting.get(key, "not enrolled yet")
+        return self.enrolment.waiting.get(key) or self._certified(pod)
+
+    def waiting(self) -> dict[str, str]:
+        """Every local pod that is not captured and certified, with what it waits for."""
+        found = {pod.key: self._missing(pod.key) for pod in self._local_pods()}
+        return {key: reason for key, reason in found.items() if reason is not None}
+
+    @property
+    def ready(self) -> bool:
+        """Whether `ready` was said and nothing waits."""
+        return self._said_ready and not self.waiting()
+
+    def _poke(self) -> None:
+        self._poked.set()
+
+    async def _reconcile(self) -> None:
+        clock = asyncio.get_running_loop().time
+        while True:
+            self._poked.clear()
+            local = self._local_pods()
+            desired = {pod.key: Desired(pod, options_for(pod)) for pod in local}
+            await self.enrolment.reconcile(desired, {pod.key: self._certified(pod) for pod in local})
+            waiting = self.waiting()
+            if not waiting and not self._said_ready:
+                self._said_ready = True
+                log.info("ready: %d pods captured and certified", len(local))
+                sys.stdout.write("ready\n")
+                sys.stdout.flush()
+            await self.enrolment.verify(clock())
+            try:
+                async with asyncio.timeout(TICK_SECONDS if waiting else IDLE_TICK_SECONDS):
+                    await self._poked.wait()
+            except TimeoutError:
+                continue
+
+    async def _watch_authority(self, authority: AuthorityProcess) -> None:
+        status = await authority.process.wait()
+        if not self._stopping.is_set():
+            log.error(
+                "the authority ended (status %s): SVIDs that are there keep working, new ones cannot be issued", status
+            )
+
+    # -- the end --
+
+    def _signalled(self, number: int) -> None:
+        if self._stopping.is_set():
+            log.warning("second %s: ending now; open connections are reset", signal.Signals(number).name)
+            self.workers.kill()
+            return
+        log.info(
+            "%s: draining for up to %g s; a second signal ends at once. The rules stay: enrolled pods are refused "
+            "until an agent runs again",
+            signal.Signals(number).name,
+            self.config.drain_seconds,
+        )
+        self._stopping.set()
+
+    async def _shut_down(self, tasks: list[asyncio.Task[None]]) -> None:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        self.enrolment.refuse_all()
+        await self.workers.drain(self.config.drain_seconds)
+
+
+def options_for(pod: Pod) -> Options:
+    """The rules' options that a pod's annotations ask for."""
+    settings = pod.settings
+    return Options(
+        skip_inbound_ports=tuple((ports.first, ports.last) for ports in settings.skip_inbound_ports),
+        skip_outbound_ports=tuple((ports.first, ports.last) for ports in settings.skip_outbound_ports),
+        skip_inbound_subnets=settings.skip_subnets,
+        skip_outbound_subnets=settings.skip_subnets,
+    )
+
+
+def _lock(config: Config) -> int:
+    """Makes the run directory ours alone: two agents on one socket would fight. Raises ConfigError."""
+    config.run_dir.mkdir(parents=True, exist_ok=True)
+    config.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    fd = os.open(config.run_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(fd)
+        raise ConfigError(
+            f"--run-dir {config.run_dir} belongs to another agent that runs; end it, or give each node its own"
+        ) from None
+    return fd
+
+
+def _raise_descriptor_limit() -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for wanted in (DESCRIPTORS, hard):
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, max(wanted, hard)))
+        except (ValueError, OSError):
+            continue
+        return

@@ -1,0 +1,201 @@
+"""The worker process: owns connections and nothing else.
+
+Everything that it knows comes over the channel, in order; when the channel ends, so does the process, and the
+kernel resets what it held (SO_LINGER on and zero): a dead supervisor means refused, never plaintext.
+
+    python -m agent.supervisor.worker --channel FD --parent PID --index I --node NAME
+"""
+
+import argparse
+import asyncio
+import gc
+import logging
+import os
+import signal
+import socket
+import sys
+
+import uvloop
+from setproctitle import setproctitle
+
+from agent.capture.netns import NetnsThread
+from agent.capture.sockets import BACKLOG
+from agent.outcome import Outcome
+from agent.proxy import inbound, outbound
+from agent.proxy.accept import Acceptor
+from agent.proxy.connection import Direction
+from agent.proxy.live import SWEEP_SECONDS
+from agent.proxy.runtime import EnrolledPod, Runtime
+from agent.proxy.view import View
+from agent.supervisor import messages
+from agent.supervisor.channel import Channel, ChannelClosed
+from agent.supervisor.parent import die_with_parent
+from agent.supervisor.tasks import spawn
+from agent.telemetry import logs
+from agent.telemetry.access import AccessLog
+from agent.telemetry.counters import Counters
+
+log = logging.getLogger("quietwire.worker")
+
+
+class Worker:
+    """Carries out the supervisor's messages, one after the other."""
+
+    def __init__(self, channel: Channel[messages.ToWorker], configure: messages.Configure) -> None:
+        self._channel = channel
+        self._view = View(configure.settings)
+        self._runtime = Runtime(
+            self._view,
+            AccessLog(enabled=configure.settings.access_log),
+            Counters(),
+            worker=configure.worker,
+            workers=configure.workers,
+        )
+        self._thread = NetnsThread()
+        self._servers: dict[str, list[asyncio.Server]] = {}
+        self._pods: dict[str, EnrolledPod] = {}
+
+    async def run(self) -> None:
+        """Serves until the channel ends or a drain is done."""
+        spawn(self._sweep(), name="sweep")
+        while True:
+            try:
+                message, fds = await self._channel.receive()
+            except ChannelClosed as closed:
+                log.warning("the supervisor is gone (%s): ending, and refusing from here on", closed)
+                return
+            if isinstance(message, messages.Drain):
+                spawn(self._drain(message.seconds), name="drain")
+                continue
+            await self._carry_out(message, fds)
+
+    async def _carry_out(self, message: messages.ToWorker, fds: list[int]) -> None:
+        match message:
+            case messages.SetCatalog(catalog):
+                self._view.set_catalog(catalog)
+                self._reauthorize()
+            case messages.SetBundle(bundle):
+                self._view.set_bundle(bundle)
+            case messages.SetSvid(svid):
+                self._view.set_svid(svid)
+            case messages.ForgetSvid(spiffe_id):
+                self._view.forget_svid(spiffe_id)
+            case messages.Enrol():
+                await self._enrol(message, fds)
+            case messages.Unenrol(pod, reason):
+                self._unenrol(pod, reason)
+                self._channel.send(messages.Released(pod))
+            case messages.Scrape(number):
+                self._send_counts(number)
+            case _:
+                log.error("unexpected message %r", type(message).__name__)
+
+    async def _enrol(self, message: messages.Enrol, fds: list[int]) -> None:
+        netns_fd, *listening = fds
+        sockets = [socket.socket(fileno=fd) for fd in listening]
+        pod = self._view.catalog.pod(message.pod)
+        if pod is None or self._view.contexts_of(pod, self._runtime.now()) is None:
+            for sock in sockets:
+                sock.close()
+            os.close(netns_fd)
+            missing = "catalog entry" if pod is None else "valid SVID"
+            self._channel.send(messages.EnrolFailed(message.pod, f"the worker has no {missing} for it"))
+            return
+        if message.pod in self._pods:
+            self._unenrol(message.pod, "enrolled again")
+        enrolled = self._pods[message.pod] = EnrolledPod(message.pod, netns_fd, self._thread)
+        servers = self._servers[message.pod] = []
+        loop = asyncio.get_running_loop()
+        for name, sock in zip(message.listeners, sockets, strict=True):
+            direction = Direction.OUTBOUND if name.startswith("outbound") else Direction.INBOUND
+            servers.append(
+                await loop.create_server(Acceptor(self._runtime, enrolled, direction), sock=sock, backlog=BACKLOG)
+            )
+        self._channel.send(messages.Captured(message.pod))
+
+    def _unenrol(self, key: str, reason: str) -> None:
+        for server in self._servers.pop(key, []):
+            server.close()
+        enrolled = self._pods.pop(key, None)
+        if enrolled is None:
+            return
+        self._runtime.live.terminate(Outcome.UNENROLLED, reason, lambda connection: connection.enrolled is enrolled)
+        enrolled.close()
+        os.close(enrolled.netns_fd)
+
+    def _reauthorize(self) -> None:
+        """Judges every connection again under the view now in force, and ends those that are no longer permitted."""
+        for connection in self._runtime.live.relayed():
+            judge = inbound.still_permitted if connection.direction is Direction.INBOUND else outbound.still_permitted
+            denial = judge(connection, self._runtime)
+            if denial is not None and denial.outcome is not Outcome.UNENROLLED:
+                connection.terminate(Outcome.TERMINATED, f"no longer permitted: {denial.message}")
+        for connection in self._runtime.live.opening():
+            connection.bell.ring()
+
+    def _send_counts(self, number: int) -> None:
+        for connection in self._runtime.live.relayed():
+            connection.report_bytes()
+        self._channel.send(messages.Counts(number, self._runtime.counters.snapshot(), self._runtime.live.count()))
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            self._runtime.live.sweep()
+
+    async def _drain(self, seconds: float) -> None:
+        for servers in self._servers.values():
+            for server in servers:
+                server.close()
+        self._servers.clear()
+        ended = 0
+        try:
+            async with asyncio.timeout(seconds):
+                await self._runtime.live.wait_until_empty()
+        except TimeoutError:
+            ended = self._runtime.live.terminate(
+                Outcome.DRAINED, f"the agent is shutting down, and the drain timeout of {seconds:g} s is over"
+            )
+        self._send_counts(0)
+        self._channel.send(messages.Drained(ended))
+        await self._channel.flushed()
+        self._channel.close("drained")
+
+
+async def _main(channel_fd: int) -> None:
+    channel: Channel[messages.ToWorker] = Channel(socket.socket(fileno=channel_fd), messages.ToWorker)
+    try:
+        first, _ = await channel.receive()
+    except ChannelClosed:
+        return
+    if not isinstance(first, messages.Configure):
+        raise TypeError(f"the first message was {type(first).__name__}, not Configure")
+    await Worker(channel, first).run()
+
+
+def main() -> int:
+    """Runs one worker; started by the supervisor only."""
+    parser = argparse.ArgumentParser(description="One worker of quietwire's agent; started by its supervisor.")
+    parser.add_argument("--channel", type=int, required=True)
+    parser.add_argument("--parent", type=int, required=True)
+    parser.add_argument("--index", type=int, required=True)
+    parser.add_argument("--node", required=True)
+    parser.add_argument("--log-format", choices=("json", "text"), default="json")
+    parser.add_argument("--log-level", default="info")
+    given = parser.parse_args()
+    die_with_parent(given.parent)
+    # A terminal's ^C and systemd's stop reach every process of the group: only the supervisor decides what they mean.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    setproctitle(f"quietwire worker {given.index} {given.node}")
+    logs.configure(given.log_format, given.log_level, node=given.node, process=f"worker {given.index}")
+    gc.collect()
+    gc.freeze()  # what was imported stays: full collections need not walk it
+    uvloop.run(_main(given.channel))
+    # Not sys.exit: threads and transports of connections that were reset need no farewell.
+    logging.shutdown()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

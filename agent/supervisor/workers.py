@@ -1,0 +1,201 @@
+"""The worker processes as the supervisor sees them: started, told everything, replaced when they die."""
+
+import asyncio
+import itertools
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterable
+
+import msgspec
+
+from agent.supervisor import messages
+from agent.supervisor.channel import Channel, ChannelClosed
+from agent.supervisor.tasks import spawn
+
+log = logging.getLogger("quietwire.supervisor")
+
+RESTART_SECONDS = 0.1
+RESTART_CAP_SECONDS = 10.0
+"""A worker that dies is replaced at once; one that dies again and again, ever more slowly, up to this."""
+STABLE_SECONDS = 30.0
+"""After this long a worker's former deaths are forgotten."""
+SCRAPE_SECONDS = 2.0
+"""How long a worker may take to send its counters."""
+
+_encoder = msgspec.msgpack.Encoder()
+
+
+class WorkerHandle:
+    """One place for a worker, and the process that fills it at the moment."""
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.incarnation = 0
+        self.pid: int | None = None
+        self.channel: Channel[messages.ToSupervisor] | None = None
+        self.captured: set[str] = set()
+        """Pods that this incarnation listens for."""
+        self.refused: dict[str, str] = {}
+        """Why this incarnation does not serve a pod."""
+
+
+class Workers:
+    """All workers of one agent.
+
+    `greet` gives what a new worker must be told before anything else, in order; `changed` is called when a pod's
+    state in a worker has changed; `counted` with each set of counters.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        *,
+        node: str,
+        log_format: str,
+        log_level: str,
+        greet: Callable[[WorkerHandle], Iterable[tuple[msgspec.Struct, tuple[int, ...]]]],
+        changed: Callable[[], None],
+        counted: Callable[[WorkerHandle, messages.Counts], None],
+    ) -> None:
+        self.handles = [WorkerHandle(index) for index in range(count)]
+        self.restarts = 0
+        self._node = node
+        self._log_flags = ["--log-format", log_format, "--log-level", log_level]
+        self._greet = greet
+        self._changed = changed
+        self._counted = counted
+        self._scrapes: dict[tuple[int, int], asyncio.Future[None]] = {}
+        self._numbers = itertools.count(1)
+        self._stopping = False
+        self._keepers: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Starts every worker, and keeps each place filled until `stop`."""
+        self._keepers = [spawn(self._keep(handle), name=f"worker {handle.index}") for handle in self.handles]
+
+    async def _keep(self, handle: WorkerHandle) -> None:
+        clock = asyncio.get_running_loop().time
+        pause = RESTART_SECONDS
+        while True:
+            began = clock()
+            status = await self._run_once(handle)
+            if self._stopping:
+                return
+            self.restarts += 1
+            pause = RESTART_SECONDS if clock() - began > STABLE_SECONDS else min(pause * 2, RESTART_CAP_SECONDS)
+            log.error(
+                "worker %d ended (%s): replacing it; connections that it held are reset, queued ones are not lost",
+                handle.index,
+                status,
+            )
+            if pause > RESTART_SECONDS * 2:
+                await asyncio.sleep(pause)
+
+    async def _run_once(self, handle: WorkerHandle) -> str:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        with theirs:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "agent.supervisor.worker",
+                *("--channel", str(theirs.fileno()), "--parent", str(os.getpid())),
+                *("--index", str(handle.index), "--node", self._node),
+                *self._log_flags,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(),),
+            )
+        handle.incarnation += 1
+        handle.pid = process.pid
+        channel: Channel[messages.ToSupervisor] = Channel(ours, messages.ToSupervisor)
+        for message, fds in self._greet(handle):
+            channel.send(message, fds)
+        handle.channel = channel
+        reader = spawn(self._listen(handle, channel), name=f"worker {handle.index} messages")
+        status = await process.wait()
+        channel.close(f"the process ended ({status})")
+        await reader
+        handle.channel = None
+        handle.pid = None
+        handle.captured.clear()
+        handle.refused.clear()
+        self._changed()
+        return signal.Signals(-status).name if status < 0 else f"exit status {status}"
+
+    async def _listen(self, handle: WorkerHandle, channel: Channel[messages.ToSupervisor]) -> None:
+        while True:
+            try:
+                message, _ = await channel.receive()
+            except ChannelClosed as closed:
+                if handle.pid is not None and not self._stopping and "hung" not in str(closed):
+                    log.debug("worker %d: %s", handle.index, closed)
+                self._kill(handle)  # a process whose channel is gone serves on without being told anything
+                return
+            match message:
+                case messages.Captured(pod):
+                    handle.captured.add(pod)
+                    handle.refused.pop(pod, None)
+                    self._changed()
+                case messages.EnrolFailed(pod, reason):
+                    handle.refused[pod] = reason
+                    self._changed()
+                case messages.Released(pod):
+                    handle.captured.discard(pod)
+                    self._changed()
+                case messages.Counts():
+                    self._counted(handle, message)
+                    waiting = self._scrapes.pop((handle.index, message.number), None)
+                    if waiting is not None and not waiting.done():
+                        waiting.set_result(None)
+                case messages.Drained(ended):
+                    if ended:
+                        log.warning(
+                            "worker %d: %d connections were still open at the drain timeout", handle.index, ended
+                        )
+
+    def _kill(self, handle: WorkerHandle) -> None:
+        if handle.pid is not None:
+            try:
+                os.kill(handle.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                return
+
+    def broadcast(
+        self, message: msgspec.Struct, fds_for: Callable[[WorkerHandle], tuple[int, ...]] = lambda _: ()
+    ) -> None:
+        """Sends one message to every worker that runs; encoded once."""
+        body = _encoder.encode(message)
+        for handle in self.handles:
+            if handle.channel is not None:
+                handle.channel.send_encoded(body, fds_for(handle))
+
+    async def scrape(self) -> None:
+        """Has each worker send its counters, and waits for them, though not for a worker that hangs."""
+        waiting = []
+        for handle in self.handles:
+            if handle.channel is not None:
+                number = next(self._numbers)
+                future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+                self._scrapes[handle.index, number] = future
+                handle.channel.send(messages.Scrape(number))
+                waiting.append(future)
+        if waiting:
+            _, late = await asyncio.wait(waiting, timeout=SCRAPE_SECONDS)
+            if late:
+                log.warning("%d workers did not send their counters in %g s", len(late), SCRAPE_SECONDS)
+
+    async def drain(self, seconds: float) -> None:
+        """Has every worker finish its connections and end; returns when all have ended."""
+        self._stopping = True
+        self.broadcast(messages.Drain(seconds))
+        if self._keepers:
+            await asyncio.wait(self._keepers)
+
+    def kill(self) -> None:
+        """Ends every worker now."""
+        self._stopping = True
+        for handle in self.handles:
+            self._kill(handle)

@@ -1,0 +1,91 @@
+"""The metrics page, in Prometheus' text format. Rendered on request, never on a data loop."""
+
+from collections.abc import Iterator, Mapping
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from agent.telemetry import counters
+from agent.telemetry.counters import CounterTotals
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+_COUNTERS = {
+    counters.OPENED: (
+        "quietwire_connections_opened",
+        "Connections relayed, by direction and by what the leg towards the peer is.",
+        ("direction", "security"),
+    ),
+    counters.CLOSED: ("quietwire_connections_closed", "Relayed connections that are over.", ("direction", "outcome")),
+    counters.DENIED: ("quietwire_denials", "Connections refused or terminated.", ("direction", "reason")),
+    counters.BYTES: ("quietwire_bytes", "Application bytes, as the pod's process sees them.", ("direction", "flow")),
+}
+
+
+class Metrics:
+    """Renders what the supervisor knows at one moment."""
+
+    def __init__(self, totals: CounterTotals) -> None:
+        self._totals = totals
+
+    def render(
+        self,
+        *,
+        live: Mapping[str, int],
+        expiries: Mapping[str, float],
+        worker_restarts: int,
+        rule_repairs: int,
+        pods: Mapping[str, int],
+        catalog_version: int,
+        catalog_faults: int,
+    ) -> bytes:
+        """The page. `live` is by direction, `expiries` POSIX seconds by SPIFFE ID, `pods` by state."""
+        families = [
+            *self._counted(),
+            _gauge(
+                "quietwire_connections_live",
+                "Connections relayed now.",
+                "direction",
+                {"inbound": 0, "outbound": 0} | dict(live),
+            ),
+            _gauge(
+                "quietwire_certificate_expiry_timestamp_seconds",
+                "When the SVID in force expires, POSIX seconds.",
+                "spiffe_id",
+                expiries,
+            ),
+            _gauge("quietwire_pods", "Local pods, by whether they are captured and certified.", "state", pods),
+            CounterMetricFamily(
+                "quietwire_worker_restarts", "Workers that died and were replaced.", value=worker_restarts
+            ),
+            CounterMetricFamily("quietwire_rule_repairs", "Pods whose rules were found changed.", value=rule_repairs),
+            GaugeMetricFamily("quietwire_catalog_version", "Version of the catalog in force.", value=catalog_version),
+            GaugeMetricFamily("quietwire_catalog_faults", "Manifests that cannot be used.", value=catalog_faults),
+        ]
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(_Fixed(families))
+        return generate_latest(registry)
+
+    def _counted(self) -> list[Metric]:
+        families = {
+            kind: CounterMetricFamily(name, text, labels=labels) for kind, (name, text, labels) in _COUNTERS.items()
+        }
+        for key, value in sorted(self._totals.items()):
+            kind, *labels = key.split("|")
+            families[kind].add_metric(labels, value)
+        return list(families.values())
+
+
+def _gauge(name: str, text: str, label: str, values: Mapping[str, float]) -> Metric:
+    family = GaugeMetricFamily(name, text, labels=[label])
+    for key, value in sorted(values.items()):
+        family.add_metric([key], value)
+    return family
+
+
+class _Fixed:
+    def __init__(self, families: list[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterator[Metric]:
+        return iter(self._families)

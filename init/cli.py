@@ -1,0 +1,163 @@
+"""`quietwire init`: installs, verifies, removes or shows the rules that capture one pod's TCP traffic."""
+
+import argparse
+import json
+import os
+import sys
+from dataclasses import asdict
+
+from init.constants import AGENT_SOCKET, BACKENDS, INBOUND_PORT, OUTBOUND_PORT
+from init.model import Family, OptionError, Options, parse_ports
+from init.netns import NetnsError, is_host, open_netns
+
+EPILOG = """examples:
+  quietwire init apply --netns web                     capture the namespace /run/netns/web
+  quietwire init apply --pid 4711 --skip-outbound-ports 22,8000-8100
+  quietwire init check --netns web                     exit 0 only when everything is in force
+  quietwire init show --skip-inbound-subnets 192.0.2.0/24
+  quietwire init apply --enrol                         in a pod's own init container: current namespace
+
+Only TCP is captured; UDP and QUIC pass."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(
+        prog="quietwire init",
+        description="Install, verify, remove or show the rules that capture one pod's TCP traffic.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verbs = top.add_subparsers(dest="verb", required=True, metavar="apply|check|remove|show")
+    for verb, text in (
+        ("apply", "install the rules; twice changes nothing"),
+        ("check", "exit 0 only when every rule, route and sysctl is in force, and name what is missing"),
+        ("remove", "leave the namespace as it was"),
+        ("show", "print the rules, touching nothing"),
+    ):
+        sub = verbs.add_parser(verb, help=text, description=text, epilog=EPILOG, formatter_class=top.formatter_class)
+        where = sub.add_mutually_exclusive_group()
+        where.add_argument("--netns", metavar="NAME|PATH", help="a name below /run/netns, or a path")
+        where.add_argument("--pid", type=int, metavar="N", help="the namespace of this process")
+        sub.add_argument("--skip-inbound-ports", default="", metavar="PORTS", help="not captured, as in 22,8000-8100")
+        sub.add_argument("--skip-outbound-ports", default="", metavar="PORTS", help="not captured")
+        sub.add_argument("--skip-inbound-subnets", default="", metavar="CIDRS", help="sources not captured")
+        sub.add_argument("--skip-outbound-subnets", default="", metavar="CIDRS", help="destinations not captured")
+        sub.add_argument("--outbound-port", type=int, default=OUTBOUND_PORT, metavar="PORT", help="of the agent")
+        sub.add_argument("--inbound-port", type=int, default=INBOUND_PORT, metavar="PORT", help="of the agent")
+        sub.add_argument("--backend", choices=BACKENDS, default="auto", help="how rules are written")
+        sub.add_argument("--no-ipv6", action="store_true", help="capture IPv4 only: IPv6 then bypasses the mesh")
+        sub.add_argument("--json", action="store_true", help="one JSON object on stdout")
+        if verb == "apply":
+            sub.add_argument(
+                "--enrol",
+                nargs="?",
+                const=AGENT_SOCKET,
+                metavar="SOCKET",
+                help=f"hand the namespace to the node's agent and wait until it is captured (default {AGENT_SOCKET})",
+            )
+            sub.add_argument("--enrol-timeout", type=float, default=60.0, metavar="SECONDS", help="default 60")
+            sub.add_argument("--pod", metavar="NAMESPACE/NAME", help="which pod it is, for --enrol")
+        if verb != "show":
+            sub.add_argument(
+                "--allow-host", action="store_true", help="act on the machine's own namespace, which captures the node"
+            )
+    return top
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one verb; 0 fine, 1 failed or something missing, 2 usage."""
+    arguments = sys.argv[1:] if argv is None else argv
+    if arguments == ["batch"]:
+        from init.batch import main as batch  # noqa: PLC0415 - the agent's own entry
+
+        return batch()
+    given = parser().parse_args(arguments)
+    try:
+        options = Options(
+            skip_inbound_ports=parse_ports(given.skip_inbound_ports),
+            skip_outbound_ports=parse_ports(given.skip_outbound_ports),
+            skip_inbound_subnets=_words(given.skip_inbound_subnets),
+            skip_outbound_subnets=_words(given.skip_outbound_subnets),
+            outbound_port=given.outbound_port,
+            inbound_port=given.inbound_port,
+            ipv6=not given.no_ipv6,
+        )
+        if given.verb == "show":
+            return _show(options, given.backend, as_json=given.json)
+        fd = open_netns(netns=given.netns, pid=given.pid)
+    except (OptionError, NetnsError) as error:
+        return _failed(str(error), as_json=given.json, status=2)
+    try:
+        if is_host(fd) and not given.allow_host:
+            message = (
+                "this is the machine's own network namespace: rules here would capture the node's traffic, ssh "
+                "included. Name a pod's with --netns or --pid (or say --allow-host, if that is meant)"
+            )
+            return _failed(message, as_json=given.json, status=2)
+        return _act(given, options, fd)
+    finally:
+        os.close(fd)
+
+
+def _act(given: argparse.Namespace, options: Options, fd: int) -> int:
+    from init.engine import Request, run  # noqa: PLC0415 - after the usage errors, which need none of it
+
+    (result,) = run([Request(given.verb, fd, options, given.backend)])
+    for note in result.notes:
+        sys.stderr.write(f"quietwire init: {note}\n")
+    if result.error is not None:
+        hint = "; run as root, or with NET_ADMIN" if os.geteuid() != 0 else ""
+        return _failed(f"{result.error}{hint}", as_json=given.json, status=1)
+    report = {"verb": given.verb, **asdict(result)}
+    if given.verb == "apply" and given.enrol is not None:
+        from init.enrol import EnrolError, enrol  # noqa: PLC0415 - only here
+
+        def say(reason: str) -> None:
+            sys.stderr.write(f"quietwire init: waiting for the agent: {reason}\n")
+
+        try:
+            report["pod"] = enrol(given.enrol, fd, given.pod, given.enrol_timeout, say)
+        except EnrolError as error:
+            return _failed(str(error), as_json=given.json, status=1)
+    if given.json:
+        sys.stdout.write(json.dumps(report) + "\n")
+    elif given.verb == "check":
+        for missing in result.missing:
+            sys.stdout.write(f"missing: {missing}\n")
+        sys.stdout.write("everything is in force\n" if result.ok else "not captured: run quietwire init apply\n")
+    else:
+        state = {"apply": "captured", "remove": "as it was"}[given.verb]
+        how = f" by {result.backend}" if given.verb == "apply" else ""
+        pod = f" {report['pod']}" if "pod" in report else ""
+        sys.stdout.write(f"{state}{pod}{how} ({'changed' if result.changed else 'nothing to change'})\n")
+    return 0 if result.ok else 1
+
+
+def _show(options: Options, backend: str, *, as_json: bool) -> int:
+    from init import kernel, legacy, nft  # noqa: PLC0415 - only here
+
+    shown = "nft" if backend == "nft" else "legacy"
+    rules = nft.show(options) if shown == "nft" else legacy.show(options)
+    routes = kernel.show(options.families)
+    if as_json:
+        families = [str(family) for family in Family if family in options.families]
+        sys.stdout.write(
+            json.dumps({"verb": "show", "backend": shown, "families": families, "rules": rules, "routes": routes})
+            + "\n"
+        )
+    else:
+        sys.stdout.write(f"{rules}\n{routes}\n")
+    return 0
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def _failed(message: str, *, as_json: bool, status: int) -> int:
+    if as_json:
+        sys.stdout.write(json.dumps({"ok": False, "error": message}) + "\n")
+    else:
+        sys.stderr.write(f"quietwire init: {message}\n")
+    return status

@@ -1,0 +1,257 @@
+"""Applies, verifies and removes the rules of any number of namespaces, in one short-lived process.
+
+Each step enters the namespace that it is about. Whatever needs libxtables is done by a child per family, which
+is forked from here, works through all namespaces, and is replaced if libxtables ends it.
+"""
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from init import kernel, legacy, nft
+from init.constants import MEMORY_DIRECTORY
+from init.kernel import KernelError, Memory
+from init.legacy import LegacyError
+from init.model import Family, Options
+from init.netns import setns, unshare
+from init.nft import NftError
+
+APPLY, CHECK, REMOVE = "apply", "check", "remove"
+
+
+@dataclass(frozen=True)
+class Request:
+    """One namespace and what to do with it."""
+
+    op: str
+    netns_fd: int
+    options: Options = field(default_factory=Options)
+    backend: str = "auto"
+
+
+@dataclass
+class Result:
+    """What came of it. `missing` is what `check` found; `notes` is what a person should know, and is no fault."""
+
+    ok: bool = True
+    changed: bool = False
+    missing: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    error: str | None = None
+    backend: str | None = None
+
+    def fail(self, error: str) -> None:
+        """Notes a failure; the first one is kept."""
+        self.ok = False
+        self.error = self.error or error
+
+
+@dataclass
+class _Job:
+    request: Request
+    result: Result
+    families: tuple[Family, ...]
+    memory: Memory
+    backend: str
+    other_backend: bool
+    """Rules of the other backend may be there too."""
+
+
+def run(requests: Sequence[Request]) -> list[Result]:
+    """Does every request, in order. One that fails does not keep the others from being done.
+
+    Ends in some namespace or other: only for processes that end soon.
+    """
+    results = [Result() for _ in requests]
+    jobs: list[_Job] = []
+    chosen: str | None = None
+    for request, result in zip(requests, results, strict=True):
+        try:
+            setns(request.netns_fd)
+            memory = Memory.load()
+            backend = request.backend
+            if backend == "auto":
+                if memory.backend is None and chosen is None:
+                    chosen = probe()
+                backend = memory.backend or chosen or "legacy"
+            result.backend = backend
+            families = request.options.families
+            reason = kernel.ipv6_reason()
+            if reason is not None and Family.IPV6 in families:
+                families = (Family.IPV4,)
+                result.notes.append(f"no IPv6 rules: {reason}")
+            jobs.append(_Job(request, result, families, memory, backend, memory.backend != backend))
+        except (OSError, NftError) as error:
+            result.fail(f"the network namespace cannot be entered: {error}")
+    # Routes before rules: a captured connection whose replies get lost would only hang.
+    for job in jobs:
+        if job.request.op == APPLY:
+            _in_namespace(job, _prepare)
+    for family in Family:
+        _with_children(family, [job for job in jobs if _wants_legacy(job, family)])
+    for job in jobs:
+        _in_namespace(job, _nft_part)
+    for job in jobs:
+        if job.request.op != APPLY:
+            _in_namespace(job, _kernel_part)
+    for job in jobs:
+        job.result.ok = job.result.ok and not job.result.missing
+        if job.request.op == APPLY and job.result.error is None:
+            job.memory.backend = job.backend
+            job.memory.save()
+        elif job.request.op == REMOVE and job.result.error is None:
+            job.memory.forget()
+    return results
+
+
+def probe() -> str:
+    """`legacy` where its tables work on this kernel, else `nft`; found out once per boot, in a scratch namespace."""
+    memory = Path(MEMORY_DIRECTORY) / "backend"
+    try:
+        known = memory.read_text(encoding="ascii").strip()
+        if known in {"legacy", "nft"}:
+            return known
+    except OSError:
+        known = ""
+    answer, _ = _in_child(lambda send: send("legacy" if _legacy_works() else "nft"))
+    found = answer[0] if answer else "nft"
+    try:
+        memory.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        memory.write_text(found, encoding="ascii")
+    except OSError:
+        return found  # found out again next time
+    return found
+
+
+def _legacy_works() -> bool:
+    with contextlib.suppress(OSError):  # NET_ADMIN only, as in a Kubernetes pod: then it is tried where we are
+        unshare()
+    try:
+        legacy.usable(Family.IPV4)
+    except (LegacyError, ImportError):
+        return False
+    return True
+
+
+def _in_namespace(job: _Job, work: Callable[[_Job], None]) -> None:
+    if job.result.error is not None:
+        return
+    try:
+        setns(job.request.netns_fd)
+        work(job)
+    except (OSError, KernelError, NftError) as error:
+        job.result.fail(str(error))
+    except Exception as error:  # pyroute2's NetlinkError derives from Exception alone
+        if type(error).__module__.partition(".")[0] != "pyroute2":
+            raise
+        job.result.fail(f"netlink: {error}")
+
+
+def _prepare(job: _Job) -> None:
+    job.result.changed |= kernel.prepare(job.families, job.memory)
+
+
+def _kernel_part(job: _Job) -> None:
+    if job.request.op == CHECK:
+        job.result.missing += kernel.missing(job.families)
+    else:
+        job.result.changed |= kernel.undo(job.memory)
+
+
+def _nft_part(job: _Job) -> None:
+    if job.backend == "nft":
+        match job.request.op:
+            case "apply":
+                job.result.changed |= nft.apply(job.request.options, job.families)
+            case "check":
+                job.result.missing += nft.missing(job.request.options, job.families)
+            case _:
+                job.result.changed |= nft.remove()
+    elif job.other_backend and job.request.op != CHECK:
+        try:
+            job.result.changed |= nft.remove()
+        except NftError:
+            return  # without nft nobody wrote rules with it
+
+
+def _wants_legacy(job: _Job, family: Family) -> bool:
+    if job.result.error is not None:
+        return False
+    if job.backend == "legacy":
+        return job.request.op != CHECK or family in job.families
+    return job.other_backend and job.request.op != CHECK
+
+
+def _with_children(family: Family, jobs: list[_Job]) -> None:
+    """Works through the jobs in a child; where libxtables ends it, the job at hand failed, and another goes on."""
+    remaining = list(jobs)
+    while remaining:
+        answers, status = _in_child(partial(_legacy_jobs, family, remaining))
+        for job, answer in zip(remaining, answers, strict=False):
+            if answer.get("error"):
+                job.result.fail(answer["error"])
+            job.result.changed |= answer.get("changed", False)
+            job.result.missing += answer.get("missing", [])
+        remaining = remaining[len(answers) :]
+        if remaining:
+            remaining.pop(0).result.fail(
+                f"{family}: libxtables ended its process (status {status}); its words are above"
+            )
+
+
+def _legacy_jobs(family: Family, jobs: list[_Job], send: Callable[[Any], None]) -> None:
+    for job in jobs:
+        send(_legacy_job(family, job))
+
+
+def _legacy_job(family: Family, job: _Job) -> dict[str, Any]:
+    """One namespace, in the child."""
+    wanted = job.backend == "legacy" and family in job.families
+    try:
+        setns(job.request.netns_fd)
+        if job.request.op == CHECK:
+            return {"missing": legacy.missing(family, job.request.options)}
+        if job.request.op == APPLY and wanted:
+            return {"changed": legacy.apply(family, job.request.options)}
+        return {"changed": legacy.remove(family)}
+    except (OSError, LegacyError, ImportError) as error:
+        if not wanted and job.request.op != CHECK:
+            return {}  # tables that cannot be opened hold no rules of ours
+        return {"error": str(error)}
+
+
+def _in_child(work: Callable[[Callable[[Any], None]], object]) -> tuple[list[Any], int]:
+    """Runs `work` in a forked child; what it sent, and its exit status."""
+    read, write = os.pipe()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            os.close(read)
+            work(lambda answer: _send(write, answer))
+            status = 0
+        except BaseException:  # noqa: BLE001 - a forked child must never return into the parent's code
+            import traceback  # noqa: PLC0415 - only here
+
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+    os.close(write)
+    with os.fdopen(read, "r", encoding="utf-8") as lines:
+        answers = [json.loads(line) for line in lines if line.endswith("\n")]
+    _, wait_status = os.waitpid(pid, 0)
+    return answers, os.waitstatus_to_exitcode(wait_status)
+
+
+def _send(fd: int, answer: Any) -> None:
+    data = memoryview(json.dumps(answer).encode() + b"\n")
+    while data:
+        data = data[os.write(fd, data) :]

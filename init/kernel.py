@@ -1,0 +1,280 @@
+"""What is not a rule: the policy route that brings replies to the agent, the loopback interface, one sysctl.
+
+Everything here acts on the network namespace of the calling thread.
+"""
+
+import json
+import os
+import socket
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from init.constants import MARK_MASK, MEMORY_DIRECTORY, REPLY_MARK, ROUTE_TABLE, RULE_PRIORITY
+from init.model import Family
+
+SO_NETNS_COOKIE = 71
+"""asm-generic/socket.h, Linux 5.14: a number that no other namespace gets until the next boot."""
+
+RP_FILTER = Path("/proc/sys/net/ipv4/conf")
+STRICT, LOOSE = 1, 2
+
+_AF = {Family.IPV4: socket.AF_INET, Family.IPV6: socket.AF_INET6}
+_ANYWHERE = {Family.IPV4: "0.0.0.0/0", Family.IPV6: "::/0"}
+
+
+class KernelError(Exception):
+    """Something that the rules need cannot be set; `str` says what to do."""
+
+
+@dataclass
+class Memory:
+    """What `remove` must know: which backend wrote the rules, and what was changed besides. Kept by namespace."""
+
+    backend: str | None = None
+    rp_filter: int | None = None
+    """conf.lo.rp_filter as it was; None where it was not changed."""
+    loopback_was_down: bool = False
+    path: Path = field(default_factory=lambda: Path(MEMORY_DIRECTORY) / f"{_cookie():x}.json")
+
+    @classmethod
+    def load(cls) -> "Memory":
+        """The memory of the current namespace; empty where there is none, or none that can be read."""
+        memory = cls()
+        try:
+            known = json.loads(memory.path.read_text(encoding="utf-8"))
+            memory.backend = known["backend"]
+            memory.rp_filter = known["rp_filter"]
+            memory.loopback_was_down = known["loopback_was_down"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return cls()
+        return memory
+
+    def save(self) -> None:
+        """Keeps it, where that is possible: in a pod's own init container it is not, and nothing is removed there."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            temporary = self.path.with_suffix(f".{os.getpid()}")
+            temporary.write_text(
+                json.dumps(
+                    {
+                        "backend": self.backend,
+                        "rp_filter": self.rp_filter,
+                        "loopback_was_down": self.loopback_was_down,
+                    }
+                ),
+                encoding="utf-8",
+            )
+            temporary.rename(self.path)
+        except OSError:
+            return
+
+    def forget(self) -> None:
+        """Drops it."""
+        try:
+            self.path.unlink(missing_ok=True)
+        except OSError:
+            return
+
+
+def _cookie() -> int:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            return int.from_bytes(probe.getsockopt(socket.SOL_SOCKET, SO_NETNS_COOKIE, 8), "little")
+        except OSError:  # before Linux 5.14
+            return os.stat("/proc/self/ns/net").st_ino
+
+
+def ipv6_reason() -> str | None:
+    """None where the current namespace has IPv6; else why it needs no rules."""
+    root = Path("/proc/sys/net/ipv6/conf")
+    if not root.is_dir():
+        return "the kernel has no IPv6"
+    for interface in root.iterdir():
+        if interface.name not in {"all", "default"} and _read_int(interface / "disable_ipv6") == 0:
+            return None
+    return "IPv6 is disabled on every interface (disable_ipv6)"
+
+
+def prepare(families: tuple[Family, ...], memory: Memory) -> bool:
+    """Sets loopback, sysctl and routes; whether anything changed. Raises KernelError."""
+    changed = False
+    with _netlink() as netlink:
+        if not _loopback_is_up(netlink):
+            netlink.link("set", index=_loopback(netlink), state="up")
+            memory.loopback_was_down = True
+            changed = True
+        for family in Family:
+            if family in families:
+                changed |= _add_routes(netlink, family)
+            else:
+                changed |= _remove_routes(netlink, family)
+    if (former := _strict_on_loopback()) is not None:
+        _write_rp_filter(LOOSE)
+        memory.rp_filter = former
+        changed = True
+    return changed
+
+
+def missing(families: tuple[Family, ...]) -> list[str]:
+    """What is not in force of what `prepare` sets."""
+    found = []
+    with _netlink() as netlink:
+        if not _loopback_is_up(netlink):
+            found.append("interface lo is down")
+        for family in families:
+            if not _rules(netlink, family):
+                found.append(
+                    f"{family}: ip rule 'fwmark {REPLY_MARK:#x}/{MARK_MASK:#x} lookup {ROUTE_TABLE}' is missing"
+                )
+            if not _routes(netlink, family):
+                found.append(f"{family}: route 'local {_ANYWHERE[family]} dev lo table {ROUTE_TABLE}' is missing")
+    if _strict_on_loopback() is not None:
+        found.append(
+            "IPv4: sysctl net.ipv4.conf.lo.rp_filter must not be strict (1): replies to transparent legs are dropped"
+        )
+    return found
+
+
+def undo(memory: Memory) -> bool:
+    """Takes back what `prepare` did; whether there was anything."""
+    changed = False
+    with _netlink() as netlink:
+        for family in Family:
+            changed |= _remove_routes(netlink, family)
+        if memory.loopback_was_down and _loopback_is_up(netlink):
+            netlink.link("set", index=_loopback(netlink), state="down")
+            changed = True
+    if memory.rp_filter is not None:
+        _write_rp_filter(memory.rp_filter)
+        changed = True
+    return changed
+
+
+def show(families: tuple[Family, ...]) -> str:
+    """The same in the words of ip(8) and sysctl(8)."""
+    lines = []
+    for family in families:
+        ip = "ip" if family is Family.IPV4 else "ip -6"
+        lines.append(
+            f"{ip} rule add fwmark {REPLY_MARK:#x}/{MARK_MASK:#x} lookup {ROUTE_TABLE} priority {RULE_PRIORITY}"
+        )
+        lines.append(f"{ip} route add local {_ANYWHERE[family]} dev lo table {ROUTE_TABLE}")
+    lines.append("# where it is strict: sysctl -w net.ipv4.conf.lo.rp_filter=2")
+    return "\n".join(lines)
+
+
+def _netlink() -> Any:
+    from pyroute2 import IPRoute  # noqa: PLC0415 - heavy, and `show` and `--help` do without
+
+    return IPRoute()
+
+
+def _loopback(netlink: Any) -> int:
+    found = list(netlink.link_lookup(ifname="lo"))
+    if not found:
+        raise KernelError("the namespace has no interface lo")
+    return int(found[0])
+
+
+def _loopback_is_up(netlink: Any) -> bool:
+    (link,) = netlink.get_links(_loopback(netlink))
+    return bool(link["flags"] & 1)  # IFF_UP
+
+
+def _rules(netlink: Any, family: Family) -> list[Any]:
+    return [
+        rule
+        for rule in netlink.get_rules(family=_AF[family])
+        if rule.get_attr("FRA_FWMARK") == REPLY_MARK
+        and rule.get_attr("FRA_FWMASK") == MARK_MASK
+        and rule.get_attr("FRA_TABLE") == ROUTE_TABLE
+    ]
+
+
+def _routes(netlink: Any, family: Family) -> list[Any]:
+    loopback = _loopback(netlink)
+    return [
+        route
+        for route in netlink.get_routes(family=_AF[family], table=ROUTE_TABLE)
+        if route["dst_len"] == 0 and route["type"] == 2 and route.get_attr("RTA_OIF") == loopback  # RTN_LOCAL
+    ]
+
+
+def _add_routes(netlink: Any, family: Family) -> bool:
+    changed = False
+    if not _routes(netlink, family):
+        netlink.route(
+            "replace",
+            family=_AF[family],
+            table=ROUTE_TABLE,
+            type="local",
+            scope="host",
+            dst=_ANYWHERE[family],
+            oif=_loopback(netlink),
+        )
+        changed = True
+    if not _rules(netlink, family):
+        netlink.rule(
+            "add",
+            family=_AF[family],
+            table=ROUTE_TABLE,
+            priority=RULE_PRIORITY,
+            fwmark=REPLY_MARK,
+            fwmask=MARK_MASK,
+        )
+        changed = True
+    return changed
+
+
+def _remove_routes(netlink: Any, family: Family) -> bool:
+    if family is Family.IPV6 and not Path("/proc/sys/net/ipv6").is_dir():
+        return False
+    changed = False
+    for rule in _rules(netlink, family):
+        netlink.rule(
+            "del",
+            family=_AF[family],
+            table=ROUTE_TABLE,
+            priority=rule.get_attr("FRA_PRIORITY"),
+            fwmark=REPLY_MARK,
+            fwmask=MARK_MASK,
+        )
+        changed = True
+    if _routes(netlink, family):
+        netlink.route(
+            "del",
+            family=_AF[family],
+            table=ROUTE_TABLE,
+            type="local",
+            scope="host",
+            dst=_ANYWHERE[family],
+            oif=_loopback(netlink),
+        )
+        changed = True
+    return changed
+
+
+def _strict_on_loopback() -> int | None:
+    """conf.lo.rp_filter, where the value in effect on lo (the larger of all's and its own) is strict; else None."""
+    own = _read_int(RP_FILTER / "lo" / "rp_filter")
+    everywhere = _read_int(RP_FILTER / "all" / "rp_filter")
+    return own if max(own, everywhere) == STRICT else None
+
+
+def _read_int(path: Path) -> int:
+    try:
+        return int(path.read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return 0
+
+
+def _write_rp_filter(value: int) -> None:
+    path = RP_FILTER / "lo" / "rp_filter"
+    try:
+        path.write_text(f"{value}\n", encoding="ascii")
+    except OSError as error:
+        raise KernelError(
+            f"net.ipv4.conf.lo.rp_filter is strict and cannot be changed ({error.strerror}): set it to 2 in the pod's "
+            f"securityContext.sysctls, or let the agent on the node install the rules"
+        ) from error

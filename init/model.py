@@ -1,0 +1,228 @@
+"""The rules of one pod, as data: what is left alone, what is captured, per table and chain. Pure.
+
+Two appliers write this one model, `legacy` (iptables through libxtables) and `nft`; the order of rules in a chain
+is the order here, and the first rule that matches decides.
+"""
+
+import ipaddress
+from dataclasses import dataclass, field
+from enum import Enum
+
+from init.constants import INBOUND_PORT, MARK, OUTBOUND_PORT, REPLY_MARK
+
+MULTIPORT_LIMIT = 15
+"""Port references in one multiport match; a range counts as two (xt_multiport)."""
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+Ports = tuple[int, int]
+
+
+class OptionError(ValueError):
+    """An option that cannot be used; `str` names it."""
+
+
+class Family(Enum):
+    """An address family, with the number of its version."""
+
+    IPV4 = 4
+    IPV6 = 6
+
+    def __str__(self) -> str:
+        return f"IPv{self.value}"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What one pod's rules depend on. Ports are inclusive ranges, subnets are CIDR texts of either family."""
+
+    skip_inbound_ports: tuple[Ports, ...] = ()
+    skip_outbound_ports: tuple[Ports, ...] = ()
+    skip_inbound_subnets: tuple[str, ...] = ()
+    skip_outbound_subnets: tuple[str, ...] = ()
+    outbound_port: int = OUTBOUND_PORT
+    inbound_port: int = INBOUND_PORT
+    ipv6: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("skip_inbound_ports", "skip_outbound_ports"):
+            for first, last in getattr(self, name):
+                if not 1 <= first <= last <= 65535:
+                    raise OptionError(f"{name.replace('_', '-')}: {first}-{last} is no range of ports from 1 to 65535")
+        for name in ("outbound_port", "inbound_port"):
+            if not 1 <= getattr(self, name) <= 65535:
+                raise OptionError(f"{name.replace('_', '-')}: {getattr(self, name)} is no port from 1 to 65535")
+        if self.outbound_port == self.inbound_port:
+            raise OptionError(f"outbound-port and inbound-port are both {self.inbound_port}: the agent needs two")
+        for name in ("skip_inbound_subnets", "skip_outbound_subnets"):
+            for text in getattr(self, name):
+                try:
+                    ipaddress.ip_network(text)
+                except ValueError as error:
+                    raise OptionError(f"{name.replace('_', '-')}: {error}") from None
+
+    @property
+    def families(self) -> tuple[Family, ...]:
+        """The families that are wanted."""
+        return (Family.IPV4, Family.IPV6) if self.ipv6 else (Family.IPV4,)
+
+
+class Hook(Enum):
+    """Where a chain hangs: (table, built-in chain)."""
+
+    NAT_OUTPUT = ("nat", "OUTPUT")
+    NAT_PREROUTING = ("nat", "PREROUTING")
+    MANGLE_PREROUTING = ("mangle", "PREROUTING")
+    MANGLE_OUTPUT = ("mangle", "OUTPUT")
+
+    @property
+    def table(self) -> str:
+        """`nat` or `mangle`."""
+        return self.value[0]
+
+    @property
+    def builtin(self) -> str:
+        """The kernel's chain."""
+        return self.value[1]
+
+    @property
+    def chain(self) -> str:
+        """Our chain, that is jumped to from there."""
+        return f"QUIETWIRE_{self.builtin}"
+
+
+class Verdict(Enum):
+    """What a rule does with what it matches."""
+
+    LEAVE = "leave"
+    """Nothing: the packet goes on, uncaptured."""
+    REDIRECT = "redirect"
+    """To a local port: `Rule.port`."""
+    REMEMBER = "remember"
+    """Sets the connection's mark to REPLY_MARK."""
+    MARK_REPLY = "mark_reply"
+    """Sets the packet's mark to REPLY_MARK."""
+
+
+@dataclass(frozen=True)
+class Packet:
+    """What rules can look at; for evaluation in tests and in `evaluate`. Only TCP is ever looked at."""
+
+    source: str
+    destination: str
+    port: int
+    mark: int = 0
+    connmark: int = 0
+    out_loopback: bool = False
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One rule. A match that is None or empty matches everything."""
+
+    verdict: Verdict
+    mark: int | None = None
+    connmark: int | None = None
+    out_loopback: bool = False
+    ports: tuple[Ports, ...] = ()
+    source: str | None = None
+    destination: str | None = None
+    port: int = 0
+
+    def matches(self, packet: Packet) -> bool:
+        """Whether the packet meets every match."""
+        return (
+            (self.mark is None or packet.mark & 0xFFF == self.mark)
+            and (self.connmark is None or packet.connmark & 0xFFF == self.connmark)
+            and (not self.out_loopback or packet.out_loopback)
+            and (not self.ports or any(first <= packet.port <= last for first, last in self.ports))
+            and (self.source is None or _inside(packet.source, self.source))
+            and (self.destination is None or _inside(packet.destination, self.destination))
+        )
+
+
+@dataclass(frozen=True)
+class Chain:
+    """One of our chains and its rules, in order."""
+
+    hook: Hook
+    rules: tuple[Rule, ...] = field(default_factory=tuple)
+
+    def evaluate(self, packet: Packet) -> Rule | None:
+        """The first rule that matches."""
+        return next((rule for rule in self.rules if rule.matches(packet)), None)
+
+
+def chains(family: Family, options: Options) -> tuple[Chain, ...]:
+    """Every chain of one family."""
+    outbound = [
+        Rule(Verdict.LEAVE, mark=MARK),
+        Rule(Verdict.LEAVE, mark=REPLY_MARK),
+        Rule(Verdict.LEAVE, out_loopback=True),
+        *(Rule(Verdict.LEAVE, ports=ports) for ports in multiport(options.skip_outbound_ports)),
+        *(Rule(Verdict.LEAVE, destination=subnet) for subnet in _of_family(options.skip_outbound_subnets, family)),
+        Rule(Verdict.REDIRECT, port=options.outbound_port),
+    ]
+    inbound = [
+        Rule(Verdict.LEAVE, mark=MARK),
+        *(Rule(Verdict.LEAVE, ports=ports) for ports in multiport(options.skip_inbound_ports)),
+        *(Rule(Verdict.LEAVE, source=subnet) for subnet in _of_family(options.skip_inbound_subnets, family)),
+        Rule(Verdict.REDIRECT, port=options.inbound_port),
+    ]
+    return (
+        Chain(Hook.NAT_OUTPUT, tuple(outbound)),
+        Chain(Hook.NAT_PREROUTING, tuple(inbound)),
+        Chain(Hook.MANGLE_PREROUTING, (Rule(Verdict.REMEMBER, mark=MARK),)),
+        Chain(Hook.MANGLE_OUTPUT, (Rule(Verdict.MARK_REPLY, connmark=REPLY_MARK),)),
+    )
+
+
+def multiport(ports: tuple[Ports, ...]) -> tuple[tuple[Ports, ...], ...]:
+    """Ports in groups that one multiport match can hold: sorted, overlaps joined."""
+    groups: list[tuple[Ports, ...]] = []
+    group: list[Ports] = []
+    weight = 0
+    for first, last in _joined(ports):
+        cost = 1 if first == last else 2
+        if weight + cost > MULTIPORT_LIMIT:
+            groups.append(tuple(group))
+            group, weight = [], 0
+        group.append((first, last))
+        weight += cost
+    if group:
+        groups.append(tuple(group))
+    return tuple(groups)
+
+
+def _joined(ports: tuple[Ports, ...]) -> list[Ports]:
+    joined: list[Ports] = []
+    for first, last in sorted(ports):
+        if joined and first <= joined[-1][1] + 1:
+            joined[-1] = (joined[-1][0], max(joined[-1][1], last))
+        else:
+            joined.append((first, last))
+    return joined
+
+
+def _of_family(subnets: tuple[str, ...], family: Family) -> list[str]:
+    networks = [ipaddress.ip_network(text) for text in subnets]
+    return [str(network) for network in networks if network.version == family.value]
+
+
+def _inside(address: str, subnet: str) -> bool:
+    network = ipaddress.ip_network(subnet)
+    parsed = ipaddress.ip_address(address)
+    return parsed.version == network.version and parsed in network
+
+
+def parse_ports(text: str) -> tuple[Ports, ...]:
+    """`22,8000-8100` as ranges. Raises OptionError, naming the part at fault."""
+    found = []
+    for part in text.split(","):
+        item = part.strip()
+        if not item:
+            continue
+        first, dash, last = item.partition("-")
+        if not (first.isascii() and first.isdigit() and (not dash or (last.isascii() and last.isdigit()))):
+            raise OptionError(f"{item!r} is no port and no range; write 22 or 8000-8100")
+        found.append((int(first), int(last if dash else first)))
+    return tuple(found)
