@@ -12,7 +12,7 @@ class CatalogIndex:
         self._pods_by_ip = {ip: pod for pod in catalog.pods for ip in pod.ips}
         self._services_by_ip = {ip: service for service in catalog.services for ip in service.cluster_ips}
         self._ports: dict[tuple[str, int], ServicePort] = {
-            (ip, port.port): port
+            (ip, port.port): _of_family(port, ip)
             for service in catalog.services
             for ip in service.cluster_ips
             for port in service.ports

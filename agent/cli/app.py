@@ -4,6 +4,7 @@ from importlib.metadata import version
 
 from cyclopts import App
 
+from agent.cli.demo import demo
 from agent.cli.up import up
 
 app = App(
@@ -12,6 +13,7 @@ app = App(
     version=version("quietwire"),
 )
 app.command(up)
+app.command(demo)
 
 
 @app.command

@@ -47,7 +47,9 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """The line, without its newline; a traceback follows on lines of its own."""
         fields = "".join(
-            f" {key}={value}" for key, value in getattr(record, FIELDS, {}).items() if value is not None and value != ""
+            f" {key}={value}"
+            for key, value in getattr(record, FIELDS, {}).items()
+            if value is not None and value != "" and str(value) not in record.getMessage()
         )
         text = _escape(f"{record.getMessage()}{fields}")
         line = f"{_timestamp(record)[11:23]} {record.levelname.lower():8}{self._process}: {text}"

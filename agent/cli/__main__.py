@@ -1,0 +1,5 @@
+"""`python -m agent.cli`: the same as `quietwire`."""
+
+from agent.cli import main
+
+main()
