@@ -172,11 +172,21 @@ class TlsLeg(Leg):
             self.relay.failed(Outcome.TRUNCATED, "the peer's TLS stream ended without close_notify")
         return True
 
+    def catch_up(self, opening: Opening) -> None:
+        """Does what happened during set-up; the peer's close_notify may have come with its handshake."""
+        if self.machine.peer_closed:
+            self.stream_ended()
+        super().catch_up(opening)
+
     def forward(self, data: bytes) -> None:
         """Encrypts and writes."""
         if not self.lost:
             machine = self.machine
-            machine.send(data)
+            try:
+                machine.send(data)
+            except TlsFailure as failure:
+                self.relay.failed(failure.outcome, failure.detail)
+                return
             self.transport.write(machine.outgoing())
 
     def forward_end(self) -> None:

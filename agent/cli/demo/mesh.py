@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -26,8 +27,9 @@ class MeshError(Exception):
 class Mesh:
     """One `quietwire up` in a directory of its own."""
 
-    def __init__(self, directory: Path, *, node: str, trust_domain: str) -> None:
-        self._directory = directory
+    def __init__(self, directory: Path, *, node: str, trust_domain: str, flags: tuple[str, ...] = ()) -> None:
+        self.directory = directory
+        self._flags = flags
         self._node = node
         self.trust_domain = trust_domain
         self.manifests = directory / "manifests"
@@ -35,12 +37,13 @@ class Mesh:
         self.log_path = directory / "agent.log"
         self.admin = f"127.0.0.1:{_free_port()}"
         self._process: subprocess.Popen[str] | None = None
+        self._reader: threading.Thread | None = None
         self._lines: list[dict[str, Any]] = []
         self._news = threading.Condition()
 
     def pod(self, player: Player, **annotations: str) -> None:
         """Writes a pod's manifest."""
-        self._write(
+        self.write(
             f"{player.name}.yaml",
             {
                 "apiVersion": "v1",
@@ -58,7 +61,7 @@ class Mesh:
 
     def service(self, name: str, cluster_ip: str, port: int) -> None:
         """Writes a service whose endpoints are the pods labelled `app: name`."""
-        self._write(
+        self.write(
             f"service-{name}.yaml",
             {
                 "apiVersion": "v1",
@@ -68,7 +71,7 @@ class Mesh:
             },
         )
 
-    def _write(self, name: str, manifest: dict[str, Any]) -> None:
+    def write(self, name: str, manifest: dict[str, Any]) -> None:
         temporary = self.manifests / f".{name}"
         temporary.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")  # JSON is YAML
         temporary.rename(self.manifests / name)
@@ -78,10 +81,11 @@ class Mesh:
         process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "agent.cli", "up", "--access-log"),
-                *("--manifests", str(self.manifests), "--state", str(self._directory / "state")),
-                *("--run-dir", str(self._directory / "run"), "--node", self._node),
+                *("--manifests", str(self.manifests), "--state", str(self.directory / "state")),
+                *("--run-dir", str(self.directory / "run"), "--node", self._node),
                 *("--trust-domain", self.trust_domain, "--admin", self.admin),
                 *("--authority-listen", "127.0.0.1:0", "--drain-timeout", "2"),
+                *self._flags,
             ],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -90,8 +94,11 @@ class Mesh:
             start_new_session=True,  # a ^C is for the demo, which then ends this one
         )
         self._process = process
+        with self._news:
+            self._lines.clear()
         said: list[str] = []
-        threading.Thread(target=self._read_log, args=(process.stderr,), daemon=True).start()
+        self._reader = threading.Thread(target=self._read_log, args=(process.stderr,), daemon=True)
+        self._reader.start()
         reader = threading.Thread(target=lambda: said.append(_first_line(process.stdout)), daemon=True)
         reader.start()
         reader.join(READY_SECONDS)
@@ -100,7 +107,7 @@ class Mesh:
             raise MeshError(f"quietwire up did not become ready; its last words:\n{self.last_words()}")
 
     def _read_log(self, stream: IO[str]) -> None:
-        with self.log_path.open("a", encoding="utf-8") as log:
+        with stream, self.log_path.open("a", encoding="utf-8") as log:
             for line in stream:
                 log.write(line)
                 log.flush()
@@ -167,6 +174,10 @@ class Mesh:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+        if self._reader is not None:
+            self._reader.join(STOP_SECONDS)  # workers that are still ending hold the log open
 
 
 def _first_line(stream: IO[str] | None) -> str:

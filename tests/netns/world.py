@@ -1,0 +1,335 @@
+"""A world of pods in real network namespaces, with a real `quietwire up`, for whole scenarios.
+
+    world = World(directory)                     namespaces named for this process, a bridge in a hub of its own
+    api = world.pod("api")                       a namespace with addresses, and its manifest
+    stranger = world.stranger("stranger")        a namespace without one: not meshed
+    world.start()                                quietwire up, until it says ready
+    with world.wire() as wire: …                 what crosses the bridge
+    world.count("quietwire_denials_total", reason="unauthenticated")
+    world.close()                                always, whatever happened
+
+Everything is real: rules, certificates, sockets, applications. Nothing touches the machine's own namespace.
+"""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from agent.capture.netns import NetnsThread, open_netns
+from agent.cli.demo.mesh import Mesh
+from agent.cli.demo.stage import Player, Stage
+from agent.cli.demo.wire import Wire
+
+TRUST_DOMAIN = "example.test"
+NODE = "node-a"
+SOON = 10.0
+"""Bound of every wait for something that must happen."""
+
+_number = 0
+
+
+class World:
+    """One stage with one agent."""
+
+    def __init__(self, directory: Path, *flags: str, workers: int = 2, trust_domain: str = TRUST_DOMAIN) -> None:
+        global _number  # noqa: PLW0603 - names of namespaces must differ within this process too
+        _number += 1
+        name = f"qw{os.getpid()}n{_number}"
+        self.directory = directory
+        self.stage = Stage(name, prefix=f"{name}-")
+        self.mesh = Mesh(
+            directory / "mesh", node=NODE, trust_domain=trust_domain, flags=("--workers", str(workers), *flags)
+        )
+        self._thread = NetnsThread()
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self.stage.open()
+
+    # -- pods --
+
+    def stranger(self, name: str) -> Player:
+        """A namespace that no manifest names."""
+        return self.stage.add(name)
+
+    def pod(self, name: str, *, annotations: dict[str, str] | None = None, **more: Any) -> Player:
+        """A namespace and its pod's manifest."""
+        player = self.stage.add(name)
+        self.declare(player, annotations=annotations, **more)
+        return player
+
+    def declare(
+        self,
+        player: Player,
+        *,
+        annotations: dict[str, str] | None = None,
+        namespace: str = "demo",
+        service_account: str | None = None,
+        labels: dict[str, str] | None = None,
+        ready: bool = True,
+        node: str = NODE,
+    ) -> None:
+        """Writes, or rewrites, the manifest of a pod."""
+        self.mesh.write(
+            f"pod-{player.name}.yaml",
+            {
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "metadata": {
+                    "name": player.name,
+                    "namespace": namespace,
+                    "labels": {"app": player.name} | (labels or {}),
+                    "annotations": {"quietwire.io/netns": player.netns} | (annotations or {}),
+                },
+                "spec": {"nodeName": node, "serviceAccountName": service_account or player.name},
+                "status": {
+                    "podIPs": [{"ip": player.ipv4}, {"ip": player.ipv6}],
+                    "conditions": [{"type": "Ready", "status": str(ready)}],
+                },
+            },
+        )
+
+    def withdraw(self, player: Player) -> None:
+        """Deletes the manifest of a pod."""
+        (self.mesh.manifests / f"pod-{player.name}.yaml").unlink()
+
+    def namespace(self, name: str, annotations: dict[str, str]) -> None:
+        """Writes the manifest of a Kubernetes namespace."""
+        self.mesh.write(
+            f"namespace-{name}.yaml",
+            {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "annotations": annotations}},
+        )
+
+    def service(self, name: str, ips: list[str], port: int, *, selector: dict[str, str] | None = None) -> None:
+        """Writes a service; without a selector its endpoints come from slices."""
+        self.mesh.write(
+            f"service-{name}.yaml",
+            {
+                "apiVersion": "v1",
+                "kind": "Service",
+                "metadata": {"name": name, "namespace": "demo"},
+                "spec": {"clusterIPs": ips, "selector": selector or {}, "ports": [{"name": "main", "port": port}]},
+            },
+        )
+
+    def slice(self, service: str, endpoints: list[tuple[str, bool]], port: int) -> None:
+        """Writes an endpoint slice: addresses, and whether each is ready."""
+        self.mesh.write(
+            f"slice-{service}.yaml",
+            {
+                "apiVersion": "discovery.k8s.io/v1",
+                "kind": "EndpointSlice",
+                "metadata": {
+                    "name": f"{service}-1",
+                    "namespace": "demo",
+                    "labels": {"kubernetes.io/service-name": service},
+                },
+                "addressType": "IPv4",
+                "endpoints": [{"addresses": [address], "conditions": {"ready": ready}} for address, ready in endpoints],
+                "ports": [{"name": "main", "port": port, "protocol": "TCP"}],
+            },
+        )
+
+    # -- the agent --
+
+    def start(self) -> None:
+        """Starts `quietwire up` and waits for `ready`."""
+        self.mesh.start()
+
+    def wire(self) -> Wire:
+        """A capture of everything on the bridge."""
+        return Wire(self.stage.hub)
+
+    def ready(self) -> dict[str, Any]:
+        """The body of /ready."""
+        body: dict[str, Any] = json.loads(self.mesh.ask("/ready"))
+        return body
+
+    def count(self, metric: str, **labels: str) -> float:
+        """The sum of a metric's series that have these labels."""
+        total = 0.0
+        for name, inside, value in re.findall(r"^(\w+)(?:\{(.*)\})? (\S+)$", self.mesh.metrics(), re.MULTILINE):
+            have = dict(re.findall(r'(\w+)="([^"]*)"', inside))
+            if name == metric and labels.items() <= have.items():
+                total += float(value)
+        return total
+
+    def denial(self, **fields: str) -> dict[str, Any]:
+        """The first denial in the log with these fields; fails where none comes."""
+        found = self.mesh.wait_for_log(
+            lambda line: line.get("event") == "denied" and fields.items() <= line.items(), SOON
+        )
+        assert found is not None, f"no denial with {fields}; the log ends with:\n{self.mesh.last_words()}"
+        return found
+
+    def closed(self, **fields: Any) -> dict[str, Any]:
+        """The first record of a connection's end with these fields; fails where none comes."""
+        found = self.mesh.wait_for_log(
+            lambda line: line.get("event") in {"closed", "denied"} and fields.items() <= line.items(), SOON
+        )
+        assert found is not None, f"no end with {fields}; the log ends with:\n{self.mesh.last_words()}"
+        return found
+
+    def until(self, holds: Callable[[], Any], what: str, seconds: float = SOON) -> Any:
+        """Asks again and again until `holds` gives something true, which is returned."""
+        deadline = time.monotonic() + seconds
+        while True:
+            got = holds()
+            if got:
+                return got
+            assert time.monotonic() < deadline, f"not in {seconds:g} s: {what}\n{self.mesh.last_words()}"
+            time.sleep(0.02)
+
+    def workers(self) -> dict[int, int]:
+        """Process ids of the workers, by index: children of our supervisor with a worker's title."""
+        found = {}
+        for directory in Path("/proc").iterdir():
+            if not directory.name.isdigit():
+                continue
+            try:
+                parent = int((directory / "stat").read_text().rpartition(")")[2].split()[1])
+                title = (directory / "cmdline").read_bytes().rstrip(b"\0").decode()
+            except OSError:
+                continue
+            match = re.fullmatch(rf"quietwire worker (\d+) {NODE}", title)
+            if parent == self.mesh.pid and match:
+                found[int(match[1])] = int(directory.name)
+        return found
+
+    def kill_worker(self, index: int) -> int:
+        """kill -9 of one worker; returns its process id."""
+        pid = self.workers()[index]
+        os.kill(pid, signal.SIGKILL)
+        return pid
+
+    # -- inside a pod --
+
+    def inside(self, player: Player, work: Callable[[], Any]) -> Any:
+        """Runs something small in a pod's namespace, on a thread that comes home."""
+        fd = open_netns(player.netns)
+        try:
+            return self._thread.executor.submit(self._thread.run, fd, work).result()
+        finally:
+            os.close(fd)
+
+    def open_socket(self, player: Player, version: int = 4, kind: int = socket.SOCK_STREAM) -> socket.socket:
+        """A plain socket that lives in a pod's namespace, as an application's would."""
+        family = socket.AF_INET if version == 4 else socket.AF_INET6
+        made: socket.socket = self.inside(player, lambda: socket.socket(family, kind))
+        made.settimeout(SOON)
+        return made
+
+    def connect(self, player: Player, address: str, port: int) -> socket.socket:
+        """An application's connection from inside a pod."""
+        sock = self.open_socket(player, 6 if ":" in address else 4)
+        try:
+            sock.connect((address, port))
+        except OSError:
+            sock.close()
+            raise
+        return sock
+
+    def listen(self, player: Player, port: int, version: int = 4, backlog: int = 1024) -> socket.socket:
+        """An application's listener inside a pod."""
+        sock = self.open_socket(player, version)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(("::" if version == 6 else "0.0.0.0", port))
+        sock.listen(backlog)
+        return sock
+
+    def run(
+        self, player: Player, *words: str, given: str | None = None, seconds: float = 30.0
+    ) -> subprocess.CompletedProcess[str]:
+        """Runs a command inside a pod to its end."""
+        return subprocess.run(
+            player.command(*words),
+            input=given,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=seconds,
+            check=False,
+        )
+
+    def curl(self, player: Player, url: str, *more: str) -> tuple[int, int, str]:
+        """curl's exit status, the HTTP status and the body."""
+        done = self.run(player, "curl", "-sS", "--max-time", "5", "-w", "\n%{http_code}", *more, url)
+        body, _, status = done.stdout.rpartition("\n")
+        return done.returncode, int(status or 0), body
+
+    def spawn(self, player: Player, *words: str, **more: Any) -> subprocess.Popen[bytes]:
+        """Starts a process inside a pod; `close` ends it."""
+        process: subprocess.Popen[bytes] = subprocess.Popen(player.command(*words), start_new_session=True, **more)
+        self._processes.append(process)
+        return process
+
+    def wait_until_listening(self, player: Player, port: int, process: subprocess.Popen[bytes] | None = None) -> None:
+        """Returns when something listens on a port of a pod: connects over its loopback, which is never captured."""
+
+        def listening() -> bool:
+            assert process is None or process.poll() is None, f"{process.args!r} ended with {process.returncode}"
+            with self.open_socket(player) as probe:
+                return probe.connect_ex(("127.0.0.1", port)) == 0
+
+        self.until(listening, f"{player.name} listens on port {port}", 60.0)
+
+    def close(self) -> None:
+        """Ends every process that was started here, and takes the namespaces down."""
+        self.mesh.stop()
+        for process in self._processes:
+            if process.poll() is None:
+                process.terminate()
+        for process in self._processes:
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+            for stream in (process.stdin, process.stdout, process.stderr):
+                if stream is not None:
+                    stream.close()
+        self._thread.close()
+        self.stage.close()
+
+
+class Echo:
+    """A server in a pod that sends back what it gets, and notes who came."""
+
+    def __init__(self, world: World, player: Player, port: int, version: int = 4) -> None:
+        self._listener = world.listen(player, port, version)
+        self._listener.settimeout(None)
+        self.peers: list[tuple[Any, ...]] = []
+        self._open: list[socket.socket] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                sock, peer = self._listener.accept()
+            except OSError:
+                return
+            self.peers.append(peer)
+            self._open.append(sock)
+            threading.Thread(target=self._echo, args=(sock,), daemon=True).start()
+
+    @staticmethod
+    def _echo(sock: socket.socket) -> None:
+        try:
+            while data := sock.recv(65536):
+                sock.sendall(data)
+            sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            return
+
+    def close(self) -> None:
+        """Ends it."""
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for sock in self._open:
+            sock.close()
