@@ -120,11 +120,12 @@ class Connection:
         relay.start(*application, *peer, first)
 
     def refuse(self, outcome: Outcome, message: str, alert: bytes = b"") -> None:
-        """Ends a connection that was still being set up: the accepted leg is reset, or gets its alert."""
-        if self.dialled_leg is not None and hasattr(self.dialled_leg, "transport"):
-            self.dialled_leg.reset()
+        """Ends a connection that was still being set up by a reset of both legs; the peer gets its alert first."""
+        inbound = self.direction is Direction.INBOUND
         if self.accepted_leg is not None:
-            self.accepted_leg.refuse(alert)
+            self.accepted_leg.refuse(alert if inbound else b"")
+        if self.dialled_leg is not None and self.dialled_leg.connected:
+            self.dialled_leg.refuse(b"" if inbound else alert)
         self._over(outcome, message)
 
     def terminate(self, outcome: Outcome, message: str) -> None:

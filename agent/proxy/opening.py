@@ -86,6 +86,11 @@ class Opening(asyncio.Protocol):
         self.bell.ring()
 
     @property
+    def connected(self) -> bool:
+        """Whether there is a transport."""
+        return hasattr(self, "transport")
+
+    @property
     def silent(self) -> bool:
         """Nothing has arrived, and the stream goes on."""
         return not (self.held or self.eof or self.lost)
