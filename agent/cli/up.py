@@ -35,6 +35,7 @@ def up(
     egress_mode: Literal["allow", "meshed-only"] = "allow",
     backend: Literal["auto", "legacy", "nft"] = "auto",
     drain_timeout: float = 30.0,
+    verify_interval: float = 30.0,
     svid_ttl: str = "24h",
     access_log: Annotated[bool, Parameter(negative="")] = False,
     log_format: Literal["json", "text"] = "json",
@@ -75,6 +76,8 @@ def up(
         How rules are installed.
     drain_timeout
         Seconds that open connections may take to end after SIGTERM.
+    verify_interval
+        Seconds between two looks at the rules of every pod; what is missing is repaired.
     svid_ttl
         Lifetime of SVIDs: seconds, or with a unit, as in 90s, 30m, 24h.
     access_log
@@ -99,6 +102,7 @@ def up(
             egress_mode=egress_mode,
             backend=backend,
             drain_seconds=drain_timeout,
+            verify_seconds=verify_interval,
             svid_seconds=parse_duration(svid_ttl, "--svid-ttl"),
             access_log=access_log,
             log_format=log_format,

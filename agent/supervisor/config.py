@@ -52,6 +52,7 @@ class Config(Struct, frozen=True, kw_only=True):
     egress_mode: str
     backend: str
     drain_seconds: float
+    verify_seconds: float
     svid_seconds: float
     access_log: bool
     log_format: str
@@ -78,5 +79,7 @@ class Config(Struct, frozen=True, kw_only=True):
                 ipaddress.ip_network(network)
             except ValueError as error:
                 raise ConfigError(f"--cluster-networks: {error}") from None
+        if self.verify_seconds <= 0:
+            raise ConfigError("--verify-interval must be more than 0 seconds")
         if self.drain_seconds < 0:
             raise ConfigError("--drain-timeout must not be negative")

@@ -2,7 +2,9 @@
 
 The order is the safety: rules before listeners before "captured". Once the rules are in place the pod's
 connections are refused until a worker listens, and a worker listens only when it has the SVID, the bundle and
-the policy. Leaving goes the other way round: first the rules, so that nothing is refused, then the listeners.
+the policy. Leaving goes the other way round, listeners and connections before rules: the kernel stops translating
+with the last rule, and a reset that goes out untranslated is none to the peer. So a pod that leaves is refused for
+as long as it takes to remove its rules, and never half captured.
 
 `Enrolment.reconcile` is called again and again, on every change and every second while something is missing; each
 call brings everything as far as it can come.
@@ -31,8 +33,6 @@ log = logging.getLogger("quietwire.enrolment")
 
 BATCH_SECONDS = 60.0
 """How long one child process may take to apply or verify the rules of all pods that are waiting."""
-VERIFY_SECONDS = 30.0
-"""How often the rules of every enrolled pod are verified, and repaired."""
 
 
 class Desired(Struct, frozen=True):
@@ -57,21 +57,27 @@ class Enrolled:
         self.offered = False
         """The workers have been told to serve it."""
 
-    def close(self) -> None:
-        """Closes the listeners and the namespace."""
+    def refuse(self) -> None:
+        """Closes the listeners: once the workers have closed theirs, the kernel refuses."""
         for each in self.listeners:
             for sock in each.values():
                 sock.close()
         self.listeners.clear()
+        self.offered = False
+
+    def close(self) -> None:
+        """Closes the listeners and the namespace."""
+        self.refuse()
         os.close(self.fd)
 
 
 class Enrolment:
     """All local pods. Used on the supervisor's loop; what blocks is done on its threads."""
 
-    def __init__(self, workers: Workers, *, backend: str) -> None:
+    def __init__(self, workers: Workers, *, backend: str, verify_seconds: float) -> None:
         self._workers = workers
         self._backend = backend
+        self._verify_seconds = verify_seconds
         self._thread = NetnsThread()
         self._batches = ThreadPoolExecutor(max_workers=1, thread_name_prefix="rules")
         self._pods: dict[str, Enrolled] = {}
@@ -165,8 +171,8 @@ class Enrolment:
                     handle.channel.send(*self._offer(enrolled, handle))
 
     async def verify(self, now: float) -> None:
-        """Verifies the rules of every enrolled pod once per VERIFY_SECONDS, and repairs what is gone."""
-        if now - self._last_verified < VERIFY_SECONDS:
+        """Verifies the rules of every enrolled pod as often as was asked for, and repairs what is gone."""
+        if now - self._last_verified < self._verify_seconds:
             return
         self._last_verified = now
         ruled = [enrolled for enrolled in self._pods.values() if enrolled.ruled]
@@ -189,9 +195,7 @@ class Enrolment:
     def refuse_all(self) -> None:
         """Closes every listener, so that the kernel refuses: the rules stay, so nothing goes out in plaintext."""
         for enrolled in self._pods.values():
-            for each in enrolled.listeners:
-                for sock in each.values():
-                    sock.close()
+            enrolled.refuse()
 
     def close(self) -> None:
         """Closes everything but leaves the rules: without an agent, enrolled pods are refused."""
@@ -271,11 +275,13 @@ class Enrolment:
     async def _leave(self, leaving: list[Enrolled], reason: str) -> None:
         if not leaving:
             return
+        for enrolled in leaving:
+            enrolled.refuse()
+            await self._workers.release(enrolled.key, f"{enrolled.key} left the mesh: {reason}")
         for key, result in (await self._batch("remove", leaving)).items():
             if not result.ok:
                 log.error("the rules of %s could not be removed: %s", key, result.error)
         for enrolled in leaving:
-            self._workers.broadcast(messages.Unenrol(enrolled.key, f"{enrolled.key} left the mesh: {reason}"))
             enrolled.close()
             del self._pods[enrolled.key]
             log.info("un-enrolled %s: %s", enrolled.key, reason)

@@ -61,7 +61,7 @@ class Supervisor:
             changed=self._poke,
             counted=self._counted,
         )
-        self.enrolment = Enrolment(self.workers, backend=config.backend)
+        self.enrolment = Enrolment(self.workers, backend=config.backend, verify_seconds=config.verify_seconds)
         self.bundle: Bundle | None = None
         self.svids: dict[SpiffeId, Svid] = {}
         self.keeper: IdentityKeeper | None = None
@@ -271,7 +271,9 @@ class Supervisor:
                 sys.stdout.flush()
             await self.enrolment.verify(clock())
             try:
-                async with asyncio.timeout(TICK_SECONDS if waiting else IDLE_TICK_SECONDS):
+                async with asyncio.timeout(
+                    TICK_SECONDS if waiting else min(IDLE_TICK_SECONDS, self.config.verify_seconds)
+                ):
                     await self._poked.wait()
             except TimeoutError:
                 continue

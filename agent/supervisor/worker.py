@@ -84,6 +84,9 @@ class Worker:
                 await self._enrol(message, fds)
             case messages.Unenrol(pod, reason):
                 self._unenrol(pod, reason)
+                # The transports close in the loop's next turns; "released" means that their resets have gone out.
+                for _ in range(3):
+                    await asyncio.sleep(0)
                 self._channel.send(messages.Released(pod))
             case messages.Scrape(number):
                 self._send_counts(number)

@@ -22,6 +22,8 @@ RESTART_CAP_SECONDS = 10.0
 """A worker that dies is replaced at once; one that dies again and again, ever more slowly, up to this."""
 STABLE_SECONDS = 30.0
 """After this long a worker's former deaths are forgotten."""
+RELEASE_SECONDS = 5.0
+"""How long a worker may take to let go of a pod."""
 SCRAPE_SECONDS = 2.0
 """How long a worker may take to send its counters."""
 
@@ -68,6 +70,7 @@ class Workers:
         self._changed = changed
         self._counted = counted
         self._scrapes: dict[tuple[int, int], asyncio.Future[None]] = {}
+        self._releases: dict[tuple[int, str], asyncio.Future[None]] = {}
         self._numbers = itertools.count(1)
         self._stopping = False
         self._keepers: list[asyncio.Task[None]] = []
@@ -144,6 +147,9 @@ class Workers:
                     self._changed()
                 case messages.Released(pod):
                     handle.captured.discard(pod)
+                    released = self._releases.pop((handle.index, pod), None)
+                    if released is not None and not released.done():
+                        released.set_result(None)
                     self._changed()
                 case messages.Counts():
                     self._counted(handle, message)
@@ -171,6 +177,18 @@ class Workers:
         for handle in self.handles:
             if handle.channel is not None:
                 handle.channel.send_encoded(body, fds_for(handle))
+
+    async def release(self, pod: str, reason: str) -> None:
+        """Has each worker let go of a pod, and waits until their resets have gone out."""
+        waiting = []
+        for handle in self.handles:
+            if handle.channel is not None and pod in handle.captured:
+                future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+                self._releases[handle.index, pod] = future
+                waiting.append(future)
+                handle.channel.send(messages.Unenrol(pod, reason))
+        if waiting:
+            await asyncio.wait(waiting, timeout=RELEASE_SECONDS)
 
     async def scrape(self) -> None:
         """Has each worker send its counters, and waits for them, though not for a worker that hangs."""

@@ -139,8 +139,16 @@ class Mesh:
 
     def metrics(self) -> str:
         """The metrics page."""
-        with urllib.request.urlopen(f"http://{self.admin}/metrics", timeout=5) as answer:
-            return str(answer.read().decode())
+        return self.ask("/metrics")
+
+    def ask(self, path: str) -> str:
+        """What the admin server answers, whatever the status."""
+        try:
+            with urllib.request.urlopen(f"http://{self.admin}{path}", timeout=5) as answer:  # noqa: S310 - loopback
+                return str(answer.read().decode())
+        except urllib.error.HTTPError as error:
+            with error:
+                return str(error.read().decode())
 
     def expiries(self) -> dict[str, float]:
         """Certificate expiry by SPIFFE ID, POSIX seconds."""

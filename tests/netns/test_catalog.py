@@ -1,0 +1,239 @@
+"""What exists changes while the agent runs: services, endpoints, pods that come and go, manifests with faults."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from agent.cli.demo.stage import Player
+from tests.netns.world import Echo, World
+
+PORT = 7000
+CLUSTER_IP, CLUSTER_IP6 = "10.96.0.10", "fd96::10"
+
+
+def asks(world: World, client: Player, address: str, port: int = PORT) -> bytes:
+    with world.connect(client, address, port) as sock:
+        sock.sendall(b"hello")
+        return sock.recv(100)
+
+
+def init_check(player: Player) -> int:
+    return subprocess.run(
+        [sys.executable, "-m", "init", "check", "--netns", player.netns], capture_output=True, check=False
+    ).returncode
+
+
+def test_a_service_reaches_only_its_ready_endpoints_and_both_of_them(make_world: Callable[..., World]) -> None:
+    world = make_world()
+    client = world.pod("client")
+    one, two, three = (world.pod(name) for name in ("one", "two", "three"))
+    world.service("echo", [CLUSTER_IP], 80)
+    world.slice("echo", [(one.ipv4, True), (two.ipv4, True), (three.ipv4, False)], PORT)
+    echoes = [Echo(world, player, PORT) for player in (one, two, three)]
+    world.start()
+    for _ in range(60):
+        assert asks(world, client, CLUSTER_IP, 80) == b"hello"
+    reached = [len(echo.peers) for echo in echoes]
+    assert min(reached[:2]) > 0
+    assert reached[2] == 0
+    world.slice("echo", [(one.ipv4, False), (two.ipv4, False), (three.ipv4, True)], PORT)
+    world.until(lambda: asks(world, client, CLUSTER_IP, 80) and echoes[2].peers, "the third is ready, and reached")
+    for echo in echoes:
+        echo.close()
+
+
+def test_of_two_endpoints_the_one_with_fewer_open_connections_is_taken(make_world: Callable[..., World]) -> None:
+    world = make_world(workers=1)
+    client, one, two = (world.pod(name) for name in ("client", "one", "two"))
+    world.service("echo", [CLUSTER_IP], 80)
+    world.slice("echo", [(one.ipv4, True), (two.ipv4, True)], PORT)
+    echoes = [Echo(world, player, PORT) for player in (one, two)]
+    world.start()
+    held = []
+    for _ in range(40):
+        sock = world.connect(client, CLUSTER_IP, 80)
+        sock.sendall(b"hello")
+        assert sock.recv(100) == b"hello"
+        held.append(sock)
+    assert [len(echo.peers) for echo in echoes] == [20, 20]
+    for sock in held:
+        sock.close()
+    for echo in echoes:
+        echo.close()
+
+
+def test_a_service_with_a_selector_needs_no_slices_and_serves_both_families(make_world: Callable[..., World]) -> None:
+    world = make_world()
+    client, server = world.pod("client"), world.pod("server", labels={"role": "echo"})
+    world.service("echo", [CLUSTER_IP, CLUSTER_IP6], PORT, selector={"role": "echo"})
+    echoes = [Echo(world, server, PORT, 6)]  # a dual-stack listener
+    world.start()
+    for address in (CLUSTER_IP, CLUSTER_IP6):
+        assert asks(world, client, address) == b"hello"
+    assert [peer[0] for peer in echoes[0].peers] == [f"::ffff:{client.ipv4}", client.ipv6]
+    echoes[0].close()
+
+
+def test_a_service_without_a_ready_endpoint_is_refused_and_counted(make_world: Callable[..., World]) -> None:
+    world = make_world()
+    client = world.pod("client")
+    world.service("empty", [CLUSTER_IP], 80)
+    world.start()
+    for port, words in ((80, "no ready endpoint"), (81, "no TCP port 81")):
+        with world.connect(client, CLUSTER_IP, port) as sock, pytest.raises(ConnectionResetError):
+            sock.recv(100)
+        world.until(
+            lambda words=words: world.mesh.wait_for_log(lambda line: words in str(line.get("reason"))), f"log: {words}"
+        )
+    assert world.count("quietwire_denials_total", direction="outbound", reason="no_endpoint") == 2
+
+
+def test_a_manifest_with_a_fault_is_refused_and_the_last_good_state_stays(make_world: Callable[..., World]) -> None:
+    world = make_world()
+    client, server = world.pod("client"), world.pod("server")
+    echo = Echo(world, server, PORT)
+    world.start()
+    path = world.mesh.manifests / "pod-server.yaml"
+    good = path.read_text()
+    path.write_text("apiVersion: v1\nkind: Pod\nmetadata:\n  name: [unfinished\n")
+    fault = world.mesh.wait_for_log(lambda line: line.get("event") == "fault")
+    assert fault is not None
+    assert (fault["file"], fault["line"]) == ("pod-server.yaml", 5)
+    assert "no valid YAML" in fault["msg"]
+    assert "last good version stays in force" in fault["msg"]
+    assert any("pod-server.yaml:5" in each for each in world.ready()["faults"])
+    assert asks(world, client, server.ipv4) == b"hello"
+    path.write_text(
+        good.replace(
+            '"quietwire.io/netns"', '"config.linkerd.io/default-inbound-policy": "nobody", "quietwire.io/netns"'
+        )
+    )
+    world.until(
+        lambda: any("must be one of" in each for each in world.ready()["faults"]), "the bad annotation is named"
+    )
+    assert asks(world, client, server.ipv4) == b"hello"
+    path.write_text(good)
+    world.until(lambda: world.ready()["faults"] == [], "the fault is gone")
+    echo.close()
+
+
+def test_a_pod_whose_manifest_goes_is_let_go_and_taken_again_when_it_comes_back(
+    make_world: Callable[..., World],
+) -> None:
+    world = make_world()
+    client, server, stranger = world.pod("client"), world.pod("server"), world.stranger("stranger")
+    echo = Echo(world, server, PORT)
+    world.start()
+    held = world.connect(client, server.ipv4, PORT)
+    held.sendall(b"hello")
+    assert held.recv(100) == b"hello"
+    assert init_check(server) == 0
+    world.withdraw(server)
+    with pytest.raises(ConnectionResetError):
+        held.recv(100)
+    held.close()
+    world.until(lambda: init_check(server) == 1, "the rules are gone")
+    assert asks(world, stranger, server.ipv4) == b"hello"
+    world.declare(server)
+    world.until(lambda: world.ready()["ready"] and init_check(server) == 0, "captured again")
+    with world.connect(stranger, server.ipv4, PORT) as sock, pytest.raises(ConnectionResetError):
+        sock.sendall(b"hello")
+        sock.recv(100)
+    assert asks(world, client, server.ipv4) == b"hello"
+    echo.close()
+
+
+def test_a_pod_that_cannot_be_captured_holds_ready_back_by_name(make_world: Callable[..., World]) -> None:
+    world = make_world()
+    world.pod("fine")
+    world.start()
+    late = world.stranger("late")
+    world.mesh.write(
+        "pod-late.yaml",
+        {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": "late", "namespace": "demo", "annotations": {"quietwire.io/netns": "no-such-netns"}},
+            "spec": {"nodeName": "node-a"},
+            "status": {"podIPs": [{"ip": late.ipv4}]},
+        },
+    )
+    world.until(lambda: "/run/netns/no-such-netns does not exist" in str(world.ready()["waiting"]), "it says why")
+    assert [entry["pod"] for entry in world.ready()["waiting"]] == ["demo/late"]
+    assert not world.ready()["ready"]
+    world.declare(late)
+    world.until(lambda: world.ready()["ready"], "the pod is captured once its namespace is right")
+
+
+def test_a_namespace_that_holds_none_of_the_pods_addresses_is_not_captured(make_world: Callable[..., World]) -> None:
+    world = make_world()
+    world.pod("fine")
+    other = world.stranger("other")
+    world.start()
+    world.mesh.write(
+        "pod-wrong.yaml",
+        {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": "wrong", "namespace": "demo", "annotations": {"quietwire.io/netns": other.netns}},
+            "spec": {"nodeName": "node-a"},
+            "status": {"podIPs": [{"ip": "192.0.2.99"}]},
+        },
+    )
+    world.until(lambda: "holds none of its addresses" in str(world.ready()["waiting"]), "it says what is wrong")
+    assert init_check(other) == 1
+
+
+def test_init_hands_a_namespace_over_and_returns_when_it_is_captured(make_world: Callable[..., World]) -> None:
+    world = make_world()
+    world.pod("fine")
+    world.start()
+    late = world.stranger("late")
+    world.mesh.write(
+        "pod-late.yaml",
+        {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": "late", "namespace": "demo"},
+            "spec": {"nodeName": "node-a", "serviceAccountName": "late"},
+            "status": {"podIPs": [{"ip": late.ipv4}, {"ip": late.ipv6}]},
+        },
+    )
+    world.until(lambda: "no network namespace is known" in str(world.ready()["waiting"]), "it waits for its init step")
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "init",
+            "apply",
+            "--netns",
+            late.netns,
+            "--enrol",
+            str(world.mesh.directory / "run" / "agent.sock"),
+            "--json",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert '"pod": "demo/late"' in done.stdout
+    assert world.ready()["ready"]
+    echo = Echo(world, late, PORT)
+    assert asks(world, world.stage.players["fine"], late.ipv4) == b"hello"
+    echo.close()
+
+
+def test_rules_that_somebody_flushes_are_repaired(make_world: Callable[..., World]) -> None:
+    world = make_world("--verify-interval", "0.5")
+    server = world.pod("server")
+    world.start()
+    for tool in ("iptables-legacy", "nft"):
+        words = ("-t", "nat", "-F") if tool == "iptables-legacy" else ("flush", "ruleset")
+        world.run(server, tool, *words)
+    assert init_check(server) == 1
+    world.until(lambda: init_check(server) == 0, "the rules are back")
+    assert world.count("quietwire_rule_repairs_total") >= 1
