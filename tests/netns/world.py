@@ -46,7 +46,14 @@ class World:
         self.directory = directory
         self.stage = Stage(name, prefix=f"{name}-")
         self.mesh = Mesh(
-            directory / "mesh", node=NODE, trust_domain=trust_domain, flags=("--workers", str(workers), *flags)
+            directory / "mesh",
+            node=NODE,
+            trust_domain=trust_domain,
+            flags=(
+                "--workers",
+                str(workers),
+                *(flags if "--drain-timeout" in str(flags) else ("--drain-timeout=1", *flags)),
+            ),
         )
         self._thread = NetnsThread()
         self._processes: list[subprocess.Popen[bytes]] = []

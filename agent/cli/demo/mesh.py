@@ -27,7 +27,9 @@ class MeshError(Exception):
 class Mesh:
     """One `quietwire up` in a directory of its own."""
 
-    def __init__(self, directory: Path, *, node: str, trust_domain: str, flags: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, directory: Path, *, node: str, trust_domain: str, flags: tuple[str, ...] = ("--drain-timeout=2",)
+    ) -> None:
         self.directory = directory
         self._flags = flags
         self._node = node
@@ -84,7 +86,7 @@ class Mesh:
                 *("--manifests", str(self.manifests), "--state", str(self.directory / "state")),
                 *("--run-dir", str(self.directory / "run"), "--node", self._node),
                 *("--trust-domain", self.trust_domain, "--admin", self.admin),
-                *("--authority-listen", "127.0.0.1:0", "--drain-timeout", "2"),
+                *("--authority-listen", "127.0.0.1:0"),
                 *self._flags,
             ],
             stdout=subprocess.PIPE,
@@ -133,6 +135,11 @@ class Mesh:
                 if left <= 0 or not self._news.wait(left):
                     return None
 
+    def lines(self) -> list[dict[str, Any]]:
+        """Every line so far."""
+        with self._news:
+            return list(self._lines)
+
     def last_words(self) -> str:
         """The last lines of the log."""
         return "\n".join(str(line.get("msg", line)) for line in self._lines[-8:])
@@ -161,6 +168,11 @@ class Mesh:
     def pid(self) -> int | None:
         """The supervisor's process."""
         return None if self._process is None else self._process.pid
+
+    def signal(self, number: int) -> None:
+        """Sends the supervisor a signal."""
+        if self._process is not None:
+            self._process.send_signal(number)
 
     def kill(self) -> None:
         """Kill -9 of the supervisor; its workers and its authority end with it."""

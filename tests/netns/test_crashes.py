@@ -1,0 +1,208 @@
+"""Processes die at the worst moment: what others held lives on, what is new succeeds or is refused, nothing leaks."""
+
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from agent.cli.demo.stage import Player
+from tests.netns.world import Echo, World
+
+PORT = 7000
+MARKER = b"a-marker-that-nobody-else-writes"
+
+
+class Load:
+    """New connections, one after the other, each with one exchange; notes every one that failed."""
+
+    def __init__(self, world: World, client: Player, address: str) -> None:
+        self._world, self._client, self._address = world, client, address
+        self._stop = threading.Event()
+        self.good = 0
+        self.bad: list[str] = []
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                with self._world.connect(self._client, self._address, PORT) as sock:
+                    sock.sendall(MARKER)
+                    assert sock.recv(100) == MARKER
+                self.good += 1
+            except (OSError, AssertionError) as error:
+                self.bad.append(repr(error))
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join(30)
+
+
+def alive(sock: socket.socket) -> bool:
+    try:
+        sock.sendall(MARKER)
+        return sock.recv(100) == MARKER
+    except OSError:
+        return False
+
+
+def test_kill_9_of_a_worker_under_load(make_world: Callable[..., World]) -> None:
+    world = make_world(workers=2)
+    client, server = world.pod("client"), world.pod("server")
+    echo = Echo(world, server, PORT)
+    world.start()
+    held = [world.connect(client, server.ipv4, PORT) for _ in range(80)]
+    assert all(alive(sock) for sock in held)
+    with world.wire() as wire:
+        load = Load(world, client, server.ipv4)
+        world.until(lambda: load.good > 20, "the load runs")
+        died = world.kill_worker(0)
+        world.until(lambda: world.workers().get(0, died) != died, "the worker is replaced")
+        after = load.good
+        world.until(lambda: load.good > after + 50, "new connections succeed")
+        load.stop()
+        survivors = [sock for sock in held if alive(sock)]
+    # Each connection has an outbound and an inbound half, on either worker: about a quarter are wholly on the other.
+    assert 5 <= len(survivors) < 80, "those of the other worker live on, and only those"
+    # Only what the dead worker held at that moment may have failed: this load holds one connection at a time.
+    assert len(load.bad) <= 1, load.bad
+    for sock in held:
+        sock.close()
+    echo.close()
+    assert not wire.contains(MARKER)
+    assert world.count("quietwire_worker_restarts_total") == 1
+    assert world.count("quietwire_connections_opened_total") >= 160, "counters do not fall when a worker dies"
+
+
+def test_connections_that_wait_in_a_dead_workers_queue_are_served_by_its_successor(
+    make_world: Callable[..., World],
+) -> None:
+    world = make_world(workers=1)
+    client, server = world.pod("client"), world.pod("server")
+    echo = Echo(world, server, PORT)
+    world.start()
+    pid = world.workers()[0]
+    os.kill(pid, signal.SIGSTOP)  # it accepts nothing more; the kernel queues
+    queued = [world.connect(client, server.ipv4, PORT) for _ in range(50)]
+    for sock in queued:
+        sock.sendall(MARKER)
+    os.kill(pid, signal.SIGKILL)
+    assert [sock.recv(100) for sock in queued] == [MARKER] * 50
+    for sock in queued:
+        sock.close()
+    echo.close()
+
+
+def descendants(pid: int) -> set[int]:
+    found: set[int] = set()
+    for directory in Path("/proc").iterdir():
+        if directory.name.isdigit():
+            try:
+                parent = int((directory / "stat").read_text().rpartition(")")[2].split()[1])
+            except OSError:
+                continue
+            if parent == pid:
+                found |= {int(directory.name)} | descendants(int(directory.name))
+    return found
+
+
+def running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_kill_9_of_the_supervisor_means_refused_and_a_new_start_captures_again(
+    make_world: Callable[..., World], version: int
+) -> None:
+    world = make_world()
+    client, server = world.pod("client"), world.pod("server")
+    echo = Echo(world, server, PORT, version)
+    world.start()
+    held = world.connect(client, server.address(version), PORT)
+    assert alive(held)
+    supervisor = world.mesh.pid
+    assert supervisor is not None
+    children = descendants(supervisor)
+    assert len(children) == 3, "two workers and the authority"
+    with world.wire() as wire:
+        world.mesh.kill()
+        world.until(lambda: not any(running(pid) for pid in children), "the workers and the authority end with it")
+        assert not alive(held)
+        for _ in range(20):
+            with pytest.raises(ConnectionRefusedError):
+                world.connect(client, server.address(version), PORT)
+    assert not wire.contains(MARKER)
+    held.close()
+    with world.wire() as wire:
+        world.start()
+        with world.connect(client, server.address(version), PORT) as sock:
+            assert alive(sock)
+    assert not wire.contains(MARKER)
+    echo.close()
+
+
+def test_a_supervisor_that_is_stopped_does_not_stop_the_workers(make_world: Callable[..., World]) -> None:
+    """kill -STOP stands for a supervisor that hangs: connections need it for nothing."""
+    world = make_world()
+    client, server = world.pod("client"), world.pod("server")
+    echo = Echo(world, server, PORT)
+    world.start()
+    pid = world.mesh.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        for _ in range(10):
+            with world.connect(client, server.ipv4, PORT) as sock:
+                assert alive(sock)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    echo.close()
+
+
+def test_the_authority_dies_and_what_has_an_svid_keeps_working(make_world: Callable[..., World]) -> None:
+    world = make_world()
+    client, server = world.pod("client"), world.pod("server")
+    echo = Echo(world, server, PORT)
+    world.start()
+    pid = world.mesh.pid
+    assert pid is not None
+    (authority,) = descendants(pid) - set(world.workers().values())
+    os.kill(authority, signal.SIGKILL)
+    found = world.mesh.wait_for_log(lambda line: "the authority ended" in str(line.get("msg")))
+    assert found is not None
+    with world.connect(client, server.ipv4, PORT) as sock:
+        assert alive(sock)
+    echo.close()
+
+
+def test_short_lived_svids_are_renewed_and_no_connection_notices(make_world: Callable[..., World]) -> None:
+    world = make_world("--svid-ttl", "4s")
+    client, server = world.pod("client"), world.pod("server")
+    echo = Echo(world, server, PORT)
+    world.start()
+    held = world.connect(client, server.ipv4, PORT)
+    load = Load(world, client, server.ipv4)
+    serials: set[str] = set()
+
+    def renewed() -> bool:
+        for line in world.mesh.lines():
+            if line.get("event") == "svid" and str(line.get("spiffe_id")).endswith("/sa/server"):
+                serials.add(str(line["serial"]))
+        return len(serials) >= 5
+
+    world.until(renewed, "four renewals", 30)
+    load.stop()
+    assert load.bad == []
+    assert load.good > 20
+    assert alive(held), "a connection that outlives its SVIDs lives on"
+    held.close()
+    echo.close()
+    assert time.time() < max(world.mesh.expiries().values())

@@ -1,0 +1,186 @@
+"""Clients that send garbage, half of something, too much, or almost nothing: bounded, refused, others unaffected."""
+
+import os
+import random
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from agent.cli.demo.stage import Player
+from tests.netns.test_streams import memory
+from tests.netns.world import Echo, World
+
+PORT = 7000
+SNI = "server.demo.serviceaccount.identity.example.test"
+GROWTH_LIMIT = 24 << 20
+"""Bytes that the workers may grow by under several hundred hostile connections."""
+
+
+class Place(NamedTuple):
+    world: World
+    client: Player
+    server: Player
+    stranger: Player
+
+
+@pytest.fixture(scope="module")
+def place(make_shared_world: Callable[..., World]) -> Iterator[Place]:
+    world = make_shared_world()
+    client, server, stranger = world.pod("client"), world.pod("server"), world.stranger("stranger")
+    echo = Echo(world, server, PORT)
+    world.start()
+    yield Place(world, client, server, stranger)
+    echo.close()
+
+
+def client_hello(name: str = SNI) -> bytes:
+    """A real ClientHello, by OpenSSL."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    tls = context.wrap_bio(incoming, outgoing, server_hostname=name)
+    with pytest.raises(ssl.SSLWantReadError):
+        tls.do_handshake()
+    return outgoing.read()
+
+
+def send(place: Place, data: bytes, *, end: bool = False) -> bytes:
+    """Sends bytes as a stranger; what came back before the reset or the end."""
+    got = b""
+    with place.world.connect(place.stranger, place.server.ipv4, PORT) as sock:
+        sock.settimeout(30)
+        try:
+            sock.sendall(data)
+            if end:
+                sock.shutdown(socket.SHUT_WR)
+            while chunk := sock.recv(100):
+                got += chunk
+        except ConnectionError:
+            return got
+    return got
+
+
+def others_are_unaffected(place: Place) -> None:
+    with place.world.connect(place.client, place.server.ipv4, PORT) as sock:
+        sock.sendall(b"hello")
+        assert sock.recv(100) == b"hello"
+
+
+def denials(place: Place, reason: str) -> float:
+    return place.world.count("quietwire_denials_total", reason=reason)
+
+
+def test_garbage_is_refused_at_once(place: Place) -> None:
+    before = denials(place, "unauthenticated")
+    chaos = random.Random(7)  # noqa: S311 - the same garbage each time
+    for size in (1, 5, 100, 5000, 100000):
+        garbage = bytes([chaos.choice([0, 1, 21, 23, 71, 255])]) + chaos.randbytes(size)
+        assert send(place, garbage) == b""
+    assert denials(place, "unauthenticated") == before + 5
+    others_are_unaffected(place)
+
+
+def test_half_a_client_hello_and_then_the_end_is_refused(place: Place) -> None:
+    before = denials(place, "unauthenticated")
+    hello = client_hello()
+    for size in (1, 4, 5, 6, 9, 50, len(hello) - 1):
+        assert send(place, hello[:size], end=True) == b""
+    assert denials(place, "unauthenticated") == before + 7
+
+
+def test_a_client_hello_of_64_kib_is_refused_as_soon_as_it_says_so(place: Place) -> None:
+    before = denials(place, "client_hello_too_large")
+    hello = client_hello()
+    large = bytes([1]) + (65536).to_bytes(3, "big") + hello[9:] + bytes(65536)
+    records = b"".join(
+        b"\x16\x03\x01" + len(part).to_bytes(2, "big") + part
+        for part in (large[at : at + 16384] for at in range(0, len(large), 16384))
+    )
+    assert send(place, records) == b""
+    assert send(place, records[:20]) == b"", "its length field is enough"
+    assert denials(place, "client_hello_too_large") == before + 2
+    others_are_unaffected(place)
+
+
+def test_a_malformed_client_hello_is_refused(place: Place) -> None:
+    before = denials(place, "client_hello_malformed")
+    hello = bytearray(client_hello())
+    hello[43] = 255  # the session id reaches beyond the end
+    assert send(place, bytes(hello)) == b""
+    assert denials(place, "client_hello_malformed") == before + 1
+
+
+def test_garbage_after_a_proper_client_hello_ends_the_handshake(place: Place) -> None:
+    before = denials(place, "handshake_failed")
+    assert send(place, client_hello() + os.urandom(500))[:1] in {b"\x16", b"\x15"}, "a ServerHello or an alert"
+    assert denials(place, "handshake_failed") == before + 1
+    others_are_unaffected(place)
+
+
+def test_a_client_that_sends_one_byte_a_second_is_ended_in_time_and_costs_nobody_else_anything(place: Place) -> None:
+    before = denials(place, "handshake_timeout")
+    hello = client_hello()
+    ended = threading.Event()
+
+    def trickle() -> None:
+        with place.world.connect(place.stranger, place.server.ipv4, PORT) as sock:
+            sock.settimeout(1.0)
+            for byte in hello:
+                try:
+                    sock.sendall(bytes([byte]))
+                    if not sock.recv(1):
+                        break
+                except TimeoutError:
+                    continue  # a second has passed: the next byte
+                except ConnectionError:
+                    break
+            else:
+                return
+        ended.set()
+
+    threads = [threading.Thread(target=trickle) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    others_are_unaffected(place)
+    for thread in threads:
+        thread.join(60)
+    assert ended.is_set()
+    assert denials(place, "handshake_timeout") == before + 5
+
+
+def test_many_hostile_connections_leave_no_growth_behind(place: Place) -> None:
+    others_are_unaffected(place)
+    hello = client_hello()
+    before = memory(place.world)
+    for _ in range(3):
+        crowd = [place.world.connect(place.stranger, place.server.ipv4, PORT) for _ in range(150)]
+        for number, sock in enumerate(crowd):
+            try:
+                sock.sendall((hello[: 1 + number], os.urandom(64), hello + bytes(20000))[number % 3])
+            except ConnectionError:
+                continue
+        others_are_unaffected(place)
+        for sock in crowd:
+            sock.close()
+    place.world.until(lambda: place.world.count("quietwire_connections_live") == 0, "nothing is left")
+    assert memory(place.world) - before < GROWTH_LIMIT
+    for pid in place.world.workers().values():
+        assert len(list(Path(f"/proc/{pid}/fd").iterdir())) < 200, "no descriptor is left behind"
+
+
+def test_one_source_cannot_fill_the_set_up_of_a_pod(place: Place) -> None:
+    crowd = []
+    for _ in range(1300):  # two workers hold 512 each
+        sock = place.world.open_socket(place.stranger)
+        sock.connect_ex((place.server.ipv4, PORT))
+        crowd.append(sock)
+    place.world.denial(outcome="too_many_opening")
+    others_are_unaffected(place)
+    for sock in crowd:
+        sock.close()
