@@ -59,12 +59,17 @@ class SpiffeId(Struct, frozen=True, order=True):
 
     @classmethod
     def for_service_account(cls, trust_domain: str, namespace: str, service_account: str) -> Self:
-        """The identity of a workload: `spiffe://<td>/ns/<namespace>/sa/<service account>`."""
-        return cls.parse(f"spiffe://{trust_domain}/ns/{namespace}/sa/{service_account}")
+        """The identity of a workload: `spiffe://<td>/ns/<namespace>/sa/<service account>`. Raises SpiffeIdError."""
+        text = f"spiffe://{trust_domain}/ns/{namespace}/sa/{service_account}"
+        if "/" in namespace or "/" in service_account:  # it would be another workload's path, or none's
+            raise SpiffeIdError(text, "a namespace or service account has a slash")
+        return cls.parse(text)
 
     @classmethod
     def for_agent(cls, trust_domain: str, node: str) -> Self:
         """The identity of the agent of one node: `spiffe://<td>/agent/<node>`."""
+        if "/" in node:
+            raise SpiffeIdError(f"spiffe://{trust_domain}/agent/{node}", "the node's name has a slash")
         return cls.parse(f"spiffe://{trust_domain}/agent/{node}")
 
     @property

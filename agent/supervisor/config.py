@@ -5,7 +5,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from agent.identity.spiffe import SpiffeIdError, check_trust_domain
+from agent.identity.spiffe import SpiffeId, SpiffeIdError, check_trust_domain
 from agent.policy.model import DefaultPolicy
 from agent.proxy.view import ALLOW, MESHED_ONLY
 
@@ -70,6 +70,10 @@ class Config(Struct, frozen=True, kw_only=True):
             check_trust_domain(self.trust_domain)
         except SpiffeIdError as error:
             raise ConfigError(f"--trust-domain {self.trust_domain!r}: {error.reason}") from None
+        try:
+            SpiffeId.for_agent(self.trust_domain, self.node)
+        except SpiffeIdError as error:
+            raise ConfigError(f"--node {self.node!r} cannot stand in a SPIFFE ID: {error.reason}") from None
         if not 1 <= self.workers <= 256:
             raise ConfigError(f"--workers {self.workers} must be 1 to 256")
         if self.egress_mode not in {ALLOW, MESHED_ONLY}:

@@ -1,0 +1,178 @@
+"""Renewal: when, how often after failures, and what the keeper does with what comes."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.identity.keeper import MAX_REQUESTS, IdentityKeeper
+from agent.identity.provider import ProviderError
+from agent.identity.renewal import BACKOFF_CAP_SECONDS, backoff, is_loud, renew_at
+from agent.identity.spiffe import SpiffeId
+from agent.identity.svid import Bundle, Svid
+
+WEB = SpiffeId.for_service_account("example.test", "demo", "web")
+API = SpiffeId.for_service_account("example.test", "demo", "api")
+
+
+def svid(spiffe_id: SpiffeId = WEB, begins: float = 0.0, ends: float = 100.0, serial: str = "1") -> Svid:
+    return Svid(spiffe_id, b"chain", b"key", begins, ends, serial)
+
+
+@given(st.floats(1, 1e9), st.floats(1, 1e6), st.floats(0, 1, exclude_max=True))
+def test_an_svid_is_renewed_between_two_fifths_and_half_of_its_life(
+    issued: float, lifetime: float, jitter: float
+) -> None:
+    when = renew_at(svid(ends=issued + lifetime), issued, jitter)
+    assert issued + 0.39 * lifetime <= when <= issued + 0.51 * lifetime
+
+
+@given(st.integers(1, 1000), st.floats(0, 1, exclude_max=True), st.floats(1, 1e6))
+def test_retries_back_off_to_a_cap_and_in_time_for_short_lives(attempt: int, jitter: float, lifetime: float) -> None:
+    assert 0 < backoff(attempt, jitter) <= BACKOFF_CAP_SECONDS
+    assert backoff(attempt, jitter, lifetime) <= max(lifetime / 10, 0.1)
+    assert backoff(attempt + 1, 0.0) >= backoff(attempt, 0.0)
+
+
+def test_the_end_of_a_life_is_loud() -> None:
+    assert not is_loud(svid(), 0.0, 80.0)
+    assert is_loud(svid(), 0.0, 91.0)
+
+
+def test_keys_do_not_show_in_logs() -> None:
+    assert "key" not in repr(svid()).replace("not_after", "")
+    assert b"key".decode() not in str(svid()).split("(")[1]
+
+
+class Provider:
+    """Answers when told to; remembers who asked."""
+
+    def __init__(self) -> None:
+        self.asked: asyncio.Queue[tuple[SpiffeId, asyncio.Future[Svid]]] = asyncio.Queue()
+        self.the_bundle = Bundle("example.test", b"anchors", 1)
+
+    async def issue(self, spiffe_id: SpiffeId) -> Svid:
+        answer: asyncio.Future[Svid] = asyncio.get_running_loop().create_future()
+        self.asked.put_nowait((spiffe_id, answer))
+        return await answer
+
+    async def bundle(self) -> Bundle:
+        return self.the_bundle
+
+    async def close(self) -> None:
+        return
+
+
+class Case:
+    """A keeper with a clock that we turn."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.provider = Provider()
+        self.svids: list[Svid] = []
+        self.bundles: list[Bundle] = []
+        self.keeper = IdentityKeeper(
+            self.provider, on_svid=self.svids.append, on_bundle=self.bundles.append, clock=lambda: self.now
+        )
+
+    async def request(self) -> tuple[SpiffeId, asyncio.Future[Svid]]:
+        async with asyncio.timeout(5):
+            return await self.provider.asked.get()
+
+    def wake(self) -> None:
+        """Lets the keeper look at the clock again."""
+        self.keeper._changed.set()  # noqa: SLF001 - a clock that jumps wakes nobody
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        async with asyncio.timeout(5):
+            while not holds():
+                await asyncio.sleep(0)
+
+
+@pytest.fixture
+async def case() -> AsyncIterator[Case]:
+    made = Case()
+    task = asyncio.ensure_future(made.keeper.run())  # noqa: TID251 - the test cancels it below
+    yield made
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_one_request_for_each_identity_however_often_it_is_wanted(case: Case) -> None:
+    for _ in range(3):
+        case.keeper.want(frozenset({WEB}))
+    spiffe_id, answer = await case.request()
+    assert spiffe_id == WEB
+    answer.set_result(svid())
+    await case.until(lambda: case.svids == [svid()])
+    assert case.keeper.svid(WEB) == svid()
+    assert case.provider.asked.empty()
+
+
+async def test_the_bundle_is_told_once_per_change(case: Case) -> None:
+    await case.until(lambda: len(case.bundles) == 1)
+    assert case.keeper.bundle == case.bundles[0]
+
+
+async def test_a_failure_is_kept_as_the_reason_and_tried_again(case: Case) -> None:
+    case.keeper.want(frozenset({WEB}))
+    _, answer = await case.request()
+    answer.set_exception(ProviderError("no_such_workload", "no pod of it here"))
+    await case.until(lambda: "no pod of it here" in case.keeper.problems().get(WEB, ""))
+    case.now += 1
+    case.wake()
+    _, answer = await case.request()
+    answer.set_result(svid(ends=1000))
+    await case.until(lambda: case.keeper.problems() == {})
+
+
+async def test_a_valid_svid_is_kept_through_an_outage(case: Case) -> None:
+    case.keeper.want(frozenset({WEB}))
+    (await case.request())[1].set_result(svid())
+    await case.until(lambda: bool(case.svids))
+    case.now = 60.0
+    for attempt in range(5):
+        case.wake()
+        (await case.request())[1].set_exception(ProviderError("unreachable", f"gone {attempt}"))
+        await case.until(lambda said=f"gone {attempt}": said in case.keeper.problems().get(WEB, ""))
+        assert case.keeper.svid(WEB) == svid()
+        case.now += 30
+    case.wake()
+    newer = svid(ends=1000, serial="2")
+    (await case.request())[1].set_result(newer)
+    await case.until(lambda: case.keeper.svid(WEB) == newer)
+
+
+async def test_new_identities_go_before_renewals_and_only_a_few_at_once(case: Case) -> None:
+    many = frozenset(SpiffeId.for_service_account("example.test", "demo", f"sa{number}") for number in range(10))
+    case.keeper.want(many)
+    first = [await case.request() for _ in range(MAX_REQUESTS)]
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert case.provider.asked.empty()
+    for spiffe_id, answer in first:
+        answer.set_result(svid(spiffe_id))
+    for _ in range(10 - MAX_REQUESTS):
+        spiffe_id, answer = await case.request()
+        answer.set_result(svid(spiffe_id))
+    await case.until(lambda: len(case.svids) == 10)
+    case.now = 70.0  # every one is due
+    case.keeper.want(many | {API})
+    asked = [await case.request() for _ in range(MAX_REQUESTS)]
+    assert asked[0][0] == API
+    for spiffe_id, answer in asked:
+        answer.set_result(svid(spiffe_id, ends=1e6))
+
+
+async def test_what_is_no_longer_wanted_is_forgotten(case: Case) -> None:
+    case.keeper.want(frozenset({WEB}))
+    _, answer = await case.request()
+    case.keeper.want(frozenset())
+    answer.set_result(svid())
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert case.svids == []
+    assert case.keeper.svid(WEB) is None
