@@ -70,6 +70,7 @@ class FilesSource:
                     await self._follow(inotify)
             except OSError as error:
                 log.error("%s cannot be watched (%s): the last good state stays in force", self._directory, error)
+                self._publish(*await asyncio.to_thread(self._scan))
             await asyncio.sleep(RETRY_SECONDS)
 
     async def _follow(self, inotify: Inotify) -> None:

@@ -1,0 +1,119 @@
+"""The one decision, as a table, and against an implementation as naive as possible."""
+
+import ipaddress
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.catalog.model import Catalog, MeshSettings, Pod
+from agent.identity.spiffe import SpiffeId
+from agent.outcome import Outcome
+from agent.policy.authorize import authorize, could_permit_unauthenticated
+from agent.policy.index import DEFAULT_CLUSTER_NETWORKS, PolicyIndex, PolicySettings, default_permits
+from agent.policy.model import Client, DefaultPolicy, Denial, Permit, ServerPort
+
+WEB = SpiffeId.for_service_account("example.test", "demo", "web")
+SERVER = ServerPort("demo/api", 8080)
+INSIDE, OUTSIDE = "10.1.2.3", "192.0.2.7"
+ALLOW, AUDIT = "allow", "audit"
+
+
+def client(address: str, kind: str) -> Client:
+    return Client(ipaddress.ip_address(address), WEB if kind == "mesh" else None, tls=kind != "plain")
+
+
+# policy, (inside: mesh, tls, plain), (outside: mesh, tls, plain)
+TABLE = [
+    ("all-unauthenticated", (ALLOW, ALLOW, ALLOW), (ALLOW, ALLOW, ALLOW)),
+    (
+        "all-authenticated",
+        (ALLOW, Outcome.UNAUTHENTICATED, Outcome.UNAUTHENTICATED),
+        (ALLOW, Outcome.UNAUTHENTICATED, Outcome.UNAUTHENTICATED),
+    ),
+    (
+        "cluster-authenticated",
+        (ALLOW, Outcome.UNAUTHENTICATED, Outcome.UNAUTHENTICATED),
+        (Outcome.NETWORK_NOT_PERMITTED,) * 3,
+    ),
+    ("cluster-unauthenticated", (ALLOW, ALLOW, ALLOW), (Outcome.NETWORK_NOT_PERMITTED,) * 3),
+    ("deny", (Outcome.DENIED_BY_DEFAULT,) * 3, (Outcome.DENIED_BY_DEFAULT,) * 3),
+    ("audit", (AUDIT, AUDIT, AUDIT), (AUDIT, AUDIT, AUDIT)),
+]
+ROWS = [
+    (policy, address, kind, expected)
+    for policy, inside, outside in TABLE
+    for address, row in (
+        (INSIDE, inside),
+        (OUTSIDE, outside),
+        ("::ffff:10.1.2.3", inside),
+        ("fd00::1", inside),
+        ("2001:db8::1", outside),
+    )
+    for kind, expected in zip(("mesh", "tls", "plain"), row, strict=True)
+]
+
+
+def verdict(answer: Permit | Denial) -> str | Outcome:
+    if isinstance(answer, Denial):
+        return answer.outcome
+    return AUDIT if answer.audit else ALLOW
+
+
+@pytest.mark.parametrize(("policy", "address", "kind", "expected"), ROWS)
+def test_every_default_for_every_client(policy: str, address: str, kind: str, expected: str | Outcome) -> None:
+    permits = default_permits(DefaultPolicy(policy), DEFAULT_CLUSTER_NETWORKS)
+    assert verdict(authorize(SERVER, client(address, kind), permits)) == expected
+
+
+def naive(policy: str, address: str, *, identity: bool) -> bool:
+    """Linkerd's sentences, one by one."""
+    parsed = ipaddress.ip_address(address)
+    inside = any(
+        parsed in ipaddress.ip_network(each)
+        for each in ("10.0.0.0/8", "100.64.0.0/10", "172.16.0.0/12", "192.168.0.0/16", "fd00::/8")
+    )
+    if policy in {"all-unauthenticated", "audit"}:
+        return True
+    if policy == "all-authenticated":
+        return identity
+    if policy == "cluster-authenticated":
+        return identity and inside
+    if policy == "cluster-unauthenticated":
+        return inside
+    return False
+
+
+ADDRESSES = st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6)).map(str)
+
+
+@given(st.sampled_from(list(DefaultPolicy)), ADDRESSES, st.sampled_from(["mesh", "tls", "plain"]))
+def test_both_implementations_agree(policy: DefaultPolicy, address: str, kind: str) -> None:
+    if ipaddress.ip_address(address).version == 6 and ipaddress.IPv6Address(address).ipv4_mapped is not None:
+        return
+    permits = default_permits(policy, DEFAULT_CLUSTER_NETWORKS)
+    answer = authorize(SERVER, client(address, kind), permits)
+    assert isinstance(answer, Permit) is naive(policy, address, identity=kind == "mesh")
+    # Detection may never rule out what the decision would allow, nor the reverse.
+    plain = authorize(SERVER, client(address, "plain"), permits)
+    assert could_permit_unauthenticated(permits, ipaddress.ip_address(address)) is isinstance(plain, Permit)
+
+
+def test_a_denial_names_what_decided_what_was_considered_and_what_to_do() -> None:
+    answer = authorize(SERVER, client(INSIDE, "plain"), default_permits(DefaultPolicy.ALL_AUTHENTICATED, ()))
+    assert isinstance(answer, Denial)
+    assert answer.server == "default:all-authenticated"
+    assert [each.authorization for each in answer.considered] == ["default:all-authenticated"]
+    assert "no mesh identity" in answer.considered[0].lacked
+    assert "demo/api:8080" in answer.message
+    assert "Enrol the client's pod" in answer.message
+
+
+def pod(policy: str | None) -> Pod:
+    return Pod("demo", "api", "api", "node-a", (INSIDE,), settings=MeshSettings(default_policy=policy))
+
+
+def test_the_pods_annotation_goes_before_the_agents_flag() -> None:
+    index = PolicyIndex(Catalog(), PolicySettings("example.test", DefaultPolicy.DENY))
+    assert index.permits(pod(None), 80).server == "default:deny"
+    assert index.permits(pod("audit"), 80).server == "default:audit"
