@@ -19,7 +19,7 @@ demo: $(VENV)/.runtime ## install what is missing and show the mesh on this mach
 test: $(VENV)/.dev ## install what is missing and run every test (root)
 	@deploy/require-root.sh "make test"
 	deploy/install-packages.sh test
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
 
 test-unit: $(VENV)/.dev ## the tests that need no root
 	$(BIN)/python -m pytest -n $(JOBS) -m "not netns" $(PYTEST_ARGS)

@@ -25,7 +25,7 @@ from agent.authority.store import Store, StoreError
 from agent.authority.workloads import CatalogWorkloads
 from agent.catalog.files import FilesSource
 from agent.supervisor.parent import die_with_parent
-from agent.supervisor.tasks import spawn
+from agent.tasks import spawn
 from agent.telemetry import logs
 
 log = logging.getLogger("quietwire.authority")

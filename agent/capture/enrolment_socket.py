@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from agent.capture.netns import NetnsError, check_is_netns
-from agent.supervisor.tasks import spawn
+from agent.tasks import spawn
 
 log = logging.getLogger("quietwire.enrolment")
 

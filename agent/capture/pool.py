@@ -10,7 +10,7 @@ from collections import deque
 
 from agent.capture.netns import NetnsThread
 from agent.capture.sockets import dialling_socket
-from agent.supervisor.tasks import spawn
+from agent.tasks import spawn
 
 FIRST_BATCH = 4
 LARGEST_BATCH = 64

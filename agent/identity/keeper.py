@@ -10,7 +10,7 @@ from agent.identity.provider import ProviderError, SvidProvider
 from agent.identity.renewal import backoff, is_loud, renew_at
 from agent.identity.spiffe import SpiffeId
 from agent.identity.svid import Bundle, Svid
-from agent.supervisor.tasks import spawn
+from agent.tasks import spawn
 
 log = logging.getLogger("quietwire.identity")
 

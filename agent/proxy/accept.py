@@ -10,7 +10,7 @@ from agent.proxy.connection import Accepted, Connection, Direction, Refusal
 from agent.proxy.live import MAX_OPENING_PER_SOURCE
 from agent.proxy.opening import Bell, Opening
 from agent.proxy.runtime import EnrolledPod, Runtime
-from agent.supervisor.tasks import spawn
+from agent.tasks import spawn
 
 Serve = Callable[[Connection, Opening], Awaitable[None]]
 

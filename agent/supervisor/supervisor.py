@@ -28,8 +28,8 @@ from agent.supervisor.authority_process import AuthorityProcess
 from agent.supervisor.config import Config, ConfigError
 from agent.supervisor.enrolment import Desired, Enrolment
 from agent.supervisor.status import Status
-from agent.supervisor.tasks import spawn
 from agent.supervisor.workers import WorkerHandle, Workers
+from agent.tasks import spawn
 from agent.telemetry.admin import AdminServer
 from agent.telemetry.counters import CounterTotals
 from init.model import Options

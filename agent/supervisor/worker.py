@@ -30,7 +30,7 @@ from agent.proxy.view import View
 from agent.supervisor import messages
 from agent.supervisor.channel import Channel, ChannelClosed
 from agent.supervisor.parent import die_with_parent
-from agent.supervisor.tasks import spawn
+from agent.tasks import spawn
 from agent.telemetry import logs
 from agent.telemetry.access import AccessLog
 from agent.telemetry.counters import Counters

@@ -13,7 +13,7 @@ import msgspec
 
 from agent.supervisor import messages
 from agent.supervisor.channel import Channel, ChannelClosed
-from agent.supervisor.tasks import spawn
+from agent.tasks import spawn
 
 log = logging.getLogger("quietwire.supervisor")
 

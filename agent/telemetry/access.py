@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Callable
 
 import msgspec
 from msgspec import Struct
@@ -39,14 +40,15 @@ class ConnectionRecord(Struct, frozen=True, omit_defaults=True):
 class AccessLog:
     """Writes records. Denials always, at a bounded rate; the rest only if `enabled`."""
 
-    def __init__(self, *, enabled: bool) -> None:
+    def __init__(self, *, enabled: bool, clock: Callable[[], float] = time.monotonic) -> None:
         self._enabled = enabled
+        self._clock = clock
         self._windows: dict[tuple[str, str], tuple[int, int]] = {}
 
     def record(self, record: ConnectionRecord) -> None:
         """Logs one connection."""
         if record.event == "denied":
-            if self._may_say(record, int(time.monotonic())):
+            if self._may_say(record, int(self._clock())):
                 log.warning("denied: %s", record.reason, extra={"fields": _fields(record)})
         elif self._enabled or record.audit:
             log.info("closed: %s", record.reason or record.outcome.value, extra={"fields": _fields(record)})

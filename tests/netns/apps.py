@@ -72,7 +72,7 @@ class Apps:
     def postgres(self) -> None:
         """PostgreSQL that takes user `app` from everywhere, by its own TLS only."""
         home = self._home("postgres", "postgres")
-        bin_directory = sorted(Path("/usr/lib/postgresql").glob("*/bin"))[-1]
+        bin_directory = max(Path("/usr/lib/postgresql").glob("*/bin"))
         as_postgres = ("setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups", "env", "LC_ALL=C")
         data = home / "data"
         _run(*as_postgres, str(bin_directory / "initdb"), "-A", "trust", "-U", "app", "-N", "-D", str(data))
@@ -126,9 +126,10 @@ class Apps:
             _run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(home / name))
         Path("/run/sshd").mkdir(exist_ok=True)
         (home / "config").write_text(
-            f"Port {SSHD}\nListenAddress 0.0.0.0\nListenAddress ::\nHostKey {home}/host\nPidFile {home}/pid\nUsePAM no\n"
+            f"Port {SSHD}\nListenAddress 0.0.0.0\nListenAddress ::\n"
+            f"HostKey {home}/host\nPidFile {home}/pid\nUsePAM no\n"
             f"AuthorizedKeysFile {home}/user.pub\nStrictModes no\nPermitRootLogin prohibit-password\n"
-            f"PerSourcePenalties no\nUseDNS no\n".replace("PerSourcePenalties no\n", _penalties())
+            f"UseDNS no\n{_penalties()}"
         )
         self._start("sshd", SSHD, "/usr/sbin/sshd", "-D", "-e", "-f", str(home / "config"))
         return home / "user"

@@ -57,19 +57,22 @@ def talk(
     place: Place, tls: ssl.SSLContext, *, session: ssl.SSLSession | None = None, sni: str = SNI
 ) -> tuple[bytes, ssl.SSLSession | None, bool]:
     """One exchange with the echo server; what came back, the session, and whether one was resumed."""
-    with place.world.connect(place.outside, place.server.ipv4, PORT) as raw:
-        with tls.wrap_socket(raw, server_hostname=sni, session=session) as sock:
-            sock.sendall(b"hello")
-            return sock.recv(100), sock.session, bool(sock.session_reused)
+    with (
+        place.world.connect(place.outside, place.server.ipv4, PORT) as raw,
+        tls.wrap_socket(raw, server_hostname=sni, session=session) as sock,
+    ):
+        sock.sendall(b"hello")
+        answer = sock.recv(100)
+        if not answer:
+            raise ConnectionError("ended without an answer")
+        return answer, sock.session, bool(sock.session_reused)
 
 
-def refused(place: Place, tls: ssl.SSLContext, outcome: str, **more: ssl.SSLSession | None) -> None:
+def refused(place: Place, tls: ssl.SSLContext, outcome: str, *, session: ssl.SSLSession | None = None) -> None:
     before = place.world.count("quietwire_denials_total", reason=outcome)
     peers = len(place.echo.peers)
     with pytest.raises((ssl.SSLError, ConnectionError)):
-        got, _, _ = talk(place, tls, **more)
-        if not got:
-            raise ConnectionError("ended without an answer")
+        talk(place, tls, session=session)
     place.world.denial(outcome=outcome, pod="demo/server", direction="inbound")
     assert place.world.count("quietwire_denials_total", reason=outcome) == before + 1
     assert len(place.echo.peers) == peers

@@ -7,7 +7,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,12 +35,12 @@ class Place(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def place(make_shared_world: Callable[..., World]) -> Iterator[Place]:
+def place(make_shared_world: Callable[..., World]) -> Place:
     world = make_shared_world(workers=1)
     client, server = world.pod("client"), world.pod("server")
     stranger = world.stranger("stranger")
     world.start()
-    yield Place(world, client, server, stranger)
+    return Place(world, client, server, stranger)
 
 
 def pair(place: Place, version: int = 4) -> tuple[socket.socket, socket.socket]:

@@ -38,9 +38,13 @@ class Pki:
     def bundle(self, sequence: int = 1) -> Bundle:
         return Bundle(self.trust_domain, ca.pem(self.root.certificate), sequence)
 
-    def svid(self, service_account: str = "web", namespace: str = "demo", **more: float) -> Svid:
+    def svid(
+        self, service_account: str = "web", namespace: str = "demo", *, begins: float = -60, ends: float = 3600
+    ) -> Svid:
         """A proper SVID."""
-        return self.certificate([f"spiffe://{self.trust_domain}/ns/{namespace}/sa/{service_account}"], **more)
+        return self.certificate(
+            [f"spiffe://{self.trust_domain}/ns/{namespace}/sa/{service_account}"], begins=begins, ends=ends
+        )
 
     def certificate(self, uris: Sequence[str], *, begins: float = -60, ends: float = 3600, is_ca: bool = False) -> Svid:
         """A leaf with these URI SANs (none at all is possible), valid from `begins` to `ends` seconds from now."""

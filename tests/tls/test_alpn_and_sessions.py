@@ -30,8 +30,8 @@ def test_the_servers_preference_decides_and_foreign_lists_are_refused(
 
 
 def test_the_alert_is_the_one_of_rfc_7301() -> None:
-    assert alerts.NO_APPLICATION_PROTOCOL == bytes.fromhex("15030300020278")
-    assert alerts.PROTOCOL_VERSION == bytes.fromhex("15030300020246")
+    assert bytes.fromhex("15030300020278") == alerts.NO_APPLICATION_PROTOCOL
+    assert bytes.fromhex("15030300020246") == alerts.PROTOCOL_VERSION
 
 
 def test_the_session_not_used_for_longest_makes_room() -> None:

@@ -1,5 +1,6 @@
 """The ClientHello parser against real ClientHellos, every prefix of them, every cutting into records, and chaos."""
 
+import itertools
 import shutil
 import socket
 import ssl
@@ -82,7 +83,7 @@ def seeds() -> list[bytes]:
 def records(message: bytes, cuts: list[int]) -> bytes:
     """A handshake message, cut into records at these places."""
     places = sorted({0, len(message), *(cut for cut in cuts if 0 < cut < len(message))})
-    parts = [message[a:b] for a, b in zip(places, places[1:], strict=False)]
+    parts = [message[a:b] for a, b in itertools.pairwise(places)]
     return b"".join(b"\x16\x03\x01" + len(part).to_bytes(2, "big") + part for part in parts)
 
 
@@ -170,7 +171,7 @@ def test_a_large_hello_is_known_by_its_length_field() -> None:
 
 def test_a_hello_in_thousands_of_tiny_records_is_too_large() -> None:
     message = b"\x01" + (16000).to_bytes(3, "big") + bytes(16000)
-    assert isinstance(parse(records(message, list(range(0, 16004)))[: 3 * MAX_CLIENT_HELLO]), TooLarge)
+    assert isinstance(parse(records(message, list(range(16004)))[: 3 * MAX_CLIENT_HELLO]), TooLarge)
 
 
 def variants() -> Iterator[tuple[str, bytes]]:

@@ -137,6 +137,13 @@ def test_an_end_at_any_byte_before_close_notify_is_truncation() -> None:
     server.receive_eof()
 
 
+def received_or_failed(server: TlsMachine, stream: bytes) -> bytes | Outcome:
+    try:
+        return server.receive(stream)
+    except TlsFailure as failure:
+        return failure.outcome
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10_000), st.integers(1, 255))
 def test_a_corrupted_byte_never_becomes_other_plaintext(place: int, change: int) -> None:
@@ -144,12 +151,12 @@ def test_a_corrupted_byte_never_becomes_other_plaintext(place: int, change: int)
     client.send(b"what was really sent")
     stream = bytearray(client.outgoing())
     stream[place % len(stream)] ^= change
-    try:
-        received = server.receive(bytes(stream))
-    except TlsFailure as failure:
-        assert failure.outcome in {Outcome.HANDSHAKE_FAILED, Outcome.REFUSED_BY_PEER, Outcome.CLIENT_HELLO_MALFORMED}
-    else:
-        assert received == b"", "a length that was changed waits for more"
+    assert received_or_failed(server, bytes(stream)) in {
+        b"",  # a length that grew waits for more
+        Outcome.HANDSHAKE_FAILED,
+        Outcome.REFUSED_BY_PEER,
+        Outcome.CLIENT_HELLO_MALFORMED,
+    }
 
 
 def test_a_session_is_resumed_and_shows_the_client_certificate_again() -> None:

@@ -74,6 +74,7 @@ class Mesh:
         )
 
     def write(self, name: str, manifest: dict[str, Any]) -> None:
+        """Writes one manifest; it is there whole or not at all."""
         temporary = self.manifests / f".{name}"
         temporary.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")  # JSON is YAML
         temporary.rename(self.manifests / name)
@@ -151,7 +152,7 @@ class Mesh:
     def ask(self, path: str) -> str:
         """What the admin server answers, whatever the status."""
         try:
-            with urllib.request.urlopen(f"http://{self.admin}{path}", timeout=5) as answer:  # noqa: S310 - loopback
+            with urllib.request.urlopen(f"http://{self.admin}{path}", timeout=5) as answer:
                 return str(answer.read().decode())
         except urllib.error.HTTPError as error:
             with error:

@@ -1,0 +1,153 @@
+"""What an inbound connection is, and that finding out costs an application no time."""
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from agent.outcome import Outcome
+from agent.proxy.detect import MeshTls, NotMesh, Rejected, Unauthenticated, classify, first_speaker, wait_for_hello
+from agent.proxy.opening import MAX_HELD, Bell, Opening
+from tests.tls.test_client_hello import NAME, by_python
+
+
+class Transport(asyncio.Transport):
+    """Notes what is asked of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._paused = False
+
+    def is_paused(self) -> bool:
+        return self._paused
+
+    def pause_reading(self) -> None:
+        self._paused = True
+
+    def resume_reading(self) -> None:
+        self._paused = False
+
+
+def opening(bell: Bell) -> Opening:
+    made = Opening(bell)
+    made.connection_made(Transport())
+    return made
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        pytest.param(b"GET / HTTP/1.1\r\n", Unauthenticated(NotMesh.NOT_TLS), id="http"),
+        pytest.param(by_python("other.test"), Unauthenticated(NotMesh.OTHER_NAME), id="other name"),
+        pytest.param(by_python()[:100], None, id="half a hello"),
+        pytest.param(
+            b"\x16\x03\x01\x40\x00\x01\x01\x00\x00",
+            Unauthenticated(NotMesh.TOO_LARGE, Outcome.CLIENT_HELLO_TOO_LARGE),
+            id="too large",
+        ),
+        pytest.param(
+            b"\x16\x03\x01\x00\x00", Unauthenticated(NotMesh.MALFORMED, Outcome.CLIENT_HELLO_MALFORMED), id="malformed"
+        ),
+    ],
+)
+def test_first_bytes_are_classified(data: bytes, expected: object) -> None:
+    assert classify(data, NAME) == expected
+
+
+def test_a_hello_for_this_pods_name_is_mesh_tls_in_any_case() -> None:
+    assert isinstance(classify(by_python(), NAME), MeshTls)
+    assert isinstance(classify(by_python(NAME.upper()), NAME), MeshTls)
+
+
+@pytest.mark.parametrize(
+    ("data", "outcome"),
+    [
+        pytest.param(by_python(old=True), Outcome.TLS_VERSION, id="TLS 1.2"),
+        pytest.param(by_python(NAME, ("foreign",)), Outcome.NO_APPLICATION_PROTOCOL, id="foreign ALPN"),
+    ],
+)
+def test_mesh_tls_that_cannot_be_served_is_rejected(data: bytes, outcome: Outcome) -> None:
+    found = classify(data, NAME)
+    assert isinstance(found, Rejected)
+    assert found.outcome is outcome
+
+
+async def test_a_hello_that_comes_in_pieces_is_waited_for() -> None:
+    loop = asyncio.get_running_loop()
+    client = opening(Bell(loop))
+    for number, byte in enumerate(by_python()):
+        loop.call_later(0.0001 * number, client.data_received, bytes([byte]))
+    assert isinstance(await wait_for_hello(client, NAME, loop.time() + 10), MeshTls)
+    assert bytes(client.held) == by_python(), "nothing was consumed"
+
+
+async def test_silence_is_ended_by_the_deadline() -> None:
+    loop = asyncio.get_running_loop()
+    found = await wait_for_hello(opening(Bell(loop)), NAME, loop.time() + 0.01)
+    assert found == Unauthenticated(NotMesh.SILENT, Outcome.HANDSHAKE_TIMEOUT)
+
+
+@pytest.mark.parametrize("event", [Opening.eof_received, lambda leg: leg.connection_lost(None)])
+async def test_an_end_before_the_hello_is_noticed(event: Callable[[Opening], object]) -> None:
+    loop = asyncio.get_running_loop()
+    client = opening(Bell(loop))
+    client.data_received(by_python()[:20])
+    loop.call_soon(event, client)
+    assert await wait_for_hello(client, NAME, loop.time() + 10) == Unauthenticated(NotMesh.ENDED)
+
+
+async def speakers(act: Callable[[Opening, Opening], None], still: Callable[[], bool] = lambda: True) -> object:
+    loop = asyncio.get_running_loop()
+    bell = Bell(loop)
+    client, application = opening(bell), opening(bell)
+    loop.call_soon(act, client, application)
+    async with asyncio.timeout(5):
+        return await first_speaker(client, application, NAME, loop.time() + 0.2, still)
+
+
+async def test_a_client_that_speaks_first_decides() -> None:
+    assert await speakers(lambda client, _: client.data_received(b"hello")) == Unauthenticated(NotMesh.NOT_TLS)
+    assert isinstance(await speakers(lambda client, _: client.data_received(by_python())), MeshTls)
+
+
+async def test_an_application_that_speaks_first_is_held_only_briefly() -> None:
+    found = await speakers(lambda _, application: application.data_received(b"220 ready"))
+    assert found == Unauthenticated(NotMesh.APPLICATION_FIRST)
+
+
+async def test_a_hello_that_was_on_its_way_while_the_application_spoke_is_mesh_tls() -> None:
+    def act(client: Opening, application: Opening) -> None:
+        application.data_received(b"220 ready")
+        client.data_received(by_python())
+
+    assert isinstance(await speakers(act), MeshTls)
+
+
+async def test_the_beginning_of_a_hello_is_waited_for_though_the_application_speaks() -> None:
+    def act(client: Opening, application: Opening) -> None:
+        client.data_received(by_python()[:50])
+        application.data_received(b"220 ready")
+
+    assert await speakers(act) == Unauthenticated(NotMesh.SILENT)
+
+
+async def test_a_policy_that_changes_while_nobody_speaks_ends_the_wait() -> None:
+    allowed = [True]
+
+    def act(client: Opening, _: Opening) -> None:
+        allowed.clear()
+        client.bell.ring()
+
+    assert await speakers(act, lambda: bool(allowed)) == Unauthenticated(NotMesh.SILENT)
+
+
+async def test_what_is_held_is_bounded_and_reading_goes_on_once_it_is_taken() -> None:
+    client = opening(Bell(asyncio.get_running_loop()))
+    transport = client.transport
+    assert isinstance(transport, Transport)
+    client.data_received(bytes(MAX_HELD - 1))
+    assert not transport.is_paused()
+    client.data_received(b"x")
+    assert transport.is_paused()
+    assert len(client.take()) == MAX_HELD
+    assert not transport.is_paused()

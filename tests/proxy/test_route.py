@@ -1,0 +1,114 @@
+"""Where an outbound connection goes: never in plaintext to a meshed pod, whatever the rest of the catalog says."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.capture.address import OriginalDst
+from agent.catalog.model import Catalog, Endpoint, MeshSettings, Pod, PortRange, Service, ServicePort
+from agent.identity.spiffe import SpiffeId
+from agent.outcome import Outcome
+from agent.policy.index import PolicySettings
+from agent.proxy.route import Mesh, Plain, PlainReason, Refused, Route, route
+from agent.proxy.view import MESHED_ONLY, Settings, View, accepts_mesh, sends_mesh
+
+API_ID = SpiffeId.for_service_account("example.test", "demo", "api")
+
+
+def pod(name: str, *ips: str, **settings: object) -> Pod:
+    return Pod("demo", name, name, "node-a", ips, settings=MeshSettings(**settings))  # type: ignore[arg-type]  # kwargs of each case
+
+
+WEB = pod("web", "192.0.2.1", "2001:db8::1")
+CATALOG = Catalog(
+    1,
+    (
+        WEB,
+        pod("api", "192.0.2.2", "2001:db8::2"),
+        pod("plain", "192.0.2.3", meshed=False),
+        pod("skips", "192.0.2.4", skip_inbound_ports=(PortRange(7000, 7005),)),
+        pod("subnet", "192.0.2.5", skip_subnets=("192.0.2.0/30",)),
+    ),
+    (
+        Service("demo", "api", ("198.51.100.1",), (ServicePort("http", 80, (Endpoint("192.0.2.2", 8080),)),)),
+        Service("demo", "empty", ("198.51.100.2",), (ServicePort("http", 80),)),
+        Service("demo", "self", ("198.51.100.3",), (ServicePort("http", 80, (Endpoint("192.0.2.1", 8080),)),)),
+        Service("demo", "out", ("198.51.100.4",), (ServicePort("http", 80, (Endpoint("203.0.113.9", 8080),)),)),
+    ),
+)
+
+
+def view(egress: str = "allow") -> View:
+    made = View(Settings("node-a", PolicySettings("example.test"), egress))
+    made.set_catalog(CATALOG)
+    return made
+
+
+def goes(address: str, port: int, egress: str = "allow", source: Pod = WEB) -> Route:
+    return route(source, OriginalDst(address, port), view(egress), lambda endpoints: endpoints[0])
+
+
+@pytest.mark.parametrize(
+    ("address", "port", "expected"),
+    [
+        ("192.0.2.2", 8080, Mesh("192.0.2.2", 8080, "demo/api", API_ID)),
+        ("2001:db8::2", 8080, Mesh("2001:db8::2", 8080, "demo/api", API_ID)),
+        ("198.51.100.1", 80, Mesh("192.0.2.2", 8080, "demo/api", API_ID)),
+        ("198.51.100.3", 80, Plain("192.0.2.1", 8080, PlainReason.LOOPBACK)),
+        ("198.51.100.4", 80, Plain("203.0.113.9", 8080, PlainReason.DESTINATION_NOT_IN_CATALOG)),
+        ("203.0.113.1", 443, Plain("203.0.113.1", 443, PlainReason.DESTINATION_NOT_IN_CATALOG)),
+        ("192.0.2.3", 80, Plain("192.0.2.3", 80, PlainReason.DESTINATION_NOT_MESHED)),
+        ("192.0.2.4", 7003, Plain("192.0.2.4", 7003, PlainReason.DESTINATION_SKIPS)),
+        ("192.0.2.5", 80, Plain("192.0.2.5", 80, PlainReason.DESTINATION_SKIPS)),
+    ],
+)
+def test_where_connections_go(address: str, port: int, expected: Route) -> None:
+    assert goes(address, port) == expected
+
+
+def test_other_ports_of_a_pod_that_skips_some_are_meshed() -> None:
+    assert isinstance(goes("192.0.2.4", 7006), Mesh)
+
+
+@pytest.mark.parametrize(("port", "words"), [(80, "no ready endpoint"), (81, "no TCP port 81; it has 80")])
+def test_a_service_that_cannot_serve_is_refused_with_its_name(port: int, words: str) -> None:
+    refused = goes("198.51.100.2", port)
+    assert isinstance(refused, Refused)
+    assert refused.outcome is Outcome.NO_ENDPOINT
+    assert "demo/empty" in refused.message
+    assert words in refused.message
+
+
+@pytest.mark.parametrize("address", ["203.0.113.1", "192.0.2.3", "192.0.2.5", "198.51.100.4"])
+def test_meshed_only_refuses_what_is_outside_the_mesh(address: str) -> None:
+    refused = goes(address, 80, MESHED_ONLY)
+    assert isinstance(refused, Refused)
+    assert refused.outcome is Outcome.EGRESS_NOT_MESHED
+    assert isinstance(goes("192.0.2.2", 80, MESHED_ONLY), Mesh)
+    assert isinstance(goes("198.51.100.3", 80, MESHED_ONLY), Plain)
+
+
+def test_a_source_whose_address_of_the_family_is_unknown_is_still_meshed() -> None:
+    four_only = pod("four", "192.0.2.9")
+    assert isinstance(goes("2001:db8::2", 80, source=four_only), Mesh)
+
+
+ADDRESSES = ["192.0.2.1", "192.0.2.9", "10.0.0.1", "2001:db8::9"]
+SETTINGS = st.builds(
+    MeshSettings,
+    meshed=st.booleans(),
+    skip_inbound_ports=st.sampled_from([(), (PortRange(80, 90),)]),
+    skip_outbound_ports=st.sampled_from([(), (PortRange(85, 95),)]),
+    skip_subnets=st.sampled_from([(), ("192.0.2.0/24",), ("2001:db8::/32",)]),
+)
+
+
+@given(SETTINGS, st.sampled_from(ADDRESSES), st.integers(78, 97))
+def test_what_is_captured_is_exactly_what_is_not_skipped(settings: MeshSettings, address: str, port: int) -> None:
+    skipped = settings.skip_subnets and address.startswith(settings.skip_subnets[0].split("0/")[0].split("::/")[0])
+    assert accepts_mesh(settings, port, address) is (
+        settings.meshed and not (settings.skip_inbound_ports and 80 <= port <= 90) and not skipped
+    )
+    assert sends_mesh(settings, port, address) is (
+        settings.meshed and not (settings.skip_outbound_ports and 85 <= port <= 95) and not skipped
+    )
