@@ -85,9 +85,11 @@ def main(argv: list[str] | None = None) -> int:
         )
         if given.verb == "show":
             return _show(options, given.backend, as_json=given.json)
-        fd = open_netns(netns=given.netns, pid=given.pid)
-    except (OptionError, NetnsError) as error:
+        fd = open_netns(_namespace(given))
+    except OptionError as error:
         return _failed(str(error), as_json=given.json, status=2)
+    except NetnsError as error:
+        return _failed(f"{error}; {_hint(given)}", as_json=given.json, status=2)
     try:
         if is_host(fd) and not given.allow_host:
             message = (
@@ -149,6 +151,18 @@ def _show(options: Options, backend: str, *, as_json: bool) -> int:
     else:
         sys.stdout.write(f"{rules}\n{routes}\n")
     return 0
+
+
+def _namespace(given: argparse.Namespace) -> str:
+    if given.netns is not None:
+        return str(given.netns)
+    return f"/proc/{'self' if given.pid is None else given.pid}/ns/net"
+
+
+def _hint(given: argparse.Namespace) -> str:
+    if given.netns is not None:
+        return "`ip netns list` shows the names that there are"
+    return "does the process still run, and are you root?"
 
 
 def _words(text: str) -> tuple[str, ...]:

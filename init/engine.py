@@ -7,6 +7,7 @@ is forked from here, works through all namespaces, and is replaced if libxtables
 import contextlib
 import json
 import os
+import socket
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -14,12 +15,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from init import kernel, legacy, nft
+from init import kernel, nft
 from init.constants import MEMORY_DIRECTORY
 from init.kernel import KernelError, Memory
 from init.legacy import LegacyError
 from init.model import Family, Options
-from init.netns import setns, unshare
+from init.netns import enter, unshare
 from init.nft import NftError
 
 APPLY, CHECK, REMOVE = "apply", "check", "remove"
@@ -73,13 +74,15 @@ def run(requests: Sequence[Request]) -> list[Result]:
     chosen: str | None = None
     for request, result in zip(requests, results, strict=True):
         try:
-            setns(request.netns_fd)
+            enter(request.netns_fd)
             memory = Memory.load()
             backend = request.backend
             if backend == "auto":
                 if memory.backend is None and chosen is None:
                     chosen = probe()
                 backend = memory.backend or chosen or "legacy"
+                if request.op == CHECK and memory.backend is None and nft.present():
+                    backend = "nft"  # written by an init step that could keep no memory
             result.backend = backend
             families = request.options.families
             reason = kernel.ipv6_reason()
@@ -111,7 +114,14 @@ def run(requests: Sequence[Request]) -> list[Result]:
 
 
 def probe() -> str:
-    """`legacy` where its tables work on this kernel, else `nft`; found out once per boot, in a scratch namespace."""
+    """`legacy` where its tables work on this kernel, else `nft`; found out once per boot, in a scratch namespace.
+
+    Without NET_RAW it is `nft` in any case: iptables reaches its tables through a raw socket, nft through netlink.
+    """
+    try:
+        socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW).close()
+    except PermissionError:
+        return "nft"
     memory = Path(MEMORY_DIRECTORY) / "backend"
     try:
         known = memory.read_text(encoding="ascii").strip()
@@ -133,7 +143,7 @@ def _legacy_works() -> bool:
     with contextlib.suppress(OSError):  # NET_ADMIN only, as in a Kubernetes pod: then it is tried where we are
         unshare()
     try:
-        legacy.usable(Family.IPV4)
+        _xtables().usable(Family.IPV4)
     except (LegacyError, ImportError):
         return False
     return True
@@ -143,7 +153,7 @@ def _in_namespace(job: _Job, work: Callable[[_Job], None]) -> None:
     if job.result.error is not None:
         return
     try:
-        setns(job.request.netns_fd)
+        enter(job.request.netns_fd)
         work(job)
     except (OSError, KernelError, NftError) as error:
         job.result.fail(str(error))
@@ -205,6 +215,12 @@ def _with_children(family: Family, jobs: list[_Job]) -> None:
             )
 
 
+def _xtables() -> Any:
+    from init import xtables  # noqa: PLC0415 - loads libxtables, which only a short-lived child may do
+
+    return xtables
+
+
 def _legacy_jobs(family: Family, jobs: list[_Job], send: Callable[[Any], None]) -> None:
     for job in jobs:
         send(_legacy_job(family, job))
@@ -214,12 +230,12 @@ def _legacy_job(family: Family, job: _Job) -> dict[str, Any]:
     """One namespace, in the child."""
     wanted = job.backend == "legacy" and family in job.families
     try:
-        setns(job.request.netns_fd)
+        enter(job.request.netns_fd)
         if job.request.op == CHECK:
-            return {"missing": legacy.missing(family, job.request.options)}
+            return {"missing": _xtables().missing(family, job.request.options)}
         if job.request.op == APPLY and wanted:
-            return {"changed": legacy.apply(family, job.request.options)}
-        return {"changed": legacy.remove(family)}
+            return {"changed": _xtables().apply(family, job.request.options)}
+        return {"changed": _xtables().remove(family)}
     except (OSError, LegacyError, ImportError) as error:
         if not wanted and job.request.op != CHECK:
             return {}  # tables that cannot be opened hold no rules of ours

@@ -29,13 +29,17 @@ class KernelError(Exception):
 
 @dataclass
 class Memory:
-    """What `remove` must know: which backend wrote the rules, and what was changed besides. Kept by namespace."""
+    """What `remove` must know: which backend wrote the rules, and what was changed besides. Kept by namespace.
+
+    The file is named for the namespace's inode number, which the kernel gives out again: so there are never more
+    files than namespaces were alive at once. The cookie inside says whether it is about this namespace.
+    """
 
     backend: str | None = None
     rp_filter: int | None = None
     """conf.lo.rp_filter as it was; None where it was not changed."""
     loopback_was_down: bool = False
-    path: Path = field(default_factory=lambda: Path(MEMORY_DIRECTORY) / f"{_cookie():x}.json")
+    path: Path = field(default_factory=lambda: Path(MEMORY_DIRECTORY) / f"{_inode()}.json")
 
     @classmethod
     def load(cls) -> "Memory":
@@ -43,6 +47,8 @@ class Memory:
         memory = cls()
         try:
             known = json.loads(memory.path.read_text(encoding="utf-8"))
+            if known["cookie"] != _cookie():
+                return memory  # of a namespace that is gone
             memory.backend = known["backend"]
             memory.rp_filter = known["rp_filter"]
             memory.loopback_was_down = known["loopback_was_down"]
@@ -58,6 +64,7 @@ class Memory:
             temporary.write_text(
                 json.dumps(
                     {
+                        "cookie": _cookie(),
                         "backend": self.backend,
                         "rp_filter": self.rp_filter,
                         "loopback_was_down": self.loopback_was_down,
@@ -82,7 +89,11 @@ def _cookie() -> int:
         try:
             return int.from_bytes(probe.getsockopt(socket.SOL_SOCKET, SO_NETNS_COOKIE, 8), "little")
         except OSError:  # before Linux 5.14
-            return os.stat("/proc/self/ns/net").st_ino
+            return 0
+
+
+def _inode() -> int:
+    return os.stat("/proc/thread-self/ns/net").st_ino
 
 
 def ipv6_reason() -> str | None:

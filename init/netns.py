@@ -8,6 +8,7 @@ from pathlib import Path
 CLONE_NEWNET = 0x40000000
 NS_GET_NSTYPE = 0xB703
 """linux/nsfs.h"""
+RUN_NETNS = Path("/run/netns")
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -23,6 +24,15 @@ def setns(fd: int) -> None:
         raise OSError(number, os.strerror(number))
 
 
+def enter(fd: int) -> None:
+    """Moves the calling thread into a network namespace, unless it is there: in a pod's own init step it is, and
+    may go nowhere (setns(2) wants SYS_ADMIN). Raises OSError.
+    """
+    here, there = os.stat("/proc/thread-self/ns/net"), os.fstat(fd)
+    if (here.st_dev, here.st_ino) != (there.st_dev, there.st_ino):
+        setns(fd)
+
+
 def unshare() -> None:
     """Moves the calling thread into a new network namespace. Raises OSError."""
     if _libc.unshare(CLONE_NEWNET) != 0:
@@ -30,22 +40,24 @@ def unshare() -> None:
         raise OSError(number, os.strerror(number))
 
 
-def open_netns(*, netns: str | None, pid: int | None) -> int:
-    """Opens what the flags name: a name below /run/netns, a path, a process; else the current namespace."""
-    if netns is not None:
-        path = Path(netns) if "/" in netns else Path("/run/netns") / netns
-        hint = "`ip netns list` shows the names that there are"
-    elif pid is not None:
-        path, hint = Path(f"/proc/{pid}/ns/net"), "does the process still run, and are you root?"
-    else:
-        path, hint = Path("/proc/self/ns/net"), ""
+def path_of(name: str) -> Path:
+    """The file that a name below /run/netns, or a path, means."""
+    return Path(name) if "/" in name else RUN_NETNS / name
+
+
+def open_netns(name: str) -> int:
+    """Opens a namespace by name or path and returns its descriptor. Raises NetnsError."""
+    path = path_of(name)
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise NetnsError(f"network namespace {path} does not exist (yet)") from None
     except OSError as error:
-        raise NetnsError(f"network namespace {path} cannot be opened: {error.strerror}; {hint}") from None
+        raise NetnsError(f"network namespace {path} cannot be opened: {error.strerror}") from error
     if not is_netns(fd):
         os.close(fd)
-        raise NetnsError(f"{path} is no network namespace; {hint}")
+        # `ip netns add` makes the file a moment before it mounts the namespace onto it.
+        raise NetnsError(f"{path} is no network namespace (yet)")
     return fd
 
 
@@ -57,7 +69,7 @@ def is_netns(fd: int) -> bool:
         return False
 
 
-def is_host(fd: int) -> bool:
+def is_host(fd: int, proc: Path = Path("/proc")) -> bool:
     """Whether this is the machine's own namespace, in which a pod's rules would capture the node.
 
     In a container process 1 is the container's own, and the answer rightly is no: seen from inside, the pod's
@@ -65,9 +77,9 @@ def is_host(fd: int) -> bool:
     namespace only.
     """
     try:
-        if "kthreadd" not in Path("/proc/2/comm").read_text(encoding="ascii"):
+        if "kthreadd" not in (proc / "2/comm").read_text(encoding="ascii"):
             return False
-        host = os.stat("/proc/1/ns/net")
+        host = os.stat(proc / "1/ns/net")
     except OSError:
         return False
     status = os.fstat(fd)

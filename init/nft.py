@@ -88,6 +88,14 @@ def remove() -> bool:
     return bool(present)
 
 
+def present() -> bool:
+    """Whether the current namespace has a table of ours. False where there is no nft to ask."""
+    try:
+        return any(_exists(family) for family in Family)
+    except NftError:
+        return False
+
+
 def missing(options: Options, families: tuple[Family, ...]) -> list[str]:
     """What the current namespace lacks; empty where all is in force."""
     found: list[str] = []

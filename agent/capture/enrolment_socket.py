@@ -14,8 +14,8 @@ import struct
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from agent.capture.netns import NetnsError, check_is_netns
 from agent.tasks import spawn
+from init.netns import is_netns
 
 log = logging.getLogger("quietwire.enrolment")
 
@@ -130,10 +130,8 @@ class EnrolmentSocket:
         if len(fds) != 1:
             handed.refused(f"one descriptor, of the network namespace, must come with the request; {len(fds)} came")
             return
-        try:
-            check_is_netns(fds[0], "the descriptor")
-        except NetnsError as error:
-            handed.refused(str(error))
+        if not is_netns(fds[0]):
+            handed.refused("the descriptor that came with the request is no network namespace")
             return
         handed.pod = pod
         await self._handler(handed)

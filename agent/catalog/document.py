@@ -9,8 +9,8 @@ from agent.catalog.fault import FaultError
 
 MAX_FILE = 64 * 1024 * 1024
 """Bytes of one manifest file."""
-MAX_NODES = 5_000_000
-"""Values of one file, aliases counted each time: a small file cannot unfold into a large one."""
+FREE_NODES = 100_000
+"""Values of one file, aliases counted each time: this many, or as many as it has bytes. More only aliases can do."""
 MAX_DEPTH = 64
 
 try:
@@ -100,7 +100,7 @@ def documents(data: bytes) -> list[Field]:
     if len(data) > MAX_FILE:
         raise FaultError(0, f"the file has {len(data)} bytes, over the limit of {MAX_FILE}")
     found: list[Field] = []
-    budget = [MAX_NODES]
+    budget = [max(FREE_NODES, len(data))]
     try:
         loader = Loader(data)
         try:

@@ -21,12 +21,13 @@ from typing import TypeVar
 from msgspec import Struct
 
 from agent.capture import netns, sockets
-from agent.capture.netns import NetnsError, NetnsId, NetnsThread
+from agent.capture.netns import NetnsId, NetnsThread
 from agent.catalog.model import Pod
 from agent.supervisor import messages
 from agent.supervisor.workers import WorkerHandle, Workers
 from init.client import BatchRequest, BatchResult, run_batch
 from init.model import Options
+from init.netns import NetnsError, open_netns, path_of
 
 T = TypeVar("T")
 log = logging.getLogger("quietwire.enrolment")
@@ -215,7 +216,7 @@ class Enrolment:
             if name is None:
                 continue
             try:
-                status = os.stat(netns.path_of(name))
+                status = os.stat(path_of(name))
             except OSError:
                 continue  # an unmounted namespace lives on while its processes do
             if NetnsId(status.st_dev, status.st_ino) != enrolled.identity:
@@ -232,7 +233,7 @@ class Enrolment:
         if key in self._handed:
             fd = self._handed.pop(key)
         elif pod.netns is not None:
-            fd = netns.open_netns(pod.netns)
+            fd = open_netns(pod.netns)
         else:
             raise NetnsError(
                 "no network namespace is known for it: annotate it with quietwire.io/netns, "

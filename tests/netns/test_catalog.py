@@ -87,8 +87,8 @@ def test_a_service_without_a_ready_endpoint_is_refused_and_counted(make_world: C
     world.service("empty", [CLUSTER_IP], 80)
     world.start()
     for port, words in ((80, "no ready endpoint"), (81, "no TCP port 81")):
-        with world.connect(client, CLUSTER_IP, port) as sock, pytest.raises(ConnectionResetError):
-            sock.recv(100)
+        with pytest.raises(ConnectionResetError), world.connect(client, CLUSTER_IP, port) as sock:
+            sock.recv(100)  # or connect() itself already sees the reset
         assert world.mesh.wait_for_log(saying(words)), words
     assert world.count("quietwire_denials_total", direction="outbound", reason="no_endpoint") == 2
 

@@ -23,10 +23,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from agent.capture.netns import NetnsThread, open_netns
+from agent.capture.netns import NetnsThread
 from agent.cli.demo.mesh import Mesh
 from agent.cli.demo.stage import Player, Stage
 from agent.cli.demo.wire import Wire
+from init.netns import open_netns
 
 TRUST_DOMAIN = "example.test"
 NODE = "node-a"

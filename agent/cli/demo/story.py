@@ -10,11 +10,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from agent.capture.netns import NetnsThread, open_netns
+from agent.capture.netns import NetnsThread
 from agent.cli.demo.mesh import Mesh
 from agent.cli.demo.stage import Player, Stage
 from agent.cli.demo.webserver import WebServer
 from agent.cli.demo.wire import Wire
+from init.netns import open_netns
 
 NAME = "api.demo.svc.cluster.local"
 CLUSTER_IP = "10.96.0.10"

@@ -12,8 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
 
-from agent.capture.netns import open_netns, setns
 from agent.tls.client_hello import ClientHello, parse
+from init.netns import open_netns, setns
 
 ETH_P_ALL = 0x0003
 SOL_PACKET = 263

@@ -1,0 +1,201 @@
+"""The `legacy` applier: iptables' own tables through python-iptables.
+
+Only ever imported in a short-lived, single-threaded process, one per family: libxtables registers REDIRECT for one
+family per process, crashes with two threads, and ends the process on some errors. `init.engine` sees to it.
+"""
+
+import contextlib
+import errno
+import fcntl
+import os
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import iptc
+
+from init import legacy
+from init.legacy import LegacyError, Spec
+from init.model import Chain, Family, Hook, Options, chains
+
+COMMIT_TRIES = 8
+"""A commit fails with EAGAIN where somebody else changed the table meanwhile: read again, build again."""
+XTABLES_LOCK = "/run/xtables.lock"
+"""iptables' own lock: the kernel notices only changes of a table's length, so others must not write meanwhile."""
+LOCK_SECONDS = 10.0
+
+
+def apply(family: Family, options: Options) -> bool:
+    """Brings the tables of the current namespace to the model; whether anything changed."""
+    changed = False
+    for table in _tables(chains(family, options)):
+        changed |= _edit(family, table, lambda handle, wanted: _bring(handle, family, wanted), chains(family, options))
+    return changed
+
+
+def remove(family: Family) -> bool:
+    """Takes our chains and jumps out of the current namespace; whether there were any."""
+    changed = False
+    for table in _tables(chains(family, Options())):
+        changed |= _edit(family, table, _take_out, chains(family, Options()))
+    return changed
+
+
+def missing(family: Family, options: Options) -> list[str]:
+    """What the current namespace lacks, in iptables' words; empty where all is in force."""
+    found: list[str] = []
+    for table in _tables(chains(family, options)):
+        handle = _open(family, table)
+        try:
+            for chain in chains(family, options):
+                if chain.hook.table == table:
+                    found += [f"{family} {table}: {what}" for what in _differences(handle, family, chain)]
+        finally:
+            _close_all()
+    return found
+
+
+def usable(family: Family) -> None:
+    """Raises LegacyError unless the current namespace's nat and mangle tables can be opened."""
+    for table in ("nat", "mangle"):
+        _open(family, table)
+        _close_all()
+
+
+def _tables(wanted: tuple[Chain, ...]) -> list[str]:
+    return list(dict.fromkeys(chain.hook.table for chain in wanted))
+
+
+def _edit(family: Family, table: str, change: Callable[[Any, list[Chain]], bool], wanted: tuple[Chain, ...]) -> bool:
+    here = [chain for chain in wanted if chain.hook.table == table]
+    for _ in range(COMMIT_TRIES):
+        with _lock():
+            handle = _open(family, table)
+            try:
+                if not change(handle, here):
+                    return False
+                handle.commit()
+            except iptc.IPTCError as error:
+                if error.args and "temporarily unavailable" not in str(error) and _errno(error) != errno.EAGAIN:
+                    raise LegacyError(f"{family} table {table} cannot be written: {error}") from error
+            else:
+                return True
+            finally:
+                _close_all()
+    raise LegacyError(f"{family} table {table} was changed by somebody else {COMMIT_TRIES} times in a row; try again")
+
+
+@contextlib.contextmanager
+def _lock() -> Iterator[None]:
+    try:
+        fd = os.open(XTABLES_LOCK, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError:  # a container with a /run that cannot be written: nobody else is there either
+        yield
+        return
+    try:
+        deadline = time.monotonic() + LOCK_SECONDS
+        while not _locked(fd):
+            if time.monotonic() > deadline:
+                raise LegacyError(f"another program has held {XTABLES_LOCK} for {LOCK_SECONDS:g} s; fuser -v names it")
+            time.sleep(0.01)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _locked(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _errno(error: Exception) -> int | None:
+    return next((arg for arg in error.args if isinstance(arg, int)), None)
+
+
+def _bring(handle: Any, family: Family, wanted: list[Chain]) -> bool:
+    if not any(_differences(handle, family, chain) for chain in wanted):
+        return False
+    ipv6 = family is Family.IPV6
+    for chain in wanted:
+        ours = chain.hook.chain
+        chain_handle = iptc.Chain(handle, ours) if handle.is_chain(ours) else handle.create_chain(ours)
+        chain_handle.flush()
+        for rule in chain.rules:
+            chain_handle.append_rule(iptc.easy.encode_iptc_rule(legacy.spec(rule), ipv6=ipv6))
+        _unlink(handle, chain.hook)
+        builtin = iptc.Chain(handle, chain.hook.builtin)
+        builtin.insert_rule(iptc.easy.encode_iptc_rule(legacy.jump(chain.hook), ipv6=ipv6))
+    return True
+
+
+def _take_out(handle: Any, wanted: list[Chain]) -> bool:
+    changed = False
+    for chain in wanted:
+        changed |= _unlink(handle, chain.hook)
+        if handle.is_chain(chain.hook.chain):
+            iptc.Chain(handle, chain.hook.chain).flush()
+            handle.delete_chain(chain.hook.chain)
+            changed = True
+    return changed
+
+
+def _unlink(handle: Any, hook: Hook) -> bool:
+    builtin = iptc.Chain(handle, hook.builtin)
+    found = [rule for rule in builtin.rules if rule.target is not None and rule.target.name == hook.chain]
+    for rule in found:
+        builtin.delete_rule(rule)
+    return bool(found)
+
+
+def _differences(handle: Any, family: Family, chain: Chain) -> list[str]:
+    ipv6 = family is Family.IPV6
+    hook = chain.hook
+    jumps = [_decoded(rule, ipv6=ipv6) for rule in iptc.Chain(handle, hook.builtin).rules]
+    wanted_jump = legacy.jump(hook)
+    found = []
+    if wanted_jump not in jumps:
+        found.append(f"the jump from {hook.builtin} to {hook.chain} is missing")
+    elif jumps[0] != wanted_jump:
+        found.append(f"the jump from {hook.builtin} to {hook.chain} is not the first rule")
+    if not handle.is_chain(hook.chain):
+        return [*found, f"chain {hook.chain} is missing"]
+    here = [_decoded(rule, ipv6=ipv6) for rule in iptc.Chain(handle, hook.chain).rules]
+    wanted = [legacy.spec(rule) for rule in chain.rules]
+    found += [
+        f"rule '-A {hook.chain} {legacy.text(rule)}' is missing"
+        for rule, each in zip(chain.rules, wanted, strict=True)
+        if each not in here
+    ]
+    if not found and here != wanted:
+        found.append(f"chain {hook.chain} has other rules, or another order, than ours")
+    return found
+
+
+def _decoded(rule: Any, *, ipv6: bool) -> Spec:
+    found: Spec = iptc.easy.decode_iptc_rule(rule, ipv6=ipv6)
+    found.pop("counters", None)
+    return found
+
+
+def _open(family: Family, table: str) -> Any:
+    kind = iptc.Table6 if family is Family.IPV6 else iptc.Table
+    try:
+        handle = kind(table, autocommit=False)
+        handle.refresh()  # python-iptables remembers tables by name: of another namespace, perhaps
+    except iptc.IPTCError as error:
+        needs = "; it needs NET_ADMIN and NET_RAW, --backend nft only NET_ADMIN" if "ermission" in str(error) else ""
+        raise LegacyError(f"{family} table {table} cannot be opened: {error}{needs}") from error
+    return handle
+
+
+def _close_all() -> None:
+    """Closes the table and every other that python-iptables opened on the way, so that no namespace is pinned."""
+    for kind in (iptc.Table, iptc.Table6):
+        for other in list(kind._cache.values()):
+            other.autocommit = False
+            other.close()
+        kind._cache.clear()
+        kind.existing_table_names.clear()

@@ -1,0 +1,203 @@
+"""The rule model against what the rules are for, told again as naively as possible."""
+
+import ipaddress
+import itertools
+import re
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from init import legacy, nft
+from init.constants import MARK, REPLY_MARK
+from init.model import (
+    MULTIPORT_LIMIT,
+    Family,
+    Hook,
+    OptionError,
+    Options,
+    Packet,
+    Ports,
+    Verdict,
+    chains,
+    multiport,
+    parse_ports,
+)
+
+ports = st.integers(1, 65535)
+ranges = st.tuples(ports, ports).map(lambda pair: (min(pair), max(pair)))
+few_ports = st.lists(st.one_of(ranges, ports.map(lambda port: (port, port))), max_size=40).map(tuple)
+addresses = {
+    Family.IPV4: st.ip_addresses(v=4).map(str),
+    Family.IPV6: st.ip_addresses(v=6).map(str),
+}
+
+
+@st.composite
+def subnets(draw: st.DrawFn) -> str:
+    address = draw(st.ip_addresses())
+    return str(ipaddress.ip_network((address, draw(st.integers(0, address.max_prefixlen))), strict=False))
+
+
+options = st.builds(
+    Options,
+    skip_inbound_ports=few_ports,
+    skip_outbound_ports=few_ports,
+    skip_inbound_subnets=st.lists(subnets(), max_size=5).map(tuple),
+    skip_outbound_subnets=st.lists(subnets(), max_size=5).map(tuple),
+)
+
+
+def edges(given_ports: tuple[Ports, ...]) -> list[int]:
+    """Ports at which something could change."""
+    return [port for first, last in given_ports for port in (first - 1, first, last, last + 1) if 1 <= port <= 65535]
+
+
+def in_any(port: int, skipped: tuple[Ports, ...]) -> bool:
+    return any(port in range(first, last + 1) for first, last in skipped)
+
+
+def in_any_subnet(address: str, skipped: tuple[str, ...]) -> bool:
+    parsed = ipaddress.ip_address(address)
+    for text in skipped:
+        network = ipaddress.ip_network(text)
+        if network.version == parsed.version and int(network.network_address) <= int(parsed) <= int(
+            network.broadcast_address
+        ):
+            return True
+    return False
+
+
+def naive_outbound(packet: Packet, given_options: Options) -> bool:
+    """Whether a packet that leaves the pod must be captured."""
+    if packet.mark % 4096 in {MARK, REPLY_MARK} or packet.out_loopback:
+        return False
+    return not in_any(packet.port, given_options.skip_outbound_ports) and not in_any_subnet(
+        packet.destination, given_options.skip_outbound_subnets
+    )
+
+
+def naive_inbound(packet: Packet, given_options: Options) -> bool:
+    """Whether a packet that comes into the pod must be captured."""
+    if packet.mark % 4096 == MARK:
+        return False
+    return not in_any(packet.port, given_options.skip_inbound_ports) and not in_any_subnet(
+        packet.source, given_options.skip_inbound_subnets
+    )
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> tuple[Options, Family, Packet]:
+    chosen = draw(options)
+    family = draw(st.sampled_from(Family))
+    interesting = edges(chosen.skip_inbound_ports + chosen.skip_outbound_ports)
+    inside = [
+        str(ipaddress.ip_network(text)[0])
+        for text in chosen.skip_inbound_subnets + chosen.skip_outbound_subnets
+        if ipaddress.ip_network(text).version == family.value
+    ]
+    anywhere = st.one_of(addresses[family], st.sampled_from(inside)) if inside else addresses[family]
+    packet = Packet(
+        source=draw(anywhere),
+        destination=draw(anywhere),
+        port=draw(st.one_of(ports, st.sampled_from(interesting)) if interesting else ports),
+        mark=draw(st.sampled_from([0, MARK, REPLY_MARK, 0x7000 | MARK, MARK + 1, 0x1000])),
+        out_loopback=draw(st.booleans()),
+    )
+    return chosen, family, packet
+
+
+@given(cases())
+def test_the_chains_capture_what_must_be_captured_and_nothing_else(case: tuple[Options, Family, Packet]) -> None:
+    chosen, family, packet = case
+    by_hook = {chain.hook: chain for chain in chains(family, chosen)}
+    for hook, naive, port in (
+        (Hook.NAT_OUTPUT, naive_outbound, chosen.outbound_port),
+        (Hook.NAT_PREROUTING, naive_inbound, chosen.inbound_port),
+    ):
+        rule = by_hook[hook].evaluate(packet)
+        assert rule is not None, "every packet is decided on"
+        assert (rule.verdict is Verdict.REDIRECT) == naive(packet, chosen)
+        if rule.verdict is Verdict.REDIRECT:
+            assert rule.port == port
+
+
+@given(st.sampled_from([0, MARK, REPLY_MARK, 0xF000 | MARK, 0x539000]), st.sampled_from([0, REPLY_MARK, 0x1111, MARK]))
+def test_replies_to_transparent_legs_are_remembered_and_marked(mark: int, connmark: int) -> None:
+    packet = Packet("192.0.2.1", "192.0.2.2", 80, mark=mark, connmark=connmark)
+    by_hook = {chain.hook: chain for chain in chains(Family.IPV4, Options())}
+    remembered = by_hook[Hook.MANGLE_PREROUTING].evaluate(packet)
+    assert (remembered is not None) == (mark % 4096 == MARK)
+    marked = by_hook[Hook.MANGLE_OUTPUT].evaluate(packet)
+    assert (marked is not None) == (connmark % 4096 == REPLY_MARK)
+
+
+@given(few_ports)
+@example(tuple((port, port) for port in range(2, 100, 2)))
+@example(tuple((port, port + 1) for port in range(10, 400, 7)))
+def test_multiport_groups_fit_and_hold_the_same_ports(given_ports: tuple[Ports, ...]) -> None:
+    groups = multiport(given_ports)
+    for group in groups:
+        assert sum(1 if first == last else 2 for first, last in group) <= MULTIPORT_LIMIT
+    together = [ports for group in groups for ports in group]
+    assert together == sorted(together)
+    assert all(a[1] < b[0] for a, b in itertools.pairwise(together)), "no port is in two ranges"
+    for port in edges(given_ports) + edges(tuple(together)):
+        assert in_any(port, tuple(together)) == in_any(port, given_ports)
+
+
+@given(options, st.sampled_from(Family))
+def test_no_subnet_of_one_family_reaches_the_rules_of_the_other(chosen: Options, family: Family) -> None:
+    for chain in chains(family, chosen):
+        for rule in chain.rules:
+            for written in (legacy.text(rule), nft.text(rule, family), str(legacy.spec(rule))):
+                for text in chosen.skip_inbound_subnets + chosen.skip_outbound_subnets:
+                    if ipaddress.ip_network(text).version != family.value:
+                        assert not re.search(rf"(?<![0-9a-f:.]){re.escape(text)}(?!\d)", written)
+
+
+@given(options, st.sampled_from(Family))
+def test_each_rule_of_a_chain_can_be_told_from_every_other(chosen: Options, family: Family) -> None:
+    for chain in chains(family, chosen):
+        texts = [legacy.text(rule) for rule in chain.rules]
+        distinct = {(rule.ports, rule.source, rule.destination, rule.mark, rule.verdict) for rule in chain.rules}
+        assert len(set(texts)) >= len(distinct)
+        digests = [nft.comment(rule, family) for rule in chain.rules]
+        assert len(set(digests)) == len(set(texts))
+
+
+@given(st.lists(ranges, max_size=8))
+def test_ports_that_are_written_are_read_again(given_ports: list[Ports]) -> None:
+    text = ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in given_ports)
+    assert parse_ports(text) == tuple(given_ports)
+
+
+@pytest.mark.parametrize("text", ["ssh", "22,x", "1-", "-1", "1-2-3", "٢", "22;23", "+5", "1.5"])
+def test_ports_that_are_none_are_named(text: str) -> None:
+    at_fault = next(part for part in text.split(",") if not part.isascii() or not part.isdigit())
+    with pytest.raises(OptionError, match=re.escape(repr(at_fault))):
+        parse_ports(text)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"skip_inbound_ports": ((0, 5),)}, "skip-inbound-ports: 0-5"),
+        ({"skip_outbound_ports": ((9, 5),)}, "skip-outbound-ports: 9-5"),
+        ({"skip_outbound_ports": ((9, 65536),)}, "9-65536"),
+        ({"outbound_port": 0}, "outbound-port: 0"),
+        ({"inbound_port": 70000}, "inbound-port: 70000"),
+        ({"inbound_port": 4140}, "both 4140"),
+        ({"skip_inbound_subnets": ("192.0.2.1/24",)}, "skip-inbound-subnets: 192.0.2.1/24 has host bits set"),
+        ({"skip_outbound_subnets": ("everywhere",)}, "skip-outbound-subnets: 'everywhere'"),
+    ],
+)
+def test_options_that_cannot_be_used_are_named(wrong: dict[str, object], words: str) -> None:
+    with pytest.raises(OptionError, match=re.escape(words)):
+        Options(**wrong)  # type: ignore[arg-type]  # wrong on purpose
+
+
+def test_without_ipv6_there_is_one_family() -> None:
+    assert Options(ipv6=False).families == (Family.IPV4,)
+    assert "ip6" not in nft.show(Options(ipv6=False))
+    assert "IPv6" not in legacy.show(Options(ipv6=False))

@@ -1,0 +1,464 @@
+"""The rules in the kernel: both backends, both families, one behaviour. No agent runs here; the tests listen."""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from agent.capture.address import PeerAddr, original_dst
+from agent.capture.sockets import TRANSPARENT_PORTS, bind_transparent, dialling_socket, listeners
+from agent.cli.demo.stage import Player
+from init import legacy, nft
+from init.model import Family, Options, chains
+from tests.netns.world import SOON, Echo, World
+
+PORT = 8080
+OPTIONS = (
+    *("--skip-outbound-ports", "9,7000-7010"),
+    *("--skip-inbound-ports", "9,7000-7010"),
+    *("--skip-outbound-subnets", "203.0.113.0/24,2001:db8:113::/48"),
+    *("--skip-inbound-subnets", "10.77.0.4/32,fd77::4/128"),
+)
+AS_OPTIONS = Options(
+    skip_outbound_ports=((9, 9), (7000, 7010)),
+    skip_inbound_ports=((9, 9), (7000, 7010)),
+    skip_outbound_subnets=("203.0.113.0/24", "2001:db8:113::/48"),
+    skip_inbound_subnets=("10.77.0.4/32", "fd77::4/128"),
+)
+
+
+def init(player: Player, *words: str) -> subprocess.CompletedProcess[str]:
+    """`quietwire init …`, from outside of the pod."""
+    verb, *more = words
+    return subprocess.run(
+        [sys.executable, "-m", "init", verb, "--netns", player.netns, *more],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def inside(player: Player, *words: str) -> str:
+    """A command in the pod that must succeed."""
+    done = subprocess.run(player.command(*words), capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 0, f"{words}: {done.stderr}"
+    return done.stdout
+
+
+def everything(player: Player) -> str:
+    """All that could be changed in a namespace, by the tools that everybody has."""
+    parts = []
+    for tool in ("iptables-legacy", "ip6tables-legacy"):
+        parts += [inside(player, tool, "-t", table, "-S") for table in ("nat", "mangle", "filter")]
+    # nft shows what the kernel's xtables emulation holds too, with a warning on stderr.
+    parts.append(inside(player, "nft", "list", "ruleset"))
+    for family in ("-4", "-6"):
+        parts.append(inside(player, "ip", family, "rule"))
+        parts.append(inside(player, "ip", family, "route", "show", "table", "all"))
+    parts.append(inside(player, "sysctl", "net.ipv4.conf.lo.rp_filter", "net.ipv4.conf.all.rp_filter"))
+    parts.append(re.sub(r"(qdisc|state) \w+", "", inside(player, "ip", "-br", "link", "show", "lo")))
+    # The kernel counts the age of routes; a route's expiry is no part of the configuration.
+    return re.sub(r" (expires|age) \d+sec", "", "\n".join(parts))
+
+
+# -- capture --
+
+
+class Captured(NamedTuple):
+    """A pod with rules, a peer and a second peer whose address is skipped; the agent's ports are listened on."""
+
+    world: World
+    pod: Player
+    peer: Player
+    skipped: Player
+    listening: dict[str, socket.socket]
+
+    def goes_to(self, version: int, address: str, port: int, mark: int = 0) -> tuple[str, int] | None:
+        """Dials from the pod; the original destination that the outbound listener saw, None where it saw nothing."""
+        listener = self.listening[f"outbound{version}"]
+        with self.world.open_socket(self.pod, version) as sock:
+            if mark:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
+            sock.settimeout(0.5)  # in blackholes nobody answers, which is what "left alone" looks like there
+            try:
+                sock.connect((address, port))
+            except (TimeoutError, OSError):
+                return None
+            return _accepted(listener)
+
+    def comes_from(self, player: Player, version: int, port: int) -> tuple[str, int] | None:
+        """Dials the pod; the original destination that the inbound listener saw, None where it saw nothing."""
+        with self.world.open_socket(player, version) as sock:
+            sock.settimeout(SOON)
+            try:
+                sock.connect((self.pod.address(version), port))
+            except ConnectionRefusedError:
+                return None
+            return _accepted(self.listening[f"inbound{version}"])
+
+
+def _accepted(listener: socket.socket) -> tuple[str, int] | None:
+    listener.setblocking(False)
+    try:
+        sock, _ = listener.accept()
+    except BlockingIOError:
+        return None
+    with sock:
+        found = original_dst(sock)
+        return found.address, found.port
+
+
+@pytest.fixture(scope="module", params=["legacy", "nft"])
+def captured(request: pytest.FixtureRequest, make_shared_world: Callable[..., World]) -> Iterator[Captured]:
+    world = make_shared_world()
+    pod, peer, skipped = (world.stranger(name) for name in ("pod", "peer", "skipped"))
+    # The strictest that an operator may have set.
+    inside(pod, "sysctl", "-w", "net.ipv4.conf.all.rp_filter=1", "net.ipv4.conf.lo.rp_filter=1")
+    done = init(pod, "apply", "--backend", request.param, *OPTIONS)
+    assert done.returncode == 0, done.stderr
+    listening = world.inside(pod, lambda: listeners(ipv6=True))
+    for sock in listening.values():
+        sock.listen(16)
+    yield Captured(world, pod, peer, skipped, listening)
+    for sock in listening.values():
+        sock.close()
+
+
+@pytest.fixture(params=[4, 6])
+def version(request: pytest.FixtureRequest) -> int:
+    chosen: int = request.param
+    return chosen
+
+
+def test_what_the_pod_dials_is_captured_with_its_original_destination(captured: Captured, version: int) -> None:
+    for address in (captured.peer.address(version), {4: "198.51.100.7", 6: "2001:db8::7"}[version]):
+        assert captured.goes_to(version, address, PORT) == (address, PORT)
+
+
+def test_what_dials_the_pod_is_captured_with_its_original_destination(captured: Captured, version: int) -> None:
+    assert captured.comes_from(captured.peer, version, PORT) == (captured.pod.address(version), PORT)
+
+
+def test_a_pod_may_call_itself(captured: Captured, version: int) -> None:
+    with captured.world.listen(captured.pod, PORT, version):
+        for address in (captured.pod.address(version), {4: "127.0.0.1", 6: "::1"}[version]):
+            assert captured.goes_to(version, address, PORT) is None
+
+
+@pytest.mark.parametrize("port", [9, 7000, 7010])
+def test_skipped_ports_are_left_alone_each_way(captured: Captured, version: int, port: int) -> None:
+    with captured.world.listen(captured.peer, port, version), captured.world.listen(captured.pod, port, version):
+        assert captured.goes_to(version, captured.peer.address(version), port) is None
+        assert captured.comes_from(captured.peer, version, port) is None
+
+
+@pytest.mark.parametrize("port", [8, 10, 6999, 7011])
+def test_the_ports_beside_them_are_captured(captured: Captured, version: int, port: int) -> None:
+    assert captured.goes_to(version, captured.peer.address(version), port) is not None
+    assert captured.comes_from(captured.peer, version, port) is not None
+
+
+def test_skipped_subnets_are_left_alone(captured: Captured, version: int) -> None:
+    assert captured.goes_to(version, {4: "203.0.113.9", 6: "2001:db8:113::9"}[version], PORT) is None
+    assert captured.comes_from(captured.skipped, version, PORT) is None
+
+
+@pytest.mark.parametrize("mark", [0x539, 0x111, 0x1539])
+def test_what_the_agent_itself_dials_is_left_alone(captured: Captured, version: int, mark: int) -> None:
+    with captured.world.listen(captured.peer, PORT, version):
+        assert captured.goes_to(version, captured.peer.address(version), PORT, mark) is None
+
+
+def test_another_mark_hides_nothing(captured: Captured, version: int) -> None:
+    assert captured.goes_to(version, captured.peer.address(version), PORT, 0x53A) is not None
+
+
+def test_udp_passes(captured: Captured, version: int) -> None:
+    with (
+        captured.world.open_socket(captured.peer, version, socket.SOCK_DGRAM) as server,
+        captured.world.open_socket(captured.pod, version, socket.SOCK_DGRAM) as client,
+    ):
+        server.bind((captured.peer.address(version), PORT))
+        client.sendto(b"datagram", (captured.peer.address(version), PORT))
+        data, source = server.recvfrom(100)
+        assert data == b"datagram"
+        assert source[0] == captured.pod.address(version)
+
+
+def test_a_leg_from_the_clients_own_address_reaches_the_application_and_its_replies_come_back(
+    captured: Captured, version: int
+) -> None:
+    family = {4: socket.AF_INET, 6: socket.AF_INET6}[version]
+    client = captured.peer.address(version)
+    with (
+        captured.world.listen(captured.pod, PORT, version) as application,
+        captured.world.inside(captured.pod, lambda: dialling_socket(family)) as leg,
+    ):
+        assert bind_transparent(leg, PeerAddr(client, 40000), TRANSPARENT_PORTS[version])
+        leg.settimeout(SOON)
+        leg.connect((captured.pod.address(version), PORT))
+        served, seen = application.accept()
+        with served:
+            assert seen[:2] == (client, TRANSPARENT_PORTS[version])
+            leg.sendall(b"question")
+            assert served.recv(100) == b"question"
+            served.sendall(b"answer")
+            assert leg.recv(100) == b"answer"
+
+
+# -- apply, check, remove --
+
+
+@pytest.fixture
+def pod(make_world: Callable[..., World]) -> Player:
+    return make_world().stranger("pod")
+
+
+@pytest.fixture(params=["legacy", "nft"])
+def backend(request: pytest.FixtureRequest) -> str:
+    chosen: str = request.param
+    return chosen
+
+
+def test_applying_twice_changes_nothing(pod: Player, backend: str) -> None:
+    first = init(pod, "apply", "--backend", backend, *OPTIONS)
+    assert (first.returncode, first.stdout) == (0, f"captured by {backend} (changed)\n"), first.stderr
+    before = everything(pod)
+    second = init(pod, "apply", "--backend", backend, *OPTIONS)
+    assert (second.returncode, second.stdout) == (0, f"captured by {backend} (nothing to change)\n"), second.stderr
+    assert everything(pod) == before
+    assert init(pod, "check", "--backend", backend, *OPTIONS).returncode == 0
+
+
+def test_other_options_replace_the_rules_whole(pod: Player, backend: str) -> None:
+    init(pod, "apply", "--backend", backend, *OPTIONS)
+    assert init(pod, "check", "--skip-inbound-ports", "1").returncode == 1
+    assert init(pod, "apply", "--backend", backend, "--skip-inbound-ports", "1").returncode == 0
+    assert init(pod, "check", "--skip-inbound-ports", "1").returncode == 0
+    assert "7000" not in everything(pod)
+
+
+def test_remove_leaves_the_namespace_as_it_was_with_everything_that_others_put_there(pod: Player, backend: str) -> None:
+    inside(pod, "sysctl", "-w", "net.ipv4.conf.all.rp_filter=1", "net.ipv4.conf.lo.rp_filter=1")
+    for tool in ("iptables-legacy", "ip6tables-legacy"):
+        inside(pod, tool, "-t", "nat", "-N", "THEIRS")
+        inside(pod, tool, "-t", "nat", "-A", "OUTPUT", "-p", "tcp", "--dport", "25", "-j", "THEIRS")
+        inside(pod, tool, "-t", "mangle", "-A", "PREROUTING", "-m", "mark", "--mark", "0x7", "-j", "ACCEPT")
+    inside(pod, "nft", "add table inet theirs; add chain inet theirs input { type filter hook input priority 0; }")
+    inside(pod, "ip", "rule", "add", "fwmark", "0x111", "lookup", "main", "priority", "50")
+    inside(pod, "ip", "route", "add", "192.0.2.0/24", "dev", "lo", "table", "100")
+    before = everything(pod)
+    assert init(pod, "apply", "--backend", backend).returncode == 0
+    during = everything(pod)
+    assert during != before
+    for line in before.splitlines():
+        assert line in during or line.endswith("rp_filter = 1"), "what others wrote stays while ours is there"
+    assert init(pod, "remove").stdout == "as it was (changed)\n"
+    assert everything(pod) == before
+    assert init(pod, "remove").stdout == "as it was (nothing to change)\n"
+
+
+def test_loopback_that_was_down_is_up_while_captured_and_down_again(pod: Player) -> None:
+    inside(pod, "ip", "link", "set", "lo", "down")
+    assert init(pod, "apply").returncode == 0
+    assert "UP" in inside(pod, "ip", "-br", "link", "show", "lo")
+    assert init(pod, "remove").returncode == 0
+    assert "UP" not in inside(pod, "ip", "-br", "link", "show", "lo")
+
+
+def test_the_other_backends_rules_are_replaced(pod: Player) -> None:
+    for chosen, other in (("nft", "legacy"), ("legacy", "nft"), ("nft", "legacy")):
+        assert init(pod, "apply", "--backend", other).returncode == 0
+        assert init(pod, "apply", "--backend", chosen).returncode == 0
+        assert init(pod, "check", "--backend", chosen).returncode == 0
+        assert ("QUIETWIRE" in inside(pod, "iptables-legacy", "-t", "nat", "-S")) == (chosen == "legacy")
+        assert ("table ip quietwire" in inside(pod, "nft", "list", "tables")) == (chosen == "nft")
+
+
+def test_ipv6_that_is_disabled_is_said_and_is_no_error(pod: Player, backend: str) -> None:
+    inside(pod, "sysctl", "-w", "net.ipv6.conf.all.disable_ipv6=1")
+    done = init(pod, "apply", "--backend", backend)
+    assert done.returncode == 0
+    assert done.stderr == "quietwire init: no IPv6 rules: IPv6 is disabled on every interface (disable_ipv6)\n"
+    assert init(pod, "check", "--backend", backend).returncode == 0
+    inside(pod, "sysctl", "-w", "net.ipv6.conf.all.disable_ipv6=0")
+    found = init(pod, "check", "--backend", backend)
+    assert found.returncode == 1, "IPv6 that came later would bypass the mesh"
+    assert "IPv6" in found.stdout
+
+
+def test_no_ipv6_takes_ipv6_rules_away(pod: Player, backend: str) -> None:
+    init(pod, "apply", "--backend", backend)
+    assert init(pod, "apply", "--backend", backend, "--no-ipv6").returncode == 0
+    assert init(pod, "check", "--backend", backend, "--no-ipv6").returncode == 0
+    assert init(pod, "check", "--backend", backend).returncode == 1
+    assert "QUIETWIRE" not in inside(pod, "ip6tables-legacy", "-t", "nat", "-S")
+    assert "ip6 quietwire" not in inside(pod, "nft", "list", "tables")
+
+
+def _found_after(pod: Player, backend: str, *words: str) -> str:
+    """Breaks one thing; what check says."""
+    inside(pod, *words)
+    found = init(pod, "check", "--backend", backend, *OPTIONS)
+    assert found.returncode == 1, f"{words} went unnoticed"
+    return found.stdout
+
+
+def _missing_after(pod: Player, backend: str, *words: str) -> str:
+    """Breaks one thing; what check says; repairs."""
+    found = _found_after(pod, backend, *words)
+    repaired = init(pod, "apply", "--backend", backend, *OPTIONS)
+    assert "(changed)" in repaired.stdout, repaired.stderr
+    assert init(pod, "check", "--backend", backend, *OPTIONS).returncode == 0
+    return found
+
+
+def test_check_names_each_legacy_rule_that_is_missing(pod: Player) -> None:
+    assert init(pod, "apply", "--backend", "legacy", *OPTIONS).returncode == 0
+    for family, tool in ((Family.IPV4, "iptables-legacy"), (Family.IPV6, "ip6tables-legacy")):
+        for chain in chains(family, AS_OPTIONS):
+            table, name = chain.hook.table, chain.hook.chain
+            for number, rule in enumerate(chain.rules, 1):
+                said = _found_after(pod, "legacy", tool, "-t", table, "-D", name, str(number))
+                assert f"missing: {family} {table}: rule '-A {name} {legacy.text(rule)}' is missing" in said
+                # Put back by iptables itself from the words that were shown, which so are proven to be true.
+                inside(pod, tool, "-t", table, "-I", name, str(number), *legacy.text(rule).split())
+            said = _missing_after(pod, "legacy", tool, "-t", table, "-D", chain.hook.builtin, "1")
+            assert f"missing: {family} {table}: the jump from {chain.hook.builtin} to {name} is missing" in said
+
+
+def test_check_names_each_nft_rule_that_is_missing(pod: Player) -> None:
+    assert init(pod, "apply", "--backend", "nft", *OPTIONS).returncode == 0
+    for family, name in ((Family.IPV4, "ip"), (Family.IPV6, "ip6")):
+        for chain in chains(family, AS_OPTIONS):
+            for rule in chain.rules:
+                chain_name = f"{chain.hook.table}_{chain.hook.builtin.lower()}"
+                listed = inside(pod, "nft", "-a", "list", "chain", name, "quietwire", chain_name)
+                handle = re.search(rf'comment "{nft.comment(rule, family)}" # handle (\d+)', listed)
+                assert handle is not None
+                said = _missing_after(
+                    pod, "nft", "nft", "delete", "rule", name, "quietwire", chain_name, "handle", handle[1]
+                )
+                assert f"rule '{nft.text(rule, family)}' of chain {chain_name} is missing" in said
+        said = _missing_after(pod, "nft", "nft", "delete", "table", name, "quietwire")
+        assert f"missing: {family}: table {name} quietwire is missing" in said
+
+
+def test_check_notices_rules_that_somebody_put_before_or_among_ours(pod: Player) -> None:
+    assert init(pod, "apply", "--backend", "legacy", *OPTIONS).returncode == 0
+    said = _missing_after(pod, "legacy", "iptables-legacy", "-t", "nat", "-I", "OUTPUT", "1", "-j", "ACCEPT")
+    assert "the jump from OUTPUT to QUIETWIRE_OUTPUT is not the first rule" in said
+    said = _missing_after(pod, "legacy", "iptables-legacy", "-t", "nat", "-I", "QUIETWIRE_OUTPUT", "1", "-j", "ACCEPT")
+    assert "chain QUIETWIRE_OUTPUT has other rules, or another order, than ours" in said
+    assert init(pod, "apply", "--backend", "nft", *OPTIONS).returncode == 0
+    said = _missing_after(pod, "nft", "nft", "insert", "rule", "ip", "quietwire", "nat_output", "accept")
+    assert "chain nat_output has other rules, or another order, than ours" in said
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("ip rule del priority 100", "IPv4: ip rule 'fwmark 0x111/0xfff lookup 100' is missing"),
+        ("ip -6 rule del priority 100", "IPv6: ip rule 'fwmark 0x111/0xfff lookup 100' is missing"),
+        ("ip route flush table 100", "IPv4: route 'local 0.0.0.0/0 dev lo table 100' is missing"),
+        ("ip -6 route flush table 100", "IPv6: route 'local ::/0 dev lo table 100' is missing"),
+        ("ip link set lo down", "interface lo is down"),
+        ("sysctl -w net.ipv4.conf.lo.rp_filter=1", "IPv4: sysctl net.ipv4.conf.lo.rp_filter must not be strict"),
+    ],
+)
+def test_check_names_what_is_missing_besides_rules(pod: Player, backend: str, command: str, words: str) -> None:
+    assert init(pod, "apply", "--backend", backend, *OPTIONS).returncode == 0
+    assert f"missing: {words}" in _missing_after(pod, backend, *command.split())
+
+
+def test_a_lock_that_iptables_holds_is_waited_for(pod: Player) -> None:
+    holder = subprocess.Popen(
+        ["flock", "/run/xtables.lock", "sh", "-c", "echo held; read line"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert holder.stdout is not None
+    assert holder.stdin is not None
+    assert holder.stdout.readline() == b"held\n"
+    waiting = subprocess.Popen(
+        [sys.executable, "-m", "init", "apply", "--netns", pod.netns, "--backend", "legacy"], stdout=subprocess.PIPE
+    )
+    _until_it_polls_the_lock(waiting.pid)
+    assert "QUIETWIRE" not in inside(pod, "iptables-legacy-save")
+    holder.communicate(b"\n", timeout=SOON)
+    said, _ = waiting.communicate(timeout=SOON)
+    assert said == b"captured by legacy (changed)\n"
+
+
+def _until_it_polls_the_lock(parent: int) -> None:
+    """Returns once a child of the process has iptables' lock file open."""
+    deadline = time.monotonic() + SOON
+    while time.monotonic() < deadline:
+        for child in Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
+            try:
+                links = [os.readlink(link) for link in Path(f"/proc/{child}/fd").iterdir()]
+            except OSError:
+                continue
+            if "/run/xtables.lock" in links:
+                return
+        time.sleep(0.005)
+    raise AssertionError("nobody opened the lock")
+
+
+# -- as a pod's own init step --
+
+
+def as_init_container(pod: Player, *words: str) -> subprocess.CompletedProcess[str]:
+    """Runs the init step in the pod's namespace with NET_ADMIN only, /proc/sys read-only and no /run to write to."""
+    prepare = (
+        "mount --bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys && mount -t tmpfs -o ro none /run && "
+        "exec setpriv --bounding-set=-all,+net_admin --inh-caps=-all,+net_admin --no-new-privs "
+    )
+    command = " ".join([sys.executable, "-m", "init", *words])
+    return subprocess.run(
+        pod.command("sh", "-c", prepare + command), capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def test_it_works_as_an_init_container_with_net_admin_only(pod: Player) -> None:
+    assert as_init_container(pod, "check").returncode == 1
+    done = as_init_container(pod, "apply")
+    assert (done.returncode, done.stdout) == (0, "captured by nft (changed)\n"), done.stderr
+    assert as_init_container(pod, "check").stdout == "everything is in force\n"
+    assert init(pod, "check").stdout == "everything is in force\n", "the node's own look finds them too"
+    done = as_init_container(pod, "apply")
+    assert done.stdout == "captured by nft (nothing to change)\n"
+    assert as_init_container(pod, "remove").returncode == 0
+    assert as_init_container(pod, "check").returncode == 1
+
+
+def test_what_an_init_container_may_not_do_is_said(pod: Player) -> None:
+    done = as_init_container(pod, "apply", "--backend", "legacy")
+    assert done.returncode == 1
+    assert "it needs NET_ADMIN and NET_RAW, --backend nft only NET_ADMIN" in done.stderr
+    inside(pod, "sysctl", "-w", "net.ipv4.conf.lo.rp_filter=1")
+    done = as_init_container(pod, "apply")
+    assert done.returncode == 1
+    assert "set it to 2 in the pod's securityContext.sysctls" in done.stderr
+
+
+def test_rules_without_an_agent_refuse_each_way_and_let_nothing_past(make_world: Callable[..., World]) -> None:
+    world = make_world()
+    here, there = world.stranger("here"), world.stranger("there")
+    echoes = [Echo(world, here, PORT), Echo(world, there, PORT)]
+    assert init(here, "apply").returncode == 0
+    with pytest.raises(ConnectionRefusedError):
+        world.connect(here, there.ipv4, PORT)
+    with pytest.raises(ConnectionRefusedError):
+        world.connect(there, here.ipv6, PORT)
+    for echo in echoes:
+        assert echo.peers == []
+        echo.close()
