@@ -68,6 +68,7 @@ echo "nameserver 10.0.2.3" >"$tree/etc/resolv.conf" # slirp4netns' own
 cat >"$tree/fresh-inside" <<'INSIDE'
 set -eu
 mount --make-rprivate /
+mount --bind "$1" "$1" # `ip netns exec` wants the root to be a mount
 mount -t proc proc "$1/proc"
 mount -t sysfs sysfs "$1/sys"
 mount --rbind /dev "$1/dev"
@@ -91,7 +92,7 @@ unshare --mount --net --pid --fork --kill-child --ipc --uts \
 inner=$!
 netns=
 for _ in $(seq 100); do
-  child=$(cat "/proc/$inner/task/$inner/children" 2>/dev/null | tr -d ' ')
+  child=$(tr -d " " <"/proc/$inner/task/$inner/children" || true)
   [ -z "$child" ] || netns=$(readlink "/proc/$child/ns/net" || true)
   [ -z "$netns" ] || [ "$netns" = "$(readlink /proc/self/ns/net)" ] || break
   sleep 0.1
