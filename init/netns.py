@@ -25,8 +25,9 @@ def setns(fd: int) -> None:
 
 
 def enter(fd: int) -> None:
-    """Moves the calling thread into a network namespace, unless it is there: in a pod's own init step it is, and
-    may go nowhere (setns(2) wants SYS_ADMIN). Raises OSError.
+    """Moves the calling thread into a network namespace, unless it is there. Raises OSError.
+
+    A pod's own init step is there, and may go nowhere: setns(2) wants SYS_ADMIN.
     """
     here, there = os.stat("/proc/thread-self/ns/net"), os.fstat(fd)
     if (here.st_dev, here.st_ino) != (there.st_dev, there.st_ino):

@@ -191,7 +191,11 @@ class TlsLeg(Leg):
 
     def forward_end(self) -> None:
         """Writes close_notify; what the peer still sends is read on."""
-        self.machine.close()
+        try:
+            self.machine.close()
+        except TlsFailure as failure:
+            self.relay.failed(failure.outcome, failure.detail)
+            return
         self._send_outgoing()
 
     def refuse(self) -> None:

@@ -1,6 +1,7 @@
 """The worker processes as the supervisor sees them: started, told everything, replaced when they die."""
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import os
@@ -84,7 +85,10 @@ class Workers:
         pause = RESTART_SECONDS
         while True:
             began = clock()
-            status = await self._run_once(handle)
+            try:
+                status = await self._run_once(handle)
+            except OSError as error:  # no memory, no process numbers, no descriptors: perhaps soon again
+                status = f"it could not be started: {error.strerror}"
             if self._stopping:
                 return
             self.restarts += 1
@@ -99,7 +103,8 @@ class Workers:
 
     async def _run_once(self, handle: WorkerHandle) -> str:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        with theirs:
+        with contextlib.ExitStack() as unless_started, theirs:
+            unless_started.callback(ours.close)
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
@@ -111,6 +116,7 @@ class Workers:
                 stdout=asyncio.subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(),),
             )
+            unless_started.pop_all()
         handle.incarnation += 1
         handle.pid = process.pid
         channel: Channel[messages.ToSupervisor] = Channel(ours, messages.ToSupervisor)
