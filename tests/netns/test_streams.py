@@ -8,8 +8,9 @@ import struct
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -92,27 +93,22 @@ def test_a_gibibyte_each_way_at_once_is_the_same_and_memory_stays_bounded(
 ) -> None:
     client, served = pair(place)
     before = memory(place.world)
-    results: dict[str, object] = {}
-    threads = [
-        threading.Thread(target=lambda: results.update(sent_up=pump(client, b"up"))),
-        threading.Thread(target=lambda: results.update(sent_down=pump(served, b"down"))),
-        threading.Thread(target=lambda: results.update(got_up=drink(served))),
-        threading.Thread(target=lambda: results.update(got_down=drink(client))),
-    ]
-    for thread in threads:
-        thread.start()
     peak = before
-    while any(thread.is_alive() for thread in threads):
-        peak = max(peak, memory(place.world))
-        threads[0].join(0.25)
-        if not threads[0].is_alive():
-            for thread in threads:
-                thread.join(0.25)
+    with ThreadPoolExecutor(max_workers=4) as threads:
+        sent_up, sent_down = threads.submit(pump, client, b"up"), threads.submit(pump, served, b"down")
+        got_up, got_down = threads.submit(drink, served), threads.submit(drink, client)
+        pending: set[Future[Any]] = {sent_up, sent_down, got_up, got_down}
+        while pending:
+            _, pending = wait(pending, timeout=0.25)
+            peak = max(peak, memory(place.world))
+    ends = [line for line in place.world.mesh.lines() if line.get("event") in {"closed", "denied"}]
+    for name, future in (("sent_up", sent_up), ("sent_down", sent_down), ("got_up", got_up), ("got_down", got_down)):
+        assert future.exception() is None, f"{name}: {future.exception()!r}; the agent said {ends}"
     client.close()
     served.close()
     record_property("growth_bytes", peak - before)
-    assert results["got_up"] == (GIB, results["sent_up"])
-    assert results["got_down"] == (GIB, results["sent_down"])
+    assert got_up.result() == (GIB, sent_up.result())
+    assert got_down.result() == (GIB, sent_down.result())
     assert peak - before < BULK_GROWTH_LIMIT
 
 

@@ -37,8 +37,8 @@ def test_a_proper_svid_is_identified() -> None:
         (PKI.certificate(["https://example.test/a"]), Outcome.SPIFFE_ID_MALFORMED),
         (PKI.certificate(["spiffe://other.test/a"]), Outcome.FOREIGN_TRUST_DOMAIN),
         (PKI.certificate(["spiffe://example.test/a"], is_ca=True), Outcome.CERTIFICATE_UNTRUSTED),
-        (PKI.svid(begins=-200, ends=-100), Outcome.CERTIFICATE_EXPIRED),
-        (PKI.svid(begins=100, ends=200), Outcome.CERTIFICATE_EXPIRED),
+        (PKI.svid(begins=-90_000, ends=-3_600), Outcome.CERTIFICATE_EXPIRED),
+        (PKI.svid(begins=86_400, ends=172_800), Outcome.CERTIFICATE_EXPIRED),
     ],
 )
 def test_each_wrong_certificate_has_its_own_reason(svid: Svid, outcome: Outcome) -> None:

@@ -44,7 +44,9 @@ def demo(
     if os.geteuid() != 0:
         sys.stderr.write("quietwire demo makes network namespaces: run it as root, for example sudo make demo\n")
         sys.exit(EXIT_USAGE)
-    signal.signal(signal.SIGTERM, _interrupt)
+    # Set for SIGINT too: a shell that runs this in the background has it ignored.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _interrupt)
     directory = Path(tempfile.mkdtemp(prefix="quietwire-demo-"))
     story = Story(directory, (lambda _: None) if as_json else _tell)
     status = EXIT_FALSE
