@@ -65,8 +65,9 @@ def everything(player: Player) -> str:
         parts.append(inside(player, "ip", family, "route", "show", "table", "all"))
     parts.append(inside(player, "sysctl", "net.ipv4.conf.lo.rp_filter", "net.ipv4.conf.all.rp_filter"))
     parts.append(re.sub(r"(qdisc|state) \w+", "", inside(player, "ip", "-br", "link", "show", "lo")))
-    # The kernel counts the age of routes; a route's expiry is no part of the configuration.
-    return re.sub(r" (expires|age) \d+sec", "", "\n".join(parts))
+    # Link-local addresses come when they come; a route's expiry is counted down. Neither is configuration.
+    lines = [line for part in parts for line in part.splitlines() if "fe80::" not in line and "ff00::" not in line]
+    return re.sub(r" (expires|age) \d+sec", "", "\n".join(lines))
 
 
 # -- capture --
