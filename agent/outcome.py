@@ -34,8 +34,6 @@ class Outcome(StrEnum):
     """Was permitted, and no longer is: closed by re-authorization."""
 
     # Denials: TLS and identity.
-    NOT_TLS = "not_tls"
-    """A ClientHello was the only thing that could be permitted, and something else came."""
     CLIENT_HELLO_TOO_LARGE = "client_hello_too_large"
     CLIENT_HELLO_MALFORMED = "client_hello_malformed"
     HANDSHAKE_TIMEOUT = "handshake_timeout"
@@ -54,8 +52,8 @@ class Outcome(StrEnum):
     FOREIGN_TRUST_DOMAIN = "foreign_trust_domain"
     WRONG_SERVER_IDENTITY = "wrong_server_identity"
     """The server's SVID is not the one that the catalog names for this address."""
-    BUNDLE_CHANGED = "bundle_changed"
-    """The session was made under a bundle that is no longer in force."""
+    IDENTITY_REVOKED = "identity_revoked"
+    """The certificate, or the identity in it, is revoked, or its root has left the bundle."""
     REFUSED_BY_PEER = "refused_by_peer"
     """The other side ended the connection with a TLS alert: its log has the reason."""
 

@@ -1,5 +1,6 @@
 """The HTTPS API: starlette routes over the service. Bodies are small and bounded; errors are {code, message}."""
 
+import asyncio
 import logging
 import time
 from typing import Any
@@ -11,15 +12,22 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from agent.authority.ledger import Publication
 from agent.authority.refusal import Code, Refusal
-from agent.authority.service import AuthorityService, Signed
+from agent.authority.service import AuthorityService, Caller, Signed
 from agent.identity import bundle_document
-from agent.identity.spiffe import SpiffeId
+from agent.identity.svid import Bundle
 from agent.tls import peer
 
 log = logging.getLogger("quietwire.authority")
 
 MAX_BODY = 32768
+BODY_SECONDS = 10.0
+MAX_WAIT_SECONDS = 60.0
+"""Of one long poll."""
+TRUSTS, ISSUERS = "quietwire-trusts", "quietwire-issuers"
+"""Request headers of an agent's poll: the bundle sequence it has in force, and under which issuers its SVIDs are."""
+REFRESH_HINT_SECONDS = 300
 PEER_CERTIFICATE = "quietwire.peer_certificate"
 """Key in the ASGI scope: the caller's verified leaf, DER; see agent.authority.server."""
 
@@ -38,12 +46,14 @@ class CsrBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     csr: str
 
 
-def application(service: AuthorityService, trust_domain: str) -> Starlette:
+def application(service: AuthorityService) -> Starlette:
     """The ASGI application."""
+    trust_domain = service.trust_domain
 
     async def join(request: Request) -> Response:
         body = msgspec.json.decode(await _body(request), type=JoinBody)
-        return _signed(await service.join(body.token, body.node, body.csr))
+        address = "nobody" if request.client is None else request.client.host
+        return _signed(await service.join(body.token, body.node, body.csr, address))
 
     async def svid(request: Request) -> Response:
         body = msgspec.json.decode(await _body(request), type=CsrBody)
@@ -53,8 +63,17 @@ def application(service: AuthorityService, trust_domain: str) -> Starlette:
         body = msgspec.json.decode(await _body(request), type=CsrBody)
         return _signed(await service.renew(_caller(request, trust_domain), body.csr))
 
-    async def bundle(_: Request) -> Response:
-        return Response(bundle_document.encode(service.bundle), media_type="application/json")
+    async def bundle(request: Request) -> Response:
+        known = _known(request)
+        if TRUSTS in request.headers:
+            issuers = tuple(filter(None, request.headers.get(ISSUERS, "")[:4096].split(",")))
+            await service.confirm(_caller(request, trust_domain), _number(request.headers[TRUSTS]), issuers)
+        publication = await service.wait(known, min(_number(request.query_params.get("wait", "0")), MAX_WAIT_SECONDS))
+        etag = {"ETag": f'"{publication.sequence}"'}
+        if publication.sequence == known:
+            return Response(status_code=304, headers=etag)
+        document = bundle_document.encode(as_bundle(publication, trust_domain))
+        return Response(document, headers=etag, media_type="application/json")
 
     return Starlette(
         routes=[
@@ -67,22 +86,54 @@ def application(service: AuthorityService, trust_domain: str) -> Starlette:
     )
 
 
-def _caller(request: Request, trust_domain: str) -> SpiffeId | None:
+def as_bundle(publication: Publication, trust_domain: str) -> Bundle:
+    """What is published, as those who verify know it."""
+    anchors = publication.anchors
+    return Bundle(
+        trust_domain,
+        anchors.anchors_pem,
+        publication.sequence,
+        REFRESH_HINT_SECONDS,
+        anchors.issuer,
+        anchors.issuer_expires,
+        frozenset(publication.revoked_ids),
+        frozenset(publication.revoked_serials),
+    )
+
+
+def _known(request: Request) -> int:
+    """The sequence that the caller has, by If-None-Match (RFC 9110, section 13.1.2); -1 where it has none."""
+    tag = request.headers.get("if-none-match", "").removeprefix("W/").strip('"')
+    return int(tag) if tag.isascii() and tag.isdigit() and len(tag) < 19 else -1
+
+
+def _number(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 19):
+        raise Refusal(Code.BAD_REQUEST, f"{text[:40]!r} is no number")
+    return int(text)
+
+
+def _caller(request: Request, trust_domain: str) -> Caller | None:
     der = request.scope.get(PEER_CERTIFICATE)
     if der is None:
         return None
     try:
-        return peer.identify(der, trust_domain=trust_domain, now=time.time()).spiffe_id
+        identity = peer.identify(der, trust_domain=trust_domain, now=time.time())
     except peer.PeerRefused as refused:
         raise Refusal(Code.UNKNOWN_CALLER, refused.detail) from refused
+    return Caller(identity.spiffe_id, identity.serial)
 
 
 async def _body(request: Request) -> bytes:
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY:
-            raise Refusal(Code.TOO_LARGE, f"the request is over the limit of {MAX_BODY} bytes")
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > MAX_BODY:
+                    raise Refusal(Code.TOO_LARGE, f"the request is over the limit of {MAX_BODY} bytes")
+    except TimeoutError:
+        raise Refusal(Code.TOO_SLOW, f"the request's body did not come in {BODY_SECONDS:g} s") from None
     return bytes(body)
 
 

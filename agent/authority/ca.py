@@ -9,7 +9,7 @@ import re
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from msgspec import Struct
 
@@ -25,13 +25,14 @@ _DNS_NAME = re.compile(
 )
 
 PublicKey = ec.EllipticCurvePublicKey
+PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
 
 class Signer(Struct, frozen=True):
-    """A CA certificate with its key. `chain` is what leaves carry after themselves: this and upper issuers, no root."""
+    """A CA certificate with its key. Our own are ECDSA P-256; one that is given may be RSA."""
 
     certificate: x509.Certificate
-    key: ec.EllipticCurvePrivateKey
+    key: PrivateKey
 
     def __repr__(self) -> str:
         return f"Signer({self.certificate.subject.rfc4514_string()})"
@@ -64,10 +65,9 @@ def new_issuer(root: Signer, trust_domain: str, now: float) -> Signer:
 
 
 def sign_leaf(
-    issuer: Signer, spiffe_id: SpiffeId, public_key: PublicKey, *, now: float, seconds: float
+    issuer: Signer, spiffe_id: SpiffeId, public_key: PublicKey, *, now: float, seconds: float, until: float
 ) -> x509.Certificate:
-    """An X.509-SVID: one URI SAN, and for a workload its DNS name where DNS can write it."""
-    until = min(_time(now + seconds), issuer.certificate.not_valid_after_utc)
+    """An X.509-SVID: one URI SAN, and for a workload its DNS name where DNS can write it. Ends with `until`."""
     names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(str(spiffe_id))]
     if spiffe_id.dns_name is not None and _DNS_NAME.fullmatch(spiffe_id.dns_name):
         names.append(x509.DNSName(spiffe_id.dns_name))
@@ -78,7 +78,7 @@ def sign_leaf(
         .public_key(public_key)
         .serial_number(x509.random_serial_number())
         .not_valid_before(max(_time(now - BACKDATE_SECONDS), issuer.certificate.not_valid_before_utc))
-        .not_valid_after(until)
+        .not_valid_after(_time(min(now + seconds, until)))
         # Critical, because the subject is empty: RFC 5280, section 4.2.1.6.
         .add_extension(x509.SubjectAlternativeName(names), critical=True)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
@@ -90,6 +90,16 @@ def sign_leaf(
         .add_extension(_authority_key(issuer), critical=False)
         .sign(issuer.key, hashes.SHA256())
     )
+
+
+def key_id(certificate: x509.Certificate) -> str:
+    """The subject key identifier, hex. Raises x509.ExtensionNotFound."""
+    return certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest.hex()
+
+
+def load_leaf(chain_pem: bytes) -> x509.Certificate:
+    """The first certificate of a chain. Raises ValueError."""
+    return x509.load_pem_x509_certificate(chain_pem)
 
 
 def pem(certificate: x509.Certificate) -> bytes:

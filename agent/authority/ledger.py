@@ -1,69 +1,167 @@
-"""The ledger: join tokens, agents, every issuance. SQLite in WAL mode, written by one thread.
+"""The ledger: tokens, agents, every issuance, revocations, the rotation, and what is published. SQLite in WAL mode.
 
-What `record` and `use_token` have returned is on disk: the answer to the caller comes after it.
+`Book` is the ledger as a value of its moment: synchronous, each method one transaction, for the command line and for
+the authority's one writer thread. `Ledger` is that thread. What a method has returned is on disk: kill -9 at any
+point loses nothing that was acknowledged. Two processes may write; SQLite keeps them apart.
 """
 
 import asyncio
 import hashlib
+import secrets
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
-from typing import TypeVar
+from typing import Concatenate, ParamSpec, TypeVar
 
+import msgspec
 from msgspec import Struct
 
+from agent.authority.rotation import Rotation
+
+P = ParamSpec("P")
 T = TypeVar("T")
 
-SCHEMA_VERSION = 1
+FILE = "ledger.sqlite"
+SCHEMA_VERSION = 2
+BUSY_SECONDS = 10.0
+"""How long one process waits for another's transaction; each takes milliseconds."""
+SEEN_SECONDS = 30.0
+"""How exact `Agent.seen` is: not every poll is a write."""
+
 _SCHEMA = """
 CREATE TABLE tokens (
   hash BLOB PRIMARY KEY, node TEXT NOT NULL, expires REAL NOT NULL, used REAL
 ) WITHOUT ROWID;
-CREATE TABLE agents (node TEXT PRIMARY KEY, joined REAL NOT NULL) WITHOUT ROWID;
+CREATE TABLE agents (
+  node TEXT PRIMARY KEY, joined REAL NOT NULL, seen REAL NOT NULL,
+  trusts INTEGER NOT NULL DEFAULT 0, issuers TEXT NOT NULL DEFAULT ''
+) WITHOUT ROWID;
 CREATE TABLE issuances (
-  serial TEXT PRIMARY KEY, spiffe_id TEXT NOT NULL, node TEXT NOT NULL, issued REAL NOT NULL, expires REAL NOT NULL
+  serial TEXT PRIMARY KEY, spiffe_id TEXT NOT NULL, node TEXT NOT NULL, issued REAL NOT NULL, expires REAL NOT NULL,
+  issuer TEXT NOT NULL
 ) WITHOUT ROWID;
 CREATE INDEX issuances_by_id ON issuances (spiffe_id, issued);
+CREATE INDEX issuances_by_expiry ON issuances (expires, node);
+CREATE TABLE revocations (
+  kind TEXT NOT NULL, value TEXT NOT NULL, reason TEXT NOT NULL, created REAL NOT NULL, PRIMARY KEY (kind, value)
+) WITHOUT ROWID;
+CREATE TABLE settings (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 """
+
+MINTED = "(mint)"
+"""The node of an issuance that no agent asked for. No node has such a name: it could not stand in a SPIFFE ID."""
+AUTHORITY = "(authority)"
+"""The node of the authority's own SVIDs."""
 
 
 class Issuance(Struct, frozen=True):
-    """One certificate that was signed; times are POSIX seconds."""
+    """One certificate that was signed; times are POSIX seconds, `issuer` is the issuer's key identifier, hex."""
 
     serial: str
     spiffe_id: str
     node: str
     issued: float
     expires: float
+    issuer: str = ""
 
 
-class Ledger:
-    """Every call runs on the ledger's one thread; awaiting it means that it is done, durably."""
+class Agent(Struct, frozen=True):
+    """One agent that has joined. `trusts` is the bundle sequence it last confirmed, `issuers` whom it uses."""
+
+    node: str
+    joined: float
+    seen: float
+    trusts: int
+    issuers: tuple[str, ...]
+    expires: float
+    """When the last of its own SVIDs does."""
+
+
+class Kind(StrEnum):
+    """What a revocation names."""
+
+    SPIFFE_ID = "spiffe_id"
+    AGENT = "agent"
+    SERIAL = "serial"
+
+
+class Revocation(Struct, frozen=True):
+    """One revocation; in force until it is taken back."""
+
+    kind: Kind
+    value: str
+    reason: str
+    created: float
+
+
+class Anchors(Struct, frozen=True):
+    """What certificates are verified against, and whom new ones are signed by."""
+
+    anchors_pem: bytes
+    issuer: str
+    issuer_expires: float
+
+
+class Publication(Struct, frozen=True):
+    """What every agent is told. `sequence` grows with each change, `anchors_sequence` is the last of the anchors'."""
+
+    anchors: Anchors
+    revoked_ids: tuple[str, ...] = ()
+    revoked_serials: tuple[str, ...] = ()
+    sequence: int = 0
+    anchors_sequence: int = 0
+
+
+class Revoked(Exception):  # it is an answer, and not a fault of the ledger
+    """Nothing is issued: the identity, or the agent that asked, is revoked. `str` says which, and why."""
+
+
+class Book:
+    """The ledger, opened. Not for two threads."""
 
     def __init__(self, path: Path) -> None:
-        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ledger")
-        self._db = self._executor.submit(_open, path).result()
+        self._db = _open(path)
 
-    async def _run(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._executor, self._in_transaction, work)
+    def close(self) -> None:
+        """Closes it."""
+        self._db.close()
 
-    def _in_transaction(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        with self._db:
-            self._db.execute("BEGIN IMMEDIATE")
-            return work(self._db)
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All or nothing; nests."""
+        if self._db.in_transaction:
+            yield
+            return
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._db.rollback()
+            raise
+        self._db.commit()
 
-    async def add_token(self, token: str, node: str, expires: float) -> None:
-        """Remembers a join token, by its hash only, for one node."""
-        await self._run(
-            lambda db: db.execute("INSERT INTO tokens VALUES (?, ?, ?, NULL)", (_hash(token), node, expires))
-        )
+    def changes(self) -> int:
+        """A number that differs once another process has written."""
+        (number,) = self._db.execute("PRAGMA data_version").fetchone()
+        return int(number)
 
-    async def use_token(self, token: str, node: str, now: float) -> str | None:
+    # -- tokens and agents --
+
+    def create_token(self, node: str, expires: float) -> str:
+        """A new join token for one node: 256 random bits, kept by its hash only."""
+        token = secrets.token_urlsafe(32)
+        with self.transaction():
+            self._db.execute("DELETE FROM tokens WHERE expires < ?", (expires - 30 * 86400,))
+            self._db.execute("INSERT INTO tokens VALUES (?, ?, ?, NULL)", (_hash(token), node, expires))
+        return token
+
+    def use_token(self, token: str, node: str, now: float) -> str | None:
         """Uses a token up for its node, once: None, or why it does not serve. Of two at once, one wins."""
-
-        def use(db: sqlite3.Connection) -> str | None:
-            row = db.execute("SELECT node, expires, used FROM tokens WHERE hash = ?", (_hash(token),)).fetchone()
+        with self.transaction():
+            row = self._db.execute("SELECT node, expires, used FROM tokens WHERE hash = ?", (_hash(token),)).fetchone()
             if row is None:
                 return "the join token is unknown"
             if row[2] is not None:
@@ -72,56 +170,209 @@ class Ledger:
                 return "the join token has expired"
             if row[0] != node:
                 return "the join token is for another node"
-            db.execute("UPDATE tokens SET used = ? WHERE hash = ?", (now, _hash(token)))
-            db.execute("INSERT OR REPLACE INTO agents VALUES (?, ?)", (node, now))
-            return None
-
-        return await self._run(use)
-
-    async def knows_agent(self, node: str) -> bool:
-        """Whether an agent of this node has joined."""
-        return await self._run(
-            lambda db: db.execute("SELECT 1 FROM agents WHERE node = ?", (node,)).fetchone() is not None
-        )
-
-    async def record(self, issuance: Issuance) -> None:
-        """Records a certificate before it is handed out."""
-        await self._run(
-            lambda db: db.execute(
-                "INSERT INTO issuances VALUES (?, ?, ?, ?, ?)",
-                (issuance.serial, issuance.spiffe_id, issuance.node, issuance.issued, issuance.expires),
+            self._db.execute("UPDATE tokens SET used = ? WHERE hash = ?", (now, _hash(token)))
+            self._db.execute(
+                "INSERT INTO agents (node, joined, seen) VALUES (?, ?, ?) "
+                "ON CONFLICT (node) DO UPDATE SET joined = excluded.joined, seen = excluded.seen, trusts = 0",
+                (node, now, now),
             )
-        )
+        return None
 
-    async def issued(self) -> list[Issuance]:
-        """Every issuance, oldest first."""
-        rows = await self._run(
-            lambda db: db.execute(
-                "SELECT serial, spiffe_id, node, issued, expires FROM issuances ORDER BY issued, serial"
-            ).fetchall()
+    def knows_agent(self, node: str) -> bool:
+        """Whether an agent of this node has joined."""
+        return self._db.execute("SELECT 1 FROM agents WHERE node = ?", (node,)).fetchone() is not None
+
+    def confirm(self, node: str, trusts: int, issuers: tuple[str, ...], now: float) -> None:
+        """An agent says which bundle it trusts, and under which issuers the SVIDs are that it uses."""
+        with self.transaction():
+            row = self._db.execute("SELECT trusts, issuers, seen FROM agents WHERE node = ?", (node,)).fetchone()
+            if row is not None and (row[:2] != (trusts, ",".join(issuers)) or now - row[2] > SEEN_SECONDS):
+                self._db.execute(
+                    "UPDATE agents SET trusts = ?, issuers = ?, seen = ? WHERE node = ?",
+                    (trusts, ",".join(issuers), now, node),
+                )
+
+    def agents(self) -> list[Agent]:
+        """Every agent that ever joined, by node."""
+        rows = self._db.execute(
+            "SELECT a.node, a.joined, a.seen, a.trusts, a.issuers, "
+            "coalesce((SELECT max(expires) FROM issuances i WHERE i.node = a.node AND i.spiffe_id LIKE "
+            "'spiffe://%/agent/' || a.node), 0) FROM agents a ORDER BY a.node"
+        )
+        return [Agent(row[0], row[1], row[2], row[3], tuple(filter(None, row[4].split(","))), row[5]) for row in rows]
+
+    # -- issuances --
+
+    def record(self, issuance: Issuance) -> None:
+        """Records a certificate before it is handed out. Raises Revoked, and then nothing may be handed out."""
+        with self.transaction():
+            for kind, value in ((Kind.SPIFFE_ID, issuance.spiffe_id), (Kind.AGENT, issuance.node)):
+                revocation = self.revocation(kind, value)
+                if revocation is not None:
+                    raise Revoked(f"{_shown(kind)} {value} is revoked: {revocation.reason}")
+            self._db.execute(
+                "INSERT INTO issuances VALUES (?, ?, ?, ?, ?, ?)",
+                msgspec.structs.astuple(issuance),
+            )
+
+    def issued(self, *, live_at: float | None = None, spiffe_id: str | None = None) -> list[Issuance]:
+        """Issuances, oldest first: all, or those that had not expired then, of one identity if one is given."""
+        rows = self._db.execute(
+            "SELECT serial, spiffe_id, node, issued, expires, issuer FROM issuances "
+            "WHERE expires > ? AND (? IS NULL OR spiffe_id = ?) ORDER BY issued, serial",
+            (float("-inf") if live_at is None else live_at, spiffe_id, spiffe_id),
         )
         return [Issuance(*row) for row in rows]
 
+    # -- revocations --
+
+    def revoke(self, kind: Kind, value: str, reason: str, now: float) -> bool:
+        """Revokes; False where it was revoked already."""
+        with self.transaction():
+            done = self._db.execute("INSERT OR IGNORE INTO revocations VALUES (?, ?, ?, ?)", (kind, value, reason, now))
+            return done.rowcount == 1
+
+    def unrevoke(self, kind: Kind, value: str) -> bool:
+        """Takes a revocation back; False where there was none."""
+        with self.transaction():
+            done = self._db.execute("DELETE FROM revocations WHERE kind = ? AND value = ?", (kind, value))
+            return done.rowcount == 1
+
+    def revocation(self, kind: Kind, value: str) -> Revocation | None:
+        """The revocation of one thing."""
+        row = self._db.execute(
+            "SELECT kind, value, reason, created FROM revocations WHERE kind = ? AND value = ?", (kind, value)
+        ).fetchone()
+        return None if row is None else Revocation(Kind(row[0]), *row[1:])
+
+    def revocations(self) -> list[Revocation]:
+        """Every revocation in force, oldest first."""
+        rows = self._db.execute("SELECT kind, value, reason, created FROM revocations ORDER BY created, kind, value")
+        return [Revocation(Kind(row[0]), *row[1:]) for row in rows]
+
+    # -- the rotation, and what is published --
+
+    def rotation(self) -> Rotation:
+        """Where the root's rotation stands."""
+        return self._get("rotation", Rotation) or Rotation()
+
+    def set_rotation(self, rotation: Rotation) -> None:
+        """Puts a stage in force."""
+        self._set("rotation", rotation)
+
+    def given(self) -> tuple[str, str, str] | None:
+        """Where an issuer that is given lies (certificate, key, roots); None where the roots are our own."""
+        return self._get("given", tuple[str, str, str])
+
+    def set_given(self, paths: tuple[str, str, str] | None) -> None:
+        """Remembers it, for the command line."""
+        if paths is not None:
+            self._set("given", paths)
+        elif self.given() is not None:
+            with self.transaction():
+                self._db.execute("DELETE FROM settings WHERE name = 'given'")
+
+    def publication(self) -> Publication | None:
+        """What is published; None before the first time."""
+        return self._get("publication", Publication)
+
+    def publish(self, anchors: Anchors | None, now: float) -> Publication:
+        """Publishes what the ledger says now, with these anchors (None: the same as before).
+
+        The sequence grows if anything differs. Serials leave when their certificates have expired.
+        """
+        with self.transaction():
+            former = self.publication()
+            if anchors is None:
+                if former is None:
+                    raise sqlite3.DataError("nothing has been published yet: start the authority once")
+                anchors = former.anchors
+            ids, serials = self._revoked(now)
+            if former is not None and (former.anchors, former.revoked_ids, former.revoked_serials) == (
+                anchors,
+                ids,
+                serials,
+            ):
+                return former
+            sequence = 1 if former is None else former.sequence + 1
+            same_anchors = former is not None and former.anchors == anchors
+            publication = Publication(
+                anchors, ids, serials, sequence, former.anchors_sequence if former and same_anchors else sequence
+            )
+            self._set("publication", publication)
+            return publication
+
+    def _revoked(self, now: float) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """SPIFFE IDs and serials that nobody may accept. An agent's are its own, and all that it was given."""
+        ids = [row[0] for row in self._db.execute("SELECT value FROM revocations WHERE kind = ?", (Kind.SPIFFE_ID,))]
+        serials = [
+            row[0]
+            for row in self._db.execute(
+                "SELECT serial FROM issuances WHERE expires > ? AND ("
+                "serial IN (SELECT value FROM revocations WHERE kind = ?) OR "
+                "node IN (SELECT value FROM revocations WHERE kind = ?))",
+                (now, Kind.SERIAL, Kind.AGENT),
+            )
+        ]
+        return tuple(sorted(ids)), tuple(sorted(serials))
+
+    def _get(self, name: str, kind: type[T]) -> T | None:
+        row = self._db.execute("SELECT value FROM settings WHERE name = ?", (name,)).fetchone()
+        return None if row is None else msgspec.msgpack.decode(row[0], type=kind)
+
+    def _set(self, name: str, value: object) -> None:
+        with self.transaction():
+            self._db.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (name, msgspec.msgpack.encode(value)))
+
+
+class Ledger:
+    """The book on a thread of its own; awaiting a call means that it is done, durably."""
+
+    def __init__(self, path: Path) -> None:
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ledger")
+        try:
+            self._book = self._executor.submit(Book, path).result()
+        except BaseException:
+            self._executor.shutdown()
+            raise
+
+    async def do(self, work: Callable[Concatenate[Book, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Calls a method of the book: `await ledger.do(Book.use_token, token, node, now)`."""
+        return await asyncio.get_running_loop().run_in_executor(
+            self._executor, lambda: work(self._book, *args, **kwargs)
+        )
+
     def close(self) -> None:
-        """Closes the database, after what is under way."""
-        self._executor.submit(self._db.close).result()
+        """Closes the book, after what is under way."""
+        self._executor.submit(self._book.close).result()
         self._executor.shutdown()
 
 
 def _open(path: Path) -> sqlite3.Connection:
     path.touch(mode=0o600)
-    db = sqlite3.connect(path, isolation_level=None)
-    db.execute("PRAGMA journal_mode = WAL")
-    db.execute("PRAGMA synchronous = FULL")
-    (version,) = db.execute("PRAGMA user_version").fetchone()
-    if version == 0:
-        db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
-    elif version != SCHEMA_VERSION:
+    db = sqlite3.connect(path, isolation_level=None, timeout=BUSY_SECONDS)
+    try:
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = FULL")
+        db.execute("BEGIN IMMEDIATE")
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+        if version == 0:
+            for statement in _SCHEMA.split(";"):
+                db.execute(statement)
+            db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        elif version != SCHEMA_VERSION:
+            raise sqlite3.DatabaseError(f"{path} has schema {version}, and this version knows {SCHEMA_VERSION}")
+        db.execute("COMMIT")
+    except BaseException:
         db.close()
-        raise sqlite3.DatabaseError(f"{path} has schema {version}, and this version knows {SCHEMA_VERSION}")
+        raise
     return db
 
 
 def _hash(token: str) -> bytes:
     # Tokens are 256 random bits: a plain hash cannot be searched.
     return hashlib.sha256(token.encode()).digest()
+
+
+def _shown(kind: Kind) -> str:
+    return {Kind.SPIFFE_ID: "identity", Kind.AGENT: "the agent of node", Kind.SERIAL: "serial"}[kind]

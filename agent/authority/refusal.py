@@ -20,6 +20,11 @@ class Code(StrEnum):
     UNKNOWN_CALLER = "unknown_caller"
     BAD_TOKEN = "bad_token"  # noqa: S105 - a code, not a secret
     WRONG_IDENTITY = "wrong_identity"
+    REVOKED = "revoked"
+    RATE_LIMITED = "rate_limited"
+    TOO_SLOW = "too_slow"
+    NOT_RECORDED = "not_recorded"
+    ISSUER_EXPIRED = "issuer_expired"
 
 
 STATUS = {
@@ -29,6 +34,11 @@ STATUS = {
     Code.BAD_TOKEN: 401,
     Code.NO_SUCH_WORKLOAD: 403,
     Code.WRONG_IDENTITY: 403,
+    Code.REVOKED: 403,
+    Code.RATE_LIMITED: 429,
+    Code.TOO_SLOW: 408,
+    Code.NOT_RECORDED: 503,
+    Code.ISSUER_EXPIRED: 503,
 }
 """HTTP statuses; 422 for the rest, which is a request whose content cannot be accepted."""
 

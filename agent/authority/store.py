@@ -1,117 +1,162 @@
-"""The state directory: root and issuer, made at the first start and kept. Never a silent new root."""
+"""The state directory: the ledger, and roots and issuers by number. Never a silent new root.
 
+    ledger.sqlite                      what is in force
+    root-1.pem  issuer-1.pem           certificate and key, mode 0600, written whole or not at all
+
+A number's files are on disk before the ledger speaks of them; files that it does not speak of mean nothing.
+"""
+
+import fcntl
 import os
-import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from msgspec import Struct
 
-from agent.authority import ca
+from agent.authority import ca, ledger
 from agent.authority.ca import Signer
 
 FILE_MODE = 0o600
 DIRECTORY_MODE = 0o700
-COMPLETE = "complete"
-"""Written last: without it, a first start was cut short, and nothing was ever issued from what is there."""
+TRUST_DOMAIN = "trust-domain"
+RUNNING = "running"
 
 
 class StoreError(Exception):
     """The state cannot be used; `str` says which file, why, and what to do."""
 
 
-class State(Struct, frozen=True):
-    """What the authority signs with, and what others trust."""
-
-    root: Signer
-    issuer: Signer
-
-
 class Store:
     """Reads and writes the state directory."""
 
     def __init__(self, directory: Path) -> None:
-        self._directory = directory
+        self.directory = directory
 
-    def load_or_create(self, trust_domain: str, now: float | None = None) -> State:
-        """The state; made if this is the first start. Raises StoreError."""
-        moment = time.time() if now is None else now
-        self._directory.mkdir(parents=True, exist_ok=True, mode=DIRECTORY_MODE)
-        os.chmod(self._directory, DIRECTORY_MODE)
-        names = {entry.name for entry in self._directory.iterdir()}
-        ours = {"root.crt", "root.key", "issuer.crt", "issuer.key"}
-        if COMPLETE in names:
-            return self._load(trust_domain)
-        if "ledger.sqlite" in names and ours & names:
+    @property
+    def ledger(self) -> Path:
+        """The ledger's file."""
+        return self.directory / ledger.FILE
+
+    @property
+    def exists(self) -> bool:
+        """Whether an authority has been started here."""
+        return (self.directory / TRUST_DOMAIN).exists() and self.ledger.exists()
+
+    def prepare(self, trust_domain: str) -> None:
+        """Makes the directory, or checks that it is this trust domain's. Raises StoreError."""
+        self.directory.mkdir(parents=True, exist_ok=True, mode=DIRECTORY_MODE)
+        os.chmod(self.directory, DIRECTORY_MODE)
+        if not (self.directory / TRUST_DOMAIN).exists():
+            if self.ledger.exists():
+                raise StoreError(
+                    f"{self.directory} has a ledger, but no file '{TRUST_DOMAIN}': restore it from a backup, or move "
+                    f"the directory away to begin a new trust domain (every SVID is then issued anew)"
+                )
+            self.write(TRUST_DOMAIN, f"{trust_domain}\n".encode())
+        made_for = self.trust_domain()
+        if made_for != trust_domain:
             raise StoreError(
-                f"{self._directory} has a ledger and keys, but no file '{COMPLETE}': restore it from a backup, or move "
-                f"the directory away to begin a new trust domain (every SVID is then issued anew)"
+                f"{self.directory} is the state of trust domain {made_for}, not {trust_domain}: "
+                f"give each trust domain its own --state"
             )
-        root = ca.new_root(trust_domain, moment)
-        issuer = ca.new_issuer(root, trust_domain, moment)
-        for name, signer in (("root", root), ("issuer", issuer)):
-            self.write(f"{name}.key", _key_pem(signer.key))
-            self.write(f"{name}.crt", ca.pem(signer.certificate))
-        self.write(COMPLETE, f"{trust_domain}\n".encode())
-        return State(root, issuer)
+
+    def trust_domain(self) -> str:
+        """The trust domain that this directory was made for. Raises StoreError."""
+        return self._read(TRUST_DOMAIN).decode("utf-8", "replace").strip()
+
+    @contextmanager
+    def claim(self) -> Iterator[None]:
+        """Holds the directory for one running authority. Raises StoreError."""
+        fd = os.open(self.directory / RUNNING, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
+        try:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise StoreError(f"another authority runs on {self.directory}: there is one per state") from None
+            yield
+        finally:
+            os.close(fd)
+
+    def create(self, number: int, trust_domain: str, now: float) -> None:
+        """Makes a root and its issuer."""
+        self._write_signer(f"root-{number}", ca.new_root(trust_domain, now))
+        self.renew_issuer(number, trust_domain, now)
+
+    def renew_issuer(self, number: int, trust_domain: str, now: float) -> None:
+        """Makes a new issuer under the same root. Raises StoreError."""
+        self._write_signer(f"issuer-{number}", ca.new_issuer(self.root(number), trust_domain, now))
+
+    def forget(self, number: int) -> None:
+        """Deletes the keys of a root that has left the bundle; the certificates stay for the record."""
+        for name in (f"root-{number}", f"issuer-{number}"):
+            self.write(f"{name}.pem", ca.pem(self._certificate(name)))
+
+    def root_certificate(self, number: int) -> x509.Certificate:
+        """A root, without its key. Raises StoreError."""
+        return self._certificate(f"root-{number}")
+
+    def root(self, number: int) -> Signer:
+        """A root with its key. Raises StoreError."""
+        return self._signer(f"root-{number}")
+
+    def issuer(self, number: int) -> Signer:
+        """The issuer under a root. Raises StoreError."""
+        issuer = self._signer(f"issuer-{number}")
+        try:
+            issuer.certificate.verify_directly_issued_by(self.root_certificate(number))
+        except (ValueError, TypeError, InvalidSignature) as error:
+            raise StoreError(
+                f"issuer-{number}.pem in {self.directory} was not signed by root-{number}.pem: restore both"
+            ) from error
+        return issuer
 
     def write(self, name: str, data: bytes) -> None:
         """Writes a file of mode 0600 so that it is there whole or not at all, also after a power cut."""
-        temporary = self._directory / f".{name}.new"
+        temporary = self.directory / f".{name}.new"
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, FILE_MODE)
         with os.fdopen(fd, "wb") as file:
             os.fchmod(fd, FILE_MODE)
             file.write(data)
             file.flush()
             os.fsync(fd)
-        os.rename(temporary, self._directory / name)
-        directory = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
+        os.rename(temporary, self.directory / name)
+        directory = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(directory)
         finally:
             os.close(directory)
 
-    def _load(self, trust_domain: str) -> State:
-        made_for = self._read(COMPLETE).decode("utf-8", "replace").strip()
-        if made_for != trust_domain:
-            raise StoreError(
-                f"{self._directory} is the state of trust domain {made_for}, not {trust_domain}: "
-                f"give each trust domain its own --state"
-            )
-        state = State(self._signer("root"), self._signer("issuer"))
+    def _write_signer(self, name: str, signer: Signer) -> None:
+        key = signer.key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        self.write(f"{name}.pem", ca.pem(signer.certificate) + key)
+
+    def _certificate(self, name: str) -> x509.Certificate:
         try:
-            state.issuer.certificate.verify_directly_issued_by(state.root.certificate)
-        except (ValueError, TypeError, InvalidSignature) as error:
-            raise StoreError(f"issuer.crt in {self._directory} was not signed by root.crt: restore both") from error
-        return state
+            return x509.load_pem_x509_certificate(self._read(f"{name}.pem"))
+        except ValueError as error:
+            raise StoreError(f"{name}.pem in {self.directory} has no certificate: {error}") from error
 
     def _signer(self, name: str) -> Signer:
-        key_pem, certificate_pem = self._read(f"{name}.key"), self._read(f"{name}.crt")
+        certificate = self._certificate(name)
         try:
-            key = serialization.load_pem_private_key(key_pem, password=None)
-            certificate = x509.load_pem_x509_certificate(certificate_pem)
+            key = serialization.load_pem_private_key(self._read(f"{name}.pem"), password=None)
         except (ValueError, TypeError) as error:
-            raise StoreError(f"{name}.key or {name}.crt in {self._directory} cannot be read: {error}") from error
+            raise StoreError(f"{name}.pem in {self.directory} has no key: {error}; restore it from a backup") from error
         if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
-            raise StoreError(
-                f"{name}.key in {self._directory} is not the key of {name}.crt: restore both from one backup"
-            )
+            raise StoreError(f"the key in {name}.pem in {self.directory} is not its certificate's: restore a backup")
         return Signer(certificate, key)
 
     def _read(self, name: str) -> bytes:
-        path = self._directory / name
+        path = self.directory / name
         try:
             if path.stat().st_mode & 0o077:
                 os.chmod(path, FILE_MODE)  # somebody opened it up; a copy may be out, but it is no reason to stop
             return path.read_bytes()
         except OSError as error:
             raise StoreError(f"{path} cannot be read: {error.strerror}; restore it from a backup") from error
-
-
-def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
-    return key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )

@@ -4,6 +4,8 @@ from importlib.metadata import version
 
 from cyclopts import App
 
+from agent.cli.agent import agent
+from agent.cli.authority import app as authority
 from agent.cli.demo import demo
 from agent.cli.up import up
 
@@ -13,6 +15,8 @@ app = App(
     version=version("quietwire"),
 )
 app.command(up)
+app.command(agent)
+app.command(authority)
 app.command(demo)
 
 

@@ -1,7 +1,8 @@
 """The provider that speaks to the authority's HTTPS API.
 
 The authority is known by its SPIFFE ID, `spiffe://<trust domain>/authority`, under the bundle that we hold; its
-host name and address mean nothing. Nothing is sent before that is checked.
+host name and address mean nothing. Nothing is sent before that is checked. Of several addresses, the one that last
+answered is tried first.
 """
 
 import asyncio
@@ -9,99 +10,207 @@ import json
 import logging
 import ssl
 import time
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import h11
 
-from agent.identity import bundle_document, received
+from agent.identity import bundle_document, http, received
 from agent.identity.csr import new_request
+from agent.identity.http import Answer
 from agent.identity.memfd import load_cert_chain
-from agent.identity.provider import ProviderError
+from agent.identity.provider import ProviderError, Report
 from agent.identity.renewal import renew_at
 from agent.identity.spiffe import SpiffeId
 from agent.identity.svid import Bundle, Svid
+from agent.tasks import spawn
 from agent.tls import peer
 
 log = logging.getLogger("quietwire.identity")
 
 REQUEST_SECONDS = 10.0
-MAX_ANSWER = 1024 * 1024
+POLL_SECONDS = 25
+"""How long the authority may keep a poll open when it has no news."""
+SKEW_SECONDS = 30.0
+"""Clocks that differ by more are warned of."""
+SKEW_SAID_EVERY_SECONDS = 600.0
+
+Tokens = Callable[[], Awaitable[str]]
+"""Gives a join token. Raises ProviderError where there is none."""
+
+
+class Credential(Protocol):
+    """Where the agent's own SVID outlives the process; see agent.identity.credential."""
+
+    def load(self) -> Svid | None:
+        """The SVID that was kept, if it is one."""
+
+    def save(self, svid: Svid) -> None:
+        """Keeps it."""
+
+    def save_anchors(self, anchors_pem: bytes) -> None:
+        """Keeps the bundle that the authority is known by."""
 
 
 class AuthorityClient:
     """One agent's connection to its authority. Joins with a one-time token, then uses its own SVID."""
 
-    def __init__(self, *, address: str, bootstrap_bundle_pem: bytes, trust_domain: str, node: str, token: str) -> None:
-        host, _, port = address.rpartition(":")
-        self._host, self._port = host.removeprefix("[").removesuffix("]"), int(port)
+    pushes = False
+
+    def __init__(
+        self,
+        *,
+        addresses: Sequence[str],
+        anchors_pem: bytes,
+        trust_domain: str,
+        node: str,
+        tokens: Tokens,
+        credential: Credential | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._addresses = [_split(address) for address in addresses]
         self._trust_domain = trust_domain
         self._node = node
-        self._token: str | None = token
+        self._tokens = tokens
+        self._credential = credential
+        self._clock = clock
         self._agent_id = SpiffeId.for_agent(trust_domain, node)
         self._authority_id = SpiffeId.parse(f"spiffe://{trust_domain}/authority")
-        self._anchors = bootstrap_bundle_pem
-        self._agent: Svid | None = None
-        self._renew_at = 0.0
-        self._joining = asyncio.Lock()
+        self._anchors = anchors_pem
+        self._issuer = ""
+        self._revoked_serials: frozenset[str] = frozenset()
+        self._agent: Svid | None = None if credential is None else credential.load()
+        self._renew_at = 0.0 if self._agent is None else renew_at(self._agent, self._agent.not_before, 0.0)
+        self._joining: asyncio.Task[ProviderError | None] | None = None
+        self._skew_said_at = float("-inf")
+        self.skew: float | None = None
+        """By how many seconds the authority's clock is ahead of this one; None before it was heard."""
+
+    @property
+    def agent(self) -> Svid | None:
+        """The agent's own SVID."""
+        return self._agent
 
     async def issue(self, spiffe_id: SpiffeId) -> Svid:
         """A new SVID for a workload of this node. Raises ProviderError."""
         await self._ensure_joined()
         return await self._sign("/v1/svid", spiffe_id, {})
 
-    async def bundle(self) -> Bundle:
-        """The authority's bundle. Raises ProviderError."""
-        body = await self._request("GET", "/v1/bundle", None)
+    async def bundle(self, known: int, report: Report) -> Bundle | None:
+        """The authority's bundle, by a long poll that also says what this agent has in force. Raises ProviderError."""
+        headers = {"If-None-Match": f'"{known}"'} if known > 0 else {}
+        if known > 0:
+            # The first bundle comes before the first SVID; afterwards the authority is to know who follows.
+            await self._ensure_joined()
+            headers |= {"Quietwire-Trusts": str(report.trusts)}
+            headers |= {"Quietwire-Issuers": ",".join(sorted(report.issuers | self._own_issuer()))}
+        wait = POLL_SECONDS if known > 0 else 0
+        answer = await self._request("GET", f"/v1/bundle?wait={wait}", None, headers, REQUEST_SECONDS + wait)
+        if answer.status == 304:
+            return None
         try:
-            bundle = bundle_document.decode(body, self._trust_domain)
+            bundle = bundle_document.decode(answer.body, self._trust_domain)
         except bundle_document.BundleError as error:
             raise ProviderError("bad_bundle", str(error)) from error
-        self._anchors = bundle.anchors_pem
+        if self._credential is not None and bundle.anchors_pem != self._anchors:
+            self._credential.save_anchors(bundle.anchors_pem)
+        self._anchors, self._issuer, self._revoked_serials = bundle.anchors_pem, bundle.issuer, bundle.revoked_serials
         return bundle
+
+    def _own_issuer(self) -> frozenset[str]:
+        return frozenset() if self._agent is None else frozenset({self._agent.issuer})
 
     async def close(self) -> None:
         """Nothing is kept open."""
 
     async def _ensure_joined(self) -> None:
-        async with self._joining:
-            now = time.time()
-            if self._agent is not None and now < self._renew_at:
+        """Joins, or renews what we joined with, where that is due. Raises ProviderError."""
+        if self._joining is None or self._joining.done():
+            if not self._join_is_due() and not self._renewal_is_due():
                 return
-            if self._agent is None or now >= self._agent.not_after:
-                if self._token is None:
-                    raise ProviderError(
-                        "not_joined",
-                        "the agent's own SVID has expired and its join token is used up: restart the agent",
-                    )
+            self._joining = spawn(self._join(), name="agent's own SVID")
+        # Shielded: whoever gives up waiting must not take a token down with it that is being used up.
+        failure = await asyncio.shield(self._joining)
+        if failure is not None:
+            raise failure
+
+    def _join_is_due(self) -> bool:
+        agent = self._agent
+        return agent is None or self._clock() >= agent.not_after or agent.serial in self._revoked_serials
+
+    def _renewal_is_due(self) -> bool:
+        agent = self._agent
+        outdated = agent is not None and bool(self._issuer) and agent.issuer != self._issuer
+        return self._clock() >= self._renew_at or outdated
+
+    async def _join(self) -> ProviderError | None:
+        now = self._clock()
+        try:
+            if self._join_is_due():
                 self._agent = None
-                self._agent = await self._sign("/v1/join", self._agent_id, {"token": self._token, "node": self._node})
-                self._token = None
+                token = await self._tokens()
+                agent = await self._sign("/v1/join", self._agent_id, {"token": token, "node": self._node})
                 log.info("joined as %s", self._agent_id)
             else:
-                try:
-                    self._agent = await self._sign("/v1/renew", self._agent_id, {})
-                except ProviderError as error:
-                    # What there is still works; the next request tries again.
-                    log.warning("the agent's own SVID could not be renewed: %s", error)
-                    return
-            self._renew_at = renew_at(self._agent, time.time(), 0.0)
+                agent = await self._sign("/v1/renew", self._agent_id, {})
+        except ProviderError as error:
+            if self._join_is_due():
+                return error
+            # What there is still works; the next request tries again.
+            log.warning("the agent's own SVID could not be renewed: %s", error)
+            return None
+        self._agent = agent
+        self._renew_at = renew_at(agent, now, 0.0)
+        if self._credential is not None:
+            self._credential.save(agent)
+        return None
 
     async def _sign(self, path: str, spiffe_id: SpiffeId, more: dict[str, str]) -> Svid:
         request = new_request(spiffe_id)
-        body = await self._request("POST", path, {"csr": request.csr_pem.decode(), **more})
+        body = {"csr": request.csr_pem.decode(), **more}
+        answer = await self._request("POST", path, body, {}, REQUEST_SECONDS)
         try:
-            chain = json.loads(body)["chain_pem"].encode()
-            return received.accept(request, spiffe_id, chain, now=time.time())
+            chain = json.loads(answer.body)["chain_pem"].encode()
+            return received.accept(request, spiffe_id, chain, now=self._clock())
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ProviderError("bad_answer", f"the authority's answer cannot be used: {error}") from error
 
-    async def _request(self, method: str, path: str, body: dict[str, str] | None) -> bytes:
-        where = f"the authority at {self._host}:{self._port}"
+    async def _request(
+        self, method: str, target: str, body: dict[str, str] | None, headers: Mapping[str, str], seconds: float
+    ) -> Answer:
+        """One request, to the first address that can be reached. Raises ProviderError."""
+        data = None if body is None else json.dumps(body).encode()
+        failure: ProviderError | None = None
+        for where in list(self._addresses):
+            try:
+                answer = await self._request_at(where, method, target, data, headers, seconds)
+            except ProviderError as error:
+                failure = failure or error
+                continue
+            if where != self._addresses[0]:
+                self._addresses.remove(where)
+                self._addresses.insert(0, where)
+            self._compare_clocks(answer)
+            if answer.status not in {200, 304}:
+                raise _refused(answer)
+            return answer
+        raise failure or ProviderError("unreachable", "no address of an authority was given")
+
+    async def _request_at(
+        self,
+        address: tuple[str, int],
+        method: str,
+        target: str,
+        body: bytes | None,
+        headers: Mapping[str, str],
+        seconds: float,
+    ) -> Answer:
+        where = f"the authority at {address[0]}:{address[1]}"
         try:
-            async with asyncio.timeout(REQUEST_SECONDS):
-                status, answer = await self._exchange(method, path, body)
+            async with asyncio.timeout(seconds):
+                return await self._exchange(address, method, target, body, headers)
         except TimeoutError:
-            raise ProviderError("timeout", f"{where} did not answer in {REQUEST_SECONDS:g} s") from None
+            raise ProviderError("timeout", f"{where} did not answer in {seconds:g} s") from None
         except ssl.SSLError as error:
             raise ProviderError("tls", f"TLS with {where} failed: {error.reason or error}") from error
         except peer.PeerRefused as error:
@@ -110,19 +219,18 @@ class AuthorityClient:
             raise ProviderError("unreachable", f"{where} cannot be reached: {error}") from error
         except h11.RemoteProtocolError as error:
             raise ProviderError("bad_answer", f"{where} does not speak HTTP: {error}") from error
-        if status != 200:
-            raise _refused(status, answer)
-        return answer
 
-    async def _exchange(self, method: str, path: str, body: dict[str, str] | None) -> tuple[int, bytes]:
+    async def _exchange(
+        self, address: tuple[str, int], method: str, target: str, body: bytes | None, headers: Mapping[str, str]
+    ) -> Answer:
         reader, writer = await asyncio.open_connection(
-            self._host, self._port, ssl=self._context(), server_hostname="", ssl_handshake_timeout=REQUEST_SECONDS
+            *address, ssl=self._context(), server_hostname="", ssl_handshake_timeout=REQUEST_SECONDS
         )
         try:
             certificate = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
-            identity = peer.identify(certificate or b"", trust_domain=self._trust_domain, now=time.time())
+            identity = peer.identify(certificate or b"", trust_domain=self._trust_domain, now=self._clock())
             peer.expect(identity, self._authority_id)
-            return await _http(reader, writer, method, path, None if body is None else json.dumps(body).encode())
+            return await http.exchange(reader, writer, method, target, body, headers)
         finally:
             writer.close()
 
@@ -136,41 +244,28 @@ class AuthorityClient:
             load_cert_chain(context, self._agent.chain_pem, self._agent.key_pem)
         return context
 
+    def _compare_clocks(self, answer: Answer) -> None:
+        if answer.date is None:
+            return
+        now = self._clock()
+        self.skew = answer.date - now
+        if abs(self.skew) > SKEW_SECONDS and now - self._skew_said_at > SKEW_SAID_EVERY_SECONDS:
+            self._skew_said_at = now
+            log.warning(
+                "this clock is %.0f s %s the authority's: certificates may seem expired or not valid yet. Set it",
+                abs(self.skew),
+                "behind" if self.skew > 0 else "ahead of",
+            )
 
-def _refused(status: int, answer: bytes) -> ProviderError:
+
+def _split(address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def _refused(answer: Answer) -> ProviderError:
     try:
-        said: Any = json.loads(answer)
+        said: Any = json.loads(answer.body)
         return ProviderError(str(said["code"]), f"the authority refused: {said['message']}")
     except (ValueError, KeyError, TypeError):
-        return ProviderError(f"http_{status}", f"the authority answered with status {status}")
-
-
-async def _http(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, method: str, path: str, body: bytes | None
-) -> tuple[int, bytes]:
-    """One request and its answer: RFC 9112, with Connection: close."""
-    connection = h11.Connection(h11.CLIENT)
-    headers = [("Host", "authority"), ("Connection", "close")]
-    if body is not None:
-        headers += [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
-    out = connection.send(h11.Request(method=method, target=path, headers=headers)) or b""
-    if body is not None:
-        out += connection.send(h11.Data(data=body)) or b""
-    out += connection.send(h11.EndOfMessage()) or b""
-    writer.write(out)
-    await writer.drain()
-    status, answer = 0, bytearray()
-    while True:
-        event = connection.next_event()
-        if event is h11.NEED_DATA:
-            connection.receive_data(await reader.read(65536))
-        elif isinstance(event, h11.Response):
-            status = event.status_code
-        elif isinstance(event, h11.Data):
-            answer += event.data
-            if len(answer) > MAX_ANSWER:
-                raise EOFError("the answer is too long")
-        elif isinstance(event, h11.EndOfMessage):
-            return status, bytes(answer)
-        elif isinstance(event, h11.ConnectionClosed):
-            raise EOFError("the connection ended before the answer")
+        return ProviderError(f"http_{answer.status}", f"the authority answered with status {answer.status}")

@@ -1,4 +1,8 @@
-"""The SPIFFE bundle document: a JWK Set (RFC 7517) of X.509 anchors. SPIFFE Trust Domain and Bundle, section 4."""
+"""The SPIFFE bundle document: a JWK Set (RFC 7517) of X.509 anchors. SPIFFE Trust Domain and Bundle, section 4.
+
+Two members of our own stand beside the standard's, which other parsers ignore (RFC 7517, section 5):
+`quietwire_issuer`, whom new SVIDs are signed by, and `quietwire_revoked`, what nobody may accept.
+"""
 
 import base64
 import json
@@ -6,11 +10,11 @@ from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from agent.identity.svid import Bundle
 
-_CURVES = {"secp256r1": ("P-256", 32), "secp384r1": ("P-384", 48)}
+_CURVES = {"secp256r1": ("P-256", 32), "secp384r1": ("P-384", 48), "secp521r1": ("P-521", 66)}
 
 
 class BundleError(ValueError):
@@ -18,27 +22,44 @@ class BundleError(ValueError):
 
 
 def encode(bundle: Bundle) -> bytes:
-    """The document of a bundle; anchors must be ECDSA P-256 or P-384."""
-    keys = []
-    for certificate in x509.load_pem_x509_certificates(bundle.anchors_pem):
-        public = certificate.public_key()
-        if not isinstance(public, ec.EllipticCurvePublicKey) or public.curve.name not in _CURVES:
-            raise BundleError("an anchor's key is neither P-256 nor P-384")
-        name, size = _CURVES[public.curve.name]
-        point = public.public_numbers()
-        keys.append(
-            {
-                "kty": "EC",
-                "use": "x509-svid",
-                "crv": name,
-                "x": _base64url(point.x.to_bytes(size, "big")),
-                "y": _base64url(point.y.to_bytes(size, "big")),
-                "x5c": [base64.b64encode(certificate.public_bytes(serialization.Encoding.DER)).decode()],
-            }
-        )
+    """The document of a bundle; anchors must be ECDSA (P-256, P-384, P-521) or RSA. Raises BundleError."""
+    keys = [
+        _key(certificate.public_key())
+        | {
+            "use": "x509-svid",
+            "x5c": [base64.b64encode(certificate.public_bytes(serialization.Encoding.DER)).decode()],
+        }
+        for certificate in x509.load_pem_x509_certificates(bundle.anchors_pem)
+    ]
     return json.dumps(
-        {"keys": keys, "spiffe_sequence": bundle.sequence, "spiffe_refresh_hint": bundle.refresh_hint}
+        {
+            "keys": keys,
+            "spiffe_sequence": bundle.sequence,
+            "spiffe_refresh_hint": bundle.refresh_hint,
+            "quietwire_issuer": {"key_id": bundle.issuer, "not_after": bundle.issuer_expires},
+            "quietwire_revoked": {
+                "spiffe_ids": sorted(bundle.revoked_ids),
+                "serials": sorted(bundle.revoked_serials),
+            },
+        }
     ).encode()
+
+
+def _key(public: object) -> dict[str, object]:
+    """The public key of an anchor as a JWK: RFC 7518, sections 6.2 and 6.3."""
+    if isinstance(public, rsa.RSAPublicKey):
+        numbers = public.public_numbers()
+        return {"kty": "RSA", "n": _base64url_number(numbers.n), "e": _base64url_number(numbers.e)}
+    if not isinstance(public, ec.EllipticCurvePublicKey) or public.curve.name not in _CURVES:
+        raise BundleError("an anchor's key is neither ECDSA on P-256, P-384 or P-521, nor RSA")
+    name, size = _CURVES[public.curve.name]
+    point = public.public_numbers()
+    return {
+        "kty": "EC",
+        "crv": name,
+        "x": _base64url(point.x.to_bytes(size, "big")),
+        "y": _base64url(point.y.to_bytes(size, "big")),
+    }
 
 
 def decode(data: bytes, trust_domain: str) -> Bundle:
@@ -54,11 +75,26 @@ def decode(data: bytes, trust_domain: str) -> Bundle:
             (encoded,) = entry["x5c"]
             certificate = x509.load_der_x509_certificate(base64.b64decode(encoded, validate=True))
             anchors.append(certificate.public_bytes(serialization.Encoding.PEM))
+        issuer, revoked = document.get("quietwire_issuer", {}), document.get("quietwire_revoked", {})
+        bundle = Bundle(
+            trust_domain,
+            b"".join(anchors),
+            sequence,
+            hint,
+            str(issuer.get("key_id", "")),
+            float(issuer.get("not_after", 0.0)),
+            frozenset(str(each) for each in revoked.get("spiffe_ids", ())),
+            frozenset(str(each) for each in revoked.get("serials", ())),
+        )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BundleError(f"the answer is no SPIFFE bundle: {error}") from error
     if not anchors:
         raise BundleError("the bundle has no anchor with use x509-svid")
-    return Bundle(trust_domain, b"".join(anchors), sequence, hint)
+    return bundle
+
+
+def _base64url_number(number: int) -> str:
+    return _base64url(number.to_bytes((number.bit_length() + 7) // 8, "big"))
 
 
 def _base64url(data: bytes) -> str:

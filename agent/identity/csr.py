@@ -19,6 +19,14 @@ class SigningRequest(Struct, frozen=True):
         return "SigningRequest(…)"
 
 
+def public_key(request: SigningRequest) -> ec.EllipticCurvePublicKey:
+    """The key that a request of ours is for."""
+    key = serialization.load_der_public_key(request.public_der)
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise TypeError("requests of ours are for ECDSA keys")
+    return key
+
+
 def new_request(spiffe_id: SpiffeId) -> SigningRequest:
     """A new ECDSA P-256 key and the request for one URI SAN; the authority decides all else."""
     key = ec.generate_private_key(ec.SECP256R1())

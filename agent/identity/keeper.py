@@ -6,8 +6,8 @@ import random
 import time
 from collections.abc import Callable
 
-from agent.identity.provider import ProviderError, SvidProvider
-from agent.identity.renewal import backoff, is_loud, renew_at
+from agent.identity.provider import ProviderError, Report, SvidProvider
+from agent.identity.renewal import PUSHED_SECONDS, backoff, is_loud, renew_at, spread
 from agent.identity.spiffe import SpiffeId
 from agent.identity.svid import Bundle, Svid
 from agent.tasks import spawn
@@ -16,10 +16,13 @@ log = logging.getLogger("quietwire.identity")
 
 MAX_REQUESTS = 4
 """Requests under way at once."""
-BUNDLE_SECONDS = 2.0
-"""How often the bundle is asked for."""
+IDLE_SECONDS = 2.0
 LOUD_SECONDS = 60.0
 """How often the same SVID's approaching end is logged."""
+BUNDLE_LIFETIME = 20.0
+"""Seconds; the pause between two tries to fetch the bundle is a tenth of it at most."""
+PENDING = "pending"
+"""Stands in a report for an SVID that was asked for under a former bundle, and may come from a former issuer."""
 
 
 class _Kept:
@@ -32,6 +35,8 @@ class _Kept:
         self.attempts = 0
         self.problem: str | None = None
         self.busy = False
+        self.asked_under = 0
+        """The bundle's sequence when the request under way began."""
         self.loud_at = float("-inf")
 
 
@@ -53,6 +58,8 @@ class IdentityKeeper:
         self._kept: dict[SpiffeId, _Kept] = {}
         self._changed = asyncio.Event()
         self._bundle: Bundle | None = None
+        self._report = Report()
+        self._reported = asyncio.Event()
         self._random = random.Random()  # noqa: S311 - spreads load, guards nothing
 
     def want(self, ids: frozenset[SpiffeId]) -> None:
@@ -77,6 +84,20 @@ class IdentityKeeper:
         """Why the last request for an identity failed, for those whose last one did."""
         return {spiffe_id: kept.problem for spiffe_id, kept in self._kept.items() if kept.problem is not None}
 
+    def state(self) -> Report:
+        """What is kept at this moment: to be reported once every worker has it."""
+        sequence = 0 if self._bundle is None else self._bundle.sequence
+        issuers = {kept.svid.issuer for kept in self._kept.values() if kept.svid is not None}
+        if any(kept.busy and kept.asked_under < sequence for kept in self._kept.values()):
+            issuers.add(PENDING)
+        return Report(sequence, frozenset(issuers))
+
+    def report(self, report: Report) -> None:
+        """Has the provider told what is in force in every worker."""
+        if report != self._report:
+            self._report = report
+            self._reported.set()
+
     async def run(self) -> None:
         """Keeps going until cancelled."""
         follower = spawn(self._follow_bundle(), name="bundle")
@@ -87,6 +108,7 @@ class IdentityKeeper:
                 now = self._clock()
                 for spiffe_id, kept in self._due(now)[: MAX_REQUESTS - len(requests)]:
                     kept.busy = True
+                    kept.asked_under = 0 if self._bundle is None else self._bundle.sequence
                     task = spawn(self._renew(spiffe_id, kept), name=f"SVID {spiffe_id}")
                     requests.add(task)
                     task.add_done_callback(requests.discard)
@@ -103,9 +125,9 @@ class IdentityKeeper:
 
     async def _sleep(self, now: float) -> None:
         waiting = [kept.due for kept in self._kept.values() if not kept.busy]
-        pause = max(min(waiting, default=now + BUNDLE_SECONDS) - now, 0.001)
+        pause = max(min(waiting, default=now + IDLE_SECONDS) - now, 0.001)
         if all(kept.busy or kept.due <= now for kept in self._kept.values()):
-            pause = BUNDLE_SECONDS  # a request that ends wakes us
+            pause = IDLE_SECONDS  # a request that ends wakes us
         try:
             async with asyncio.timeout(pause):
                 await self._changed.wait()
@@ -118,20 +140,32 @@ class IdentityKeeper:
         except ProviderError as error:
             self._failed(spiffe_id, kept, error)
         else:
-            now = self._clock()
-            kept.svid, kept.issued_at, kept.problem, kept.attempts = svid, now, None, 0
-            kept.due = renew_at(svid, now, self._random.random())
-            if self._kept.get(spiffe_id) is kept:
-                log.info(
-                    "SVID %s until %s",
-                    spiffe_id,
-                    time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(svid.not_after)),
-                    extra={"fields": {"event": "svid", "spiffe_id": str(spiffe_id), "serial": svid.serial}},
-                )
-                self._on_svid(svid)
+            self._came(spiffe_id, kept, svid)
         finally:
             kept.busy = False
             self._changed.set()
+
+    def _came(self, spiffe_id: SpiffeId, kept: _Kept, svid: Svid) -> None:
+        now = self._clock()
+        kept.problem, kept.attempts = None, 0
+        if self._provider.pushes:
+            kept.due = now + PUSHED_SECONDS
+            if svid == kept.svid:
+                self._warn(spiffe_id, kept, now, "its source has no newer one")
+                return
+        else:
+            kept.due = renew_at(svid, now, self._random.random())
+            if self._bundle is not None and self._outdated(svid, self._bundle):
+                kept.due = now  # it was signed just before the issuer changed
+        kept.svid, kept.issued_at = svid, now
+        if self._kept.get(spiffe_id) is kept:
+            log.info(
+                "SVID %s until %s",
+                spiffe_id,
+                time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(svid.not_after)),
+                extra={"fields": {"event": "svid", "spiffe_id": str(spiffe_id), "serial": svid.serial}},
+            )
+            self._on_svid(svid)
 
     def _failed(self, spiffe_id: SpiffeId, kept: _Kept, error: ProviderError) -> None:
         now = self._clock()
@@ -139,31 +173,79 @@ class IdentityKeeper:
         kept.problem = f"no SVID for {spiffe_id} yet: {error}"
         lifetime = float("inf") if kept.svid is None else kept.svid.not_after - kept.issued_at
         kept.due = now + backoff(kept.attempts, self._random.random(), lifetime)
-        if kept.svid is not None and is_loud(kept.svid, kept.issued_at, now) and now - kept.loud_at >= LOUD_SECONDS:
+        if not self._warn(spiffe_id, kept, now, str(error)) and kept.attempts & (kept.attempts - 1) == 0:
+            # the 1st, 2nd, 4th, 8th …
+            log.warning("no new SVID for %s after %d attempts: %s", spiffe_id, kept.attempts, error)
+
+    def _warn(self, spiffe_id: SpiffeId, kept: _Kept, now: float, reason: str) -> bool:
+        """Says loudly, now and then, that an SVID nears its end; whether it does."""
+        if kept.svid is None or not is_loud(kept.svid, kept.issued_at, now):
+            return False
+        if now - kept.loud_at >= LOUD_SECONDS:
             kept.loud_at = now
             log.error(
                 "%s could not be renewed and has %.0f s to live; then its pods' connections are refused. %s",
                 spiffe_id,
                 max(kept.svid.not_after - now, 0),
-                error,
+                reason,
             )
-        elif kept.attempts & (kept.attempts - 1) == 0:  # the 1st, 2nd, 4th, 8th …
-            log.warning("no new SVID for %s after %d attempts: %s", spiffe_id, kept.attempts, error)
+        return True
+
+    # -- the bundle --
 
     async def _follow_bundle(self) -> None:
         attempts = 0
         while True:
+            self._reported.clear()
+            known = 0 if self._bundle is None else self._bundle.sequence
+            poll = spawn(self._poll(known, self._report), name="bundle poll")
+            news = spawn(self._reported.wait(), name="report")
             try:
-                bundle = await self._provider.bundle()
-            except ProviderError as error:
+                await asyncio.wait({poll, news}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                news.cancel()
+                if not poll.done():
+                    poll.cancel()  # the report has changed: the next poll carries it
+            if not poll.done():
+                continue
+            answer = poll.result()
+            if isinstance(answer, ProviderError):
                 attempts += 1
                 if attempts & (attempts - 1) == 0:
-                    log.warning("the bundle could not be fetched (%d attempts): %s", attempts, error)
-                await asyncio.sleep(backoff(attempts, self._random.random(), lifetime=BUNDLE_SECONDS * 10))
+                    log.warning("the bundle could not be fetched (%d attempts): %s", attempts, answer)
+                await asyncio.sleep(backoff(attempts, self._random.random(), lifetime=BUNDLE_LIFETIME))
                 continue
             attempts = 0
-            if bundle != self._bundle:
-                self._bundle = bundle
-                log.info("bundle of %s, sequence %d", bundle.trust_domain, bundle.sequence)
-                self._on_bundle(bundle)
-            await asyncio.sleep(BUNDLE_SECONDS)
+            if answer is not None and answer != self._bundle:
+                self._take(answer)
+
+    async def _poll(self, known: int, report: Report) -> Bundle | ProviderError | None:
+        try:
+            return await self._provider.bundle(known, report)
+        except ProviderError as error:
+            return error
+
+    def _take(self, bundle: Bundle) -> None:
+        self._bundle = bundle
+        log.info(
+            "bundle of %s, sequence %d, %d anchors, %d revoked",
+            bundle.trust_domain,
+            bundle.sequence,
+            bundle.anchors_pem.count(b"BEGIN CERTIFICATE"),
+            len(bundle.revoked_ids) + len(bundle.revoked_serials),
+        )
+        self._on_bundle(bundle)
+        now = self._clock()
+        for kept in self._kept.values():
+            if kept.svid is None:
+                continue
+            if self._provider.pushes or kept.svid.serial in bundle.revoked_serials:
+                kept.due = now
+            elif self._outdated(kept.svid, bundle):
+                kept.due = min(kept.due, now + spread(kept.svid.not_after - now, self._random.random()))
+        self._changed.set()
+
+    @staticmethod
+    def _outdated(svid: Svid, bundle: Bundle) -> bool:
+        """Whether an SVID is under an issuer that the authority signs with no more."""
+        return bool(bundle.issuer) and svid.issuer != bundle.issuer

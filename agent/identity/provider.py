@@ -2,6 +2,8 @@
 
 from typing import Protocol
 
+from msgspec import Struct
+
 from agent.identity.spiffe import SpiffeId
 from agent.identity.svid import Bundle, Svid
 
@@ -18,14 +20,25 @@ class ProviderError(Exception):
         return f"{self.message} ({self.code})"
 
 
+class Report(Struct, frozen=True):
+    """What this agent has in force, in every worker: the bundle's sequence, and whom its SVIDs are signed by."""
+
+    trusts: int = 0
+    issuers: frozenset[str] = frozenset()
+
+
 class SvidProvider(Protocol):
     """One source of SVIDs."""
 
-    async def issue(self, spiffe_id: SpiffeId) -> Svid:
-        """A new SVID with a fresh key. Raises ProviderError."""
+    @property
+    def pushes(self) -> bool:
+        """Whether SVIDs change at the source's own time: each is fetched again when the bundle's sequence grows."""
 
-    async def bundle(self) -> Bundle:
-        """The bundle in force. Raises ProviderError."""
+    async def issue(self, spiffe_id: SpiffeId) -> Svid:
+        """A new SVID with a fresh key, or the source's newest. Raises ProviderError."""
+
+    async def bundle(self, known: int, report: Report) -> Bundle | None:
+        """The bundle, once its sequence is another than `known`; None after a while. Raises ProviderError."""
 
     async def close(self) -> None:
         """Lets go of what it holds."""

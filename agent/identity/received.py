@@ -33,4 +33,13 @@ def accept(request: SigningRequest, wanted: SpiffeId, chain_pem: bytes, *, now: 
         raise UnexpectedSvidError(
             f"the certificate that came for {wanted} is not valid now; do this clock and the authority's agree?"
         )
-    return Svid(wanted, chain_pem, request.key_pem, not_before, not_after, f"{leaf.serial_number:x}")
+    return Svid(wanted, chain_pem, request.key_pem, not_before, not_after, f"{leaf.serial_number:x}", issuer_of(leaf))
+
+
+def issuer_of(leaf: x509.Certificate) -> str:
+    """The authority key identifier, hex (RFC 5280, section 4.2.1.1): whose key signed this; empty where it has none."""
+    try:
+        identifier = leaf.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value.key_identifier
+    except x509.ExtensionNotFound:
+        return ""
+    return "" if identifier is None else identifier.hex()

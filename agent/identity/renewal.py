@@ -6,6 +6,10 @@ JITTER = 0.1
 """Renewals spread over this part of the lifetime, so that a node's SVIDs do not all come due at once."""
 FIRST_BACKOFF_SECONDS = 0.1
 BACKOFF_CAP_SECONDS = 60.0
+PUSHED_SECONDS = 30.0
+"""How often a source that changes at its own time is looked at besides."""
+SPREAD_SECONDS = 10.0
+"""After a change of issuer, a node's SVIDs are renewed within this time, or a tenth of what they have to live."""
 LOUD_FRACTION = 0.1
 """Below this part of its lifetime an SVID that could not be renewed is an error in the log."""
 
@@ -26,6 +30,11 @@ def backoff(attempt: int, jitter: float, lifetime: float = float("inf")) -> floa
     """
     cap = min(BACKOFF_CAP_SECONDS, max(lifetime / 10, FIRST_BACKOFF_SECONDS))
     return min(FIRST_BACKOFF_SECONDS * 2.0 ** min(attempt - 1, 32), cap) * (0.5 + jitter / 2)
+
+
+def spread(left: float, jitter: float) -> float:
+    """Seconds until an SVID with `left` seconds to live is renewed for a new issuer; `jitter` is from [0, 1)."""
+    return max(min(SPREAD_SECONDS, left / 10), 0.0) * jitter
 
 
 def is_loud(svid: Svid, issued_at: float, now: float) -> bool:

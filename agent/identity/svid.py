@@ -18,6 +18,8 @@ class Svid(Struct, frozen=True):
     not_before: float
     not_after: float
     serial: str
+    issuer: str = ""
+    """Key identifier of whom it is signed by, hex; empty where the certificate does not say."""
 
     def __repr__(self) -> str:
         return f"Svid({self.spiffe_id}, serial={self.serial}, not_after={self.not_after:.0f})"
@@ -26,11 +28,20 @@ class Svid(Struct, frozen=True):
 class Bundle(Struct, frozen=True):
     """The trust anchors of one trust domain: SPIFFE Trust Domain and Bundle standard, section 4.
 
-    `anchors_pem` is one or more concatenated CA certificates; `sequence` grows with each change and is the
-    generation that connections remember; `refresh_hint` is in seconds.
+    `anchors_pem` is one or more concatenated CA certificates; `sequence` grows with each change; `refresh_hint` is
+    in seconds. Beside the anchors comes what an authority of ours says: the key identifier (hex) of the issuer that
+    new SVIDs are under and when it expires, POSIX seconds, and the SPIFFE IDs and serials (hex) that are revoked.
     """
 
     trust_domain: str
     anchors_pem: bytes
     sequence: int
     refresh_hint: int = 300
+    issuer: str = ""
+    issuer_expires: float = 0.0
+    revoked_ids: frozenset[str] = frozenset()
+    revoked_serials: frozenset[str] = frozenset()
+
+    def revokes(self, spiffe_id: SpiffeId, serial: str) -> bool:
+        """Whether nobody may accept this identity, or this certificate of it."""
+        return serial in self.revoked_serials or (bool(self.revoked_ids) and str(spiffe_id) in self.revoked_ids)

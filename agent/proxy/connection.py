@@ -12,6 +12,9 @@ from agent.policy.model import Permit
 from agent.proxy.opening import Bell, Opening
 from agent.proxy.relay import Leg, Relay
 from agent.telemetry.access import ConnectionRecord
+from agent.tls.contexts import Contexts
+from agent.tls.machine import TlsMachine
+from agent.tls.peer import PeerIdentity
 
 if TYPE_CHECKING:
     from agent.proxy.runtime import EnrolledPod, Runtime
@@ -65,6 +68,7 @@ class Connection:
         "accepted_leg",
         "authorization",
         "bell",
+        "certificates",
         "client_id",
         "destination",
         "dialled_leg",
@@ -96,6 +100,8 @@ class Connection:
         self.client_id: SpiffeId | None = None
         self.server_id: SpiffeId | None = None
         self.resumed = False
+        self.certificates: list[tuple[SpiffeId, str, frozenset[bytes]]] = []
+        """Identity, serial and anchors of what this connection stands on: our own SVID, and the peer's certificate."""
         self.authorization: Permit | None = None
         self.fact: object = None
         """What re-authorization judges again: each direction keeps its own."""
@@ -118,6 +124,24 @@ class Connection:
         self.runtime.counters.opened(self.direction, self.security)
         self.accepted_leg = self.dialled_leg = None
         relay.start(*application, *peer, first)
+
+    def stands_on(self, contexts: Contexts, machine: TlsMachine, identity: PeerIdentity | None) -> None:
+        """Remembers the certificates of a handshake. Raises Refusal where one is revoked."""
+        own = contexts.svid
+        self.certificates = [(own.spiffe_id, own.serial, frozenset())]
+        if identity is not None:
+            self.certificates.append((identity.spiffe_id, identity.serial, contexts.anchors_of(machine)))
+        problem = self.identity_problem()
+        if problem is not None:
+            raise Refusal(Outcome.IDENTITY_REVOKED, problem)
+
+    def identity_problem(self) -> str | None:
+        """Why a certificate that this connection stands on may be used no more; None where all is well."""
+        for certificate in self.certificates:
+            problem = self.runtime.view.problem_of(*certificate)
+            if problem is not None:
+                return problem
+        return None
 
     def refuse(self, outcome: Outcome, message: str, alert: bytes = b"") -> None:
         """Ends a connection that was still being set up by a reset of both legs; the peer gets its alert first."""

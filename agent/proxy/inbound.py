@@ -76,6 +76,7 @@ async def serve(connection: Connection, client_leg: Opening) -> None:
             connection.security = Security.TLS
             connection.resumed = machine.resumed
             certificate = machine.peer_certificate
+            identity: peer.PeerIdentity | None = None
             if certificate is not None:
                 try:
                     identity = peer.identify(
@@ -85,6 +86,7 @@ async def serve(connection: Connection, client_leg: Opening) -> None:
                     raise Refusal(refused.outcome, refused.detail) from refused
                 connection.client_id = identity.spiffe_id
                 connection.security = Security.MTLS
+            connection.stands_on(contexts, machine, identity)
         case detect.Unauthenticated():
             pass
 

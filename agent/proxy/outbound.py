@@ -81,6 +81,7 @@ async def _mutual_tls(
         peer.expect(identity, taken.server_id)
     except peer.PeerRefused as refused:
         raise Refusal(refused.outcome, refused.detail) from refused
+    connection.stands_on(contexts, machine, identity)
     connection.security = Security.MTLS
     connection.resumed = machine.resumed
     return machine, first

@@ -10,7 +10,7 @@ from agent.catalog.model import Catalog, MeshSettings, Pod
 from agent.identity.spiffe import SpiffeId
 from agent.identity.svid import Bundle, Svid
 from agent.policy.index import PolicyIndex, PolicySettings
-from agent.tls.contexts import Contexts
+from agent.tls.contexts import Contexts, anchor_ids
 
 ALLOW = "allow"
 MESHED_ONLY = "meshed-only"
@@ -36,6 +36,7 @@ class View:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.bundle: Bundle | None = None
+        self._anchors: frozenset[bytes] = frozenset()
         self._svids: dict[SpiffeId, Svid] = {}
         self._contexts: dict[SpiffeId, Contexts] = {}
         self.set_catalog(Catalog())
@@ -46,10 +47,14 @@ class View:
         self.policy = PolicyIndex(catalog, self.settings.policy)
 
     def set_bundle(self, bundle: Bundle) -> None:
-        """Puts a new bundle in force: every context is made anew, and sessions of the old ones cannot be resumed."""
-        if bundle != self.bundle:
-            self.bundle = bundle
+        """Puts a new bundle in force.
+
+        With other anchors every context is made anew, and sessions of the old ones cannot be resumed.
+        """
+        if self.bundle is None or bundle.anchors_pem != self.bundle.anchors_pem:
             self._contexts.clear()
+            self._anchors = anchor_ids(bundle)
+        self.bundle = bundle
 
     def set_svid(self, svid: Svid) -> None:
         """Puts a new SVID in force for new connections."""
@@ -72,10 +77,24 @@ class View:
         svid = self._svids.get(spiffe_id)
         if svid is None or self.bundle is None or not svid.not_before <= now < svid.not_after:
             return None
+        if self.bundle.revokes(spiffe_id, svid.serial):
+            return None
         contexts = self._contexts.get(spiffe_id)
         if contexts is None:
             contexts = self._contexts[spiffe_id] = Contexts(svid, self.bundle)
         return contexts
+
+    def problem_of(self, spiffe_id: SpiffeId, serial: str, anchors: frozenset[bytes]) -> str | None:
+        """Why nobody may go on under this certificate; None where all is well. `anchors` is what it may chain to."""
+        bundle = self.bundle
+        if bundle is None:
+            return None
+        if bundle.revokes(spiffe_id, serial):
+            what = f"certificate {serial} of {spiffe_id}" if serial in bundle.revoked_serials else str(spiffe_id)
+            return f"{what} is revoked"
+        if not anchors <= self._anchors:
+            return f"the root that {spiffe_id} was verified against has left the bundle"
+        return None
 
     def egress_mode(self, pod: Pod) -> str:
         """`allow` or `meshed-only`: the pod's annotation (its namespace's inherited), else the agent's flag."""

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from agent.authority.pki import GivenFiles
+from agent.flags import ConfigError, HostPort
 from agent.identity.spiffe import SpiffeId, SpiffeIdError, check_trust_domain
 from agent.policy.model import DefaultPolicy
 from agent.proxy.view import ALLOW, MESHED_ONLY
@@ -12,28 +14,26 @@ from agent.proxy.view import ALLOW, MESHED_ONLY
 NODE_NAME_LIMIT = 253
 
 
-class ConfigError(ValueError):
-    """A flag that cannot be used; `str` names it, and what to give instead."""
+class Embedded(Struct, frozen=True):
+    """An authority of its own, as a child."""
+
+    listen: HostPort
+    svid_seconds: float
+    given: GivenFiles | None = None
 
 
-class HostPort(Struct, frozen=True):
-    """An address to listen on."""
+class Remote(Struct, frozen=True):
+    """An authority elsewhere: HOST:PORT each, the bundle to trust at first, and where a join token lies."""
 
-    host: str
-    port: int
+    addresses: tuple[str, ...]
+    bundle: Path
+    token_file: Path | None = None
 
-    @classmethod
-    def parse(cls, text: str, flag: str) -> "HostPort":
-        """`127.0.0.1:4191` or `[::1]:4191`. Raises ConfigError."""
-        host, separator, port = text.rpartition(":")
-        host = host.removeprefix("[").removesuffix("]")
-        if not separator or not port.isascii() or not port.isdigit() or int(port) > 65535:
-            raise ConfigError(f"{flag} {text!r} is not HOST:PORT, for example 127.0.0.1:4191")
-        try:
-            ipaddress.ip_address(host)
-        except ValueError:
-            raise ConfigError(f"{flag} {text!r}: {host!r} is no IP address") from None
-        return cls(host, int(port))
+
+class SvidFiles(Struct, frozen=True):
+    """SVIDs and bundle that somebody else puts into a directory."""
+
+    directory: Path
 
 
 class Config(Struct, frozen=True, kw_only=True):
@@ -45,7 +45,7 @@ class Config(Struct, frozen=True, kw_only=True):
     trust_domain: str
     workers: int
     admin: HostPort
-    authority_listen: HostPort
+    identity: Embedded | Remote | SvidFiles
     run_dir: Path
     default_inbound_policy: DefaultPolicy
     cluster_networks: tuple[str, ...]
@@ -53,7 +53,6 @@ class Config(Struct, frozen=True, kw_only=True):
     backend: str
     drain_seconds: float
     verify_seconds: float
-    svid_seconds: float
     access_log: bool
     log_format: str
     log_level: str
@@ -85,5 +84,7 @@ class Config(Struct, frozen=True, kw_only=True):
                 raise ConfigError(f"--cluster-networks: {error}") from None
         if self.verify_seconds <= 0:
             raise ConfigError("--verify-interval must be more than 0 seconds")
+        if isinstance(self.identity, SvidFiles) and not self.identity.directory.is_dir():
+            raise ConfigError(f"--svid-source files:{self.identity.directory} is no directory")
         if self.drain_seconds < 0:
             raise ConfigError("--drain-timeout must not be negative")

@@ -69,7 +69,13 @@ class Scrape(Struct, frozen=True, tag="scrape"):
     number: int
 
 
-ToWorker = Configure | SetCatalog | SetBundle | SetSvid | ForgetSvid | Enrol | Unenrol | Drain | Scrape
+class Sync(Struct, frozen=True, tag="sync"):
+    """Say when everything before this has been carried out."""
+
+    number: int
+
+
+ToWorker = Configure | SetCatalog | SetBundle | SetSvid | ForgetSvid | Enrol | Unenrol | Drain | Scrape | Sync
 
 
 class Captured(Struct, frozen=True, tag="captured"):
@@ -99,10 +105,16 @@ class Counts(Struct, frozen=True, tag="counts"):
     live: dict[str, int]
 
 
+class Synced(Struct, frozen=True, tag="synced"):
+    """Everything before `Sync` of this number has been carried out."""
+
+    number: int
+
+
 class Drained(Struct, frozen=True, tag="drained"):
     """No connection is left; `ended` is how many had to be ended."""
 
     ended: int
 
 
-ToSupervisor = Captured | EnrolFailed | Released | Counts | Drained
+ToSupervisor = Captured | EnrolFailed | Released | Counts | Synced | Drained

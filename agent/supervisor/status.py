@@ -5,7 +5,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING
 
 import msgspec
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 
+from agent.identity.svid import Bundle
 from agent.telemetry.admin import Response
 from agent.telemetry.metrics import Metrics
 
@@ -70,5 +73,20 @@ class Status:
                 catalog_version=supervisor.catalog.catalog.version,
                 catalog_faults=len(supervisor.faults),
                 rule_repairs=supervisor.enrolment.repairs,
+                above=above(supervisor.bundle),
+                bundle_sequence=0 if supervisor.bundle is None else supervisor.bundle.sequence,
+                clock_skew=supervisor.clock_skew,
+                authority_restarts=supervisor.authority_restarts,
             )
         )
+
+
+def above(bundle: Bundle | None) -> dict[str, float]:
+    """When what is above all SVIDs expires, POSIX seconds: `issuer`, and each `root <digest>`."""
+    if bundle is None:
+        return {}
+    found = {"issuer": bundle.issuer_expires} if bundle.issuer_expires else {}
+    for certificate in x509.load_pem_x509_certificates(bundle.anchors_pem):
+        digest = certificate.fingerprint(hashes.SHA256()).hex()[:16]
+        found[f"root {digest}"] = certificate.not_valid_after_utc.timestamp()
+    return found

@@ -17,16 +17,16 @@ from agent.catalog.fault import Fault
 from agent.catalog.files import FilesSource
 from agent.catalog.index import CatalogIndex
 from agent.catalog.model import Catalog, Pod
-from agent.identity.authority_client import AuthorityClient
+from agent.flags import ConfigError
 from agent.identity.keeper import IdentityKeeper
 from agent.identity.spiffe import SpiffeId
 from agent.identity.svid import Bundle, Svid
 from agent.policy.index import PolicySettings
 from agent.proxy.view import Settings
-from agent.supervisor import messages
-from agent.supervisor.authority_process import AuthorityProcess
-from agent.supervisor.config import Config, ConfigError
+from agent.supervisor import identity_source, messages
+from agent.supervisor.config import Config
 from agent.supervisor.enrolment import Desired, Enrolment
+from agent.supervisor.identity_source import IdentitySource
 from agent.supervisor.status import Status
 from agent.supervisor.workers import WorkerHandle, Workers
 from agent.tasks import spawn
@@ -44,7 +44,7 @@ DESCRIPTORS = 1 << 20
 
 
 class Supervisor:
-    """One agent with its embedded authority: `quietwire up`."""
+    """One agent, and the authority that it may have of its own."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -65,7 +65,9 @@ class Supervisor:
         self.bundle: Bundle | None = None
         self.svids: dict[SpiffeId, Svid] = {}
         self.keeper: IdentityKeeper | None = None
+        self._source: IdentitySource | None = None
         self._poked = asyncio.Event()
+        self._in_force_changed = asyncio.Event()
         self._stopping = asyncio.Event()
         self._said_ready = False
 
@@ -82,22 +84,17 @@ class Supervisor:
         await admin.start(config.admin.host, config.admin.port)
         source = FilesSource(config.manifests, self._catalog_changed)
         source.load()
-        authority = await AuthorityProcess.start(config)
+        identity = self._source = await identity_source.start(config)
         try:
-            client = AuthorityClient(
-                address=authority.ready.address,
-                bootstrap_bundle_pem=authority.ready.bundle_pem.encode(),
-                trust_domain=config.trust_domain,
-                node=config.node,
-                token=authority.token,
-            )
-            self.keeper = IdentityKeeper(client, on_svid=self._svid_came, on_bundle=self._bundle_came)
+            provider = identity.provider
+            self.keeper = IdentityKeeper(provider, on_svid=self._svid_came, on_bundle=self._bundle_came)
             self._want_identities()
             tasks = [
                 spawn(self.keeper.run(), name="identity"),
                 spawn(source.run(), name="catalog"),
                 spawn(self._reconcile(), name="enrolment"),
-                spawn(self._watch_authority(authority), name="authority"),
+                spawn(self._report(self.keeper), name="identity report"),
+                spawn(identity.run(), name="identity source"),
             ]
             self.workers.start()
             sock = EnrolmentSocket(config.run_dir / "agent.sock", self._handed_over)
@@ -105,11 +102,11 @@ class Supervisor:
             await self._stopping.wait()
             await sock.close()
             await self._shut_down(tasks)
-            await client.close()
+            await provider.close()
         finally:
             self.workers.kill()
             self.enrolment.close()
-            await authority.stop()
+            await identity.stop()
             await admin.close()
             os.close(lock)
         return 0
@@ -137,13 +134,27 @@ class Supervisor:
     def _svid_came(self, svid: Svid) -> None:
         self.svids[svid.spiffe_id] = svid
         self.workers.broadcast(messages.SetSvid(svid))
+        self._in_force_changed.set()
         self.enrolment.retry_refused()
         self._poke()
 
     def _bundle_came(self, bundle: Bundle) -> None:
         self.bundle = bundle
         self.workers.broadcast(messages.SetBundle(bundle))
+        self._in_force_changed.set()
+        self.enrolment.retry_refused()
         self._poke()
+
+    async def _report(self, keeper: IdentityKeeper) -> None:
+        """Tells the authority what is in force here, once it is in force in every worker."""
+        while True:
+            await self._in_force_changed.wait()
+            self._in_force_changed.clear()
+            state = keeper.state()
+            if await self.workers.sync():
+                keeper.report(state)
+            else:
+                self._in_force_changed.set()
 
     def _counted(self, handle: WorkerHandle, counts: messages.Counts) -> None:
         self.totals.update(handle.index, handle.incarnation, counts.values)
@@ -232,6 +243,8 @@ class Supervisor:
             return problem or f"its SVID {spiffe_id} has not come yet"
         if svid.not_after <= time.time():
             return f"its SVID {spiffe_id} has expired"
+        if self.bundle.revokes(spiffe_id, svid.serial):
+            return f"{spiffe_id} is revoked; quietwire authority unrevoke takes it back"
         return None
 
     def _missing(self, key: str) -> str | None:
@@ -252,6 +265,16 @@ class Supervisor:
     def ready(self) -> bool:
         """Whether `ready` was said and nothing waits."""
         return self._said_ready and not self.waiting()
+
+    @property
+    def clock_skew(self) -> float | None:
+        """By how many seconds the authority's clock is ahead; None where there is none, or it was not heard."""
+        return None if self._source is None else self._source.clock_skew
+
+    @property
+    def authority_restarts(self) -> int:
+        """How often the authority of this host was replaced."""
+        return 0 if self._source is None else self._source.restarts
 
     def _poke(self) -> None:
         self._poked.set()
@@ -277,13 +300,6 @@ class Supervisor:
                     await self._poked.wait()
             except TimeoutError:
                 continue
-
-    async def _watch_authority(self, authority: AuthorityProcess) -> None:
-        status = await authority.process.wait()
-        if not self._stopping.is_set():
-            log.error(
-                "the authority ended (status %s): SVIDs that are there keep working, new ones cannot be issued", status
-            )
 
     # -- the end --
 

@@ -76,6 +76,7 @@ class Worker:
                 self._reauthorize()
             case messages.SetBundle(bundle):
                 self._view.set_bundle(bundle)
+                self._reauthorize()
             case messages.SetSvid(svid):
                 self._view.set_svid(svid)
             case messages.ForgetSvid(spiffe_id):
@@ -90,6 +91,8 @@ class Worker:
                 self._channel.send(messages.Released(pod))
             case messages.Scrape(number):
                 self._send_counts(number)
+            case messages.Sync(number):
+                self._channel.send(messages.Synced(number))
             case _:
                 log.error("unexpected message %r", type(message).__name__)
 
@@ -129,6 +132,10 @@ class Worker:
     def _reauthorize(self) -> None:
         """Judges every connection again under the view now in force, and ends those that are no longer permitted."""
         for connection in self._runtime.live.relayed():
+            problem = connection.identity_problem()
+            if problem is not None:
+                connection.terminate(Outcome.TERMINATED, f"no longer permitted: {problem}")
+                continue
             judge = inbound.still_permitted if connection.direction is Direction.INBOUND else outbound.still_permitted
             denial = judge(connection, self._runtime)
             if denial is not None and denial.outcome is not Outcome.UNENROLLED:

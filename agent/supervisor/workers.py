@@ -27,6 +27,8 @@ RELEASE_SECONDS = 5.0
 """How long a worker may take to let go of a pod."""
 SCRAPE_SECONDS = 2.0
 """How long a worker may take to send its counters."""
+SYNC_SECONDS = 10.0
+"""How long a worker may take to carry out what it was sent."""
 
 _encoder = msgspec.msgpack.Encoder()
 
@@ -70,7 +72,8 @@ class Workers:
         self._greet = greet
         self._changed = changed
         self._counted = counted
-        self._scrapes: dict[tuple[int, int], asyncio.Future[None]] = {}
+        self._answers: dict[tuple[int, int], asyncio.Future[None]] = {}
+        """By worker and number: whoever waits for an answer to that number."""
         self._releases: dict[tuple[int, str], asyncio.Future[None]] = {}
         self._numbers = itertools.count(1)
         self._stopping = False
@@ -159,14 +162,33 @@ class Workers:
                     self._changed()
                 case messages.Counts():
                     self._counted(handle, message)
-                    waiting = self._scrapes.pop((handle.index, message.number), None)
-                    if waiting is not None and not waiting.done():
-                        waiting.set_result(None)
+                    self._answered(handle, message.number)
+                case messages.Synced(number):
+                    self._answered(handle, number)
                 case messages.Drained(ended):
                     if ended:
                         log.warning(
                             "worker %d: %d connections were still open at the drain timeout", handle.index, ended
                         )
+
+    def _answered(self, handle: WorkerHandle, number: int) -> None:
+        waiting = self._answers.pop((handle.index, number), None)
+        if waiting is not None and not waiting.done():
+            waiting.set_result(None)
+
+    async def _ask(self, question: Callable[[int], msgspec.Struct], seconds: float) -> int:
+        """Asks every worker that runs, and waits for the answers, though not longer; how many did not answer."""
+        waiting = []
+        for handle in self.handles:
+            if handle.channel is not None:
+                number = next(self._numbers)
+                future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+                self._answers[handle.index, number] = future
+                handle.channel.send(question(number))
+                waiting.append((handle.index, number))
+        if waiting:
+            await asyncio.wait([self._answers[key] for key in waiting], timeout=seconds)
+        return sum(self._answers.pop(key, None) is not None for key in waiting)
 
     def _kill(self, handle: WorkerHandle) -> None:
         if handle.pid is not None:
@@ -198,18 +220,13 @@ class Workers:
 
     async def scrape(self) -> None:
         """Has each worker send its counters, and waits for them, though not for a worker that hangs."""
-        waiting = []
-        for handle in self.handles:
-            if handle.channel is not None:
-                number = next(self._numbers)
-                future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-                self._scrapes[handle.index, number] = future
-                handle.channel.send(messages.Scrape(number))
-                waiting.append(future)
-        if waiting:
-            _, late = await asyncio.wait(waiting, timeout=SCRAPE_SECONDS)
-            if late:
-                log.warning("%d workers did not send their counters in %g s", len(late), SCRAPE_SECONDS)
+        late = await self._ask(messages.Scrape, SCRAPE_SECONDS)
+        if late:
+            log.warning("%d workers did not send their counters in %g s", late, SCRAPE_SECONDS)
+
+    async def sync(self) -> bool:
+        """Whether every worker that runs has carried out all that it was sent before. One that starts is told anew."""
+        return await self._ask(messages.Sync, SYNC_SECONDS) == 0
 
     async def drain(self, seconds: float) -> None:
         """Has every worker finish its connections and end; returns when all have ended."""

@@ -38,8 +38,15 @@ class Metrics:
         pods: Mapping[str, int],
         catalog_version: int,
         catalog_faults: int,
+        above: Mapping[str, float],
+        bundle_sequence: int,
+        clock_skew: float | None,
+        authority_restarts: int,
     ) -> bytes:
-        """The page. `live` is by direction, `expiries` POSIX seconds by SPIFFE ID, `pods` by state."""
+        """The page. `live` is by direction, `expiries` POSIX seconds by SPIFFE ID, `pods` by state.
+
+        `above` says when what is above all SVIDs expires: by `issuer`, and `root` with the beginning of its digest.
+        """
         families = [
             *self._counted(),
             _gauge(
@@ -61,7 +68,25 @@ class Metrics:
             CounterMetricFamily("quietwire_rule_repairs", "Pods whose rules were found changed.", value=rule_repairs),
             GaugeMetricFamily("quietwire_catalog_version", "Version of the catalog in force.", value=catalog_version),
             GaugeMetricFamily("quietwire_catalog_faults", "Manifests that cannot be used.", value=catalog_faults),
+            _gauge(
+                "quietwire_authority_expiry_timestamp_seconds",
+                "When the issuer and the roots expire, POSIX seconds.",
+                "certificate",
+                above,
+            ),
+            GaugeMetricFamily("quietwire_bundle_sequence", "The trust bundle in force.", value=bundle_sequence),
+            CounterMetricFamily(
+                "quietwire_authority_restarts",
+                "Times that this host's authority was replaced.",
+                value=authority_restarts,
+            ),
         ]
+        if clock_skew is not None:
+            families.append(
+                GaugeMetricFamily(
+                    "quietwire_clock_skew_seconds", "The authority's clock, ahead of this one.", value=clock_skew
+                )
+            )
         registry = CollectorRegistry(auto_describe=False)
         registry.register(_Fixed(families))
         return generate_latest(registry)

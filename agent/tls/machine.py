@@ -10,6 +10,7 @@ Half-close (RFC 8446, section 6.1): close_notify ends one direction and leaves t
 SSL_shutdown does just that when it is called once; CPython's `unwrap` says SSLWantReadError afterwards.
 """
 
+import _ssl
 import ssl
 from typing import Self
 
@@ -169,6 +170,15 @@ class TlsMachine:
     def peer_certificate(self) -> bytes | None:
         """The peer's leaf certificate, DER, on resumed sessions too; None where it showed none."""
         return self._object.getpeercert(binary_form=True)
+
+    @property
+    def verified_chain(self) -> list[bytes]:
+        """The chain that was verified in a full handshake, leaf first, anchor last, DER; empty on a resumed session."""
+        public = getattr(self._object, "get_verified_chain", None)
+        if public is not None:  # Python 3.13
+            return list(public() or ())
+        found = self._object._sslobj.get_verified_chain()  # type: ignore[attr-defined]  # the same, before it was public
+        return [certificate.public_bytes(_ssl.ENCODING_DER) for certificate in found or ()]
 
     @property
     def alpn(self) -> str | None:

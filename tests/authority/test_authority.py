@@ -1,15 +1,12 @@
 """The real authority process over its real HTTPS API: what it issues, what it refuses, what it keeps."""
 
 import asyncio
-import json
-import os
 import signal
 import sqlite3
 import ssl
 import subprocess
-import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,108 +16,16 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from agent.authority.csr import MAX_CSR
-from agent.identity.authority_client import AuthorityClient
+from agent.authority.store import Store
 from agent.identity.csr import new_request
-from agent.identity.provider import ProviderError
 from agent.identity.spiffe import SpiffeId
+from tests.authority.running import TD, WEB, Authority, refused
 from tests.tls.pki import Pki
-
-TD = "example.test"
-WEB = SpiffeId.for_service_account(TD, "demo", "web")
-POD = """
-kind: Pod
-apiVersion: v1
-metadata: {name: web, namespace: demo}
-spec: {nodeName: node-a, serviceAccountName: web}
----
-kind: Pod
-apiVersion: v1
-metadata: {name: elsewhere, namespace: demo}
-spec: {nodeName: node-b, serviceAccountName: elsewhere}
-"""
-
-
-class Authority:
-    """A running authority."""
-
-    def __init__(self, directory: Path, ttl: float = 3600.0, trust_domain: str = TD) -> None:
-        self.state = directory / "state"
-        self.manifests = directory / "manifests"
-        self.manifests.mkdir(exist_ok=True)
-        (self.manifests / "pods.yaml").write_text(POD)
-        self._ttl, self._trust_domain = ttl, trust_domain
-        self.start()
-
-    def start(self) -> None:
-        ready_read, ready_write = os.pipe()
-        join_read, self._join = os.pipe()
-        self.process = subprocess.Popen(
-            [
-                *(
-                    sys.executable,
-                    "-m",
-                    "agent.authority",
-                    "--state",
-                    str(self.state),
-                    "--trust-domain",
-                    self._trust_domain,
-                ),
-                *("--listen", "127.0.0.1:0", "--manifests", str(self.manifests), "--svid-ttl", str(self._ttl)),
-                *("--ready-fd", str(ready_write), "--join-fd", str(join_read)),
-            ],
-            pass_fds=(ready_write, join_read),
-            stderr=subprocess.PIPE,
-        )
-        os.close(ready_write)
-        os.close(join_read)
-        with os.fdopen(ready_read, "rb") as ready:
-            line = ready.readline()
-        self.said: dict[str, str] = json.loads(line) if line else {}
-
-    def token(self, token: str, node: str = "node-a") -> str:
-        os.write(self._join, json.dumps({"token": token, "node": node}).encode() + b"\n")
-        return token
-
-    def client(self, token: str, node: str = "node-a", bundle: bytes | None = None) -> AuthorityClient:
-        return AuthorityClient(
-            address=self.said["address"],
-            bootstrap_bundle_pem=bundle or self.said["bundle_pem"].encode(),
-            trust_domain=self._trust_domain,
-            node=node,
-            token=token,
-        )
-
-    def stop(self, number: int = signal.SIGTERM) -> str:
-        if self.process.poll() is None:
-            self.process.send_signal(number)
-        os.close(self._join)
-        _, said = self.process.communicate(timeout=20)
-        return said.decode()
-
-
-@pytest.fixture
-async def authority(tmp_path: Path) -> AsyncIterator[Authority]:
-    made = Authority(tmp_path)
-    yield made
-    if made.process.poll() is None:
-        made.stop()
-
-
-async def issued(client: AuthorityClient, spiffe_id: SpiffeId = WEB) -> Any:
-    """An SVID; a token that was just written may take a moment to be known."""
-    for _ in range(200):
-        try:
-            return await client.issue(spiffe_id)
-        except ProviderError as error:
-            if error.code != "bad_token" or "unknown" not in error.message:
-                raise
-            await asyncio.sleep(0.01)
-    raise AssertionError("the token never became known")
 
 
 async def test_a_joined_agent_gets_an_svid_that_openssl_verifies_strictly(authority: Authority, tmp_path: Path) -> None:
-    client = authority.client(authority.token("t1"))
-    svid = await issued(client)
+    client = authority.client()
+    svid = await client.issue(WEB)
     assert svid.spiffe_id == WEB
     leaf, _, rest = svid.chain_pem.partition(b"-----END CERTIFICATE-----\n")
     (tmp_path / "leaf.pem").write_bytes(leaf + b"-----END CERTIFICATE-----\n")
@@ -142,7 +47,7 @@ async def test_a_joined_agent_gets_an_svid_that_openssl_verifies_strictly(author
 
 async def test_the_leaf_is_an_x509_svid(authority: Authority) -> None:
     before = time.time()
-    svid = await issued(authority.client(authority.token("t1")))
+    svid = await authority.client().issue(WEB)
     leaf = x509.load_pem_x509_certificates(svid.chain_pem)[0]
     names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName)
     assert names.critical
@@ -155,58 +60,46 @@ async def test_the_leaf_is_an_x509_svid(authority: Authority) -> None:
 
 
 async def test_every_issuance_is_in_the_ledger_before_it_is_answered(authority: Authority) -> None:
-    svid = await issued(authority.client(authority.token("t1")))
+    svid = await authority.client().issue(WEB)
     authority.stop(signal.SIGKILL)
+    book = authority.book()
+    rows = [(each.spiffe_id, each.node) for each in book.issued() if each.serial == svid.serial]
+    book.close()
+    assert rows == [(str(WEB), "node-a")]
     db = sqlite3.connect(authority.state / "ledger.sqlite")
-    rows = db.execute("SELECT spiffe_id, node FROM issuances WHERE serial = ?", (svid.serial,)).fetchall()
     tokens = db.execute("SELECT hash, used FROM tokens").fetchall()
     db.close()
-    assert rows == [(str(WEB), "node-a")]
     assert len(tokens) == 1
-    assert b"t1" not in tokens[0][0]
+    assert len(tokens[0][0]) == 32, "the token itself is not kept"
     assert tokens[0][1] is not None
 
 
-async def refused(attempt: Any, code: str) -> ProviderError:
-    with pytest.raises(ProviderError) as caught:
-        await attempt
-    assert caught.value.code == code, caught.value
-    return caught.value
-
-
 async def test_a_token_serves_once(authority: Authority) -> None:
-    token = authority.token("t1")
-    await issued(authority.client(token))
+    token = authority.token()
+    await authority.client(token).issue(WEB)
     error = await refused(authority.client(token).issue(WEB), "bad_token")
     assert "used already" in error.message
 
 
-async def test_of_two_agents_with_one_token_one_wins(authority: Authority) -> None:
-    await issued(authority.client(authority.token("first")))  # so that the pipe has been read up to here
-    token = authority.token("raced")
-    authority.token("after")
-    results = await asyncio.gather(*(issued(authority.client(token)) for _ in range(8)), return_exceptions=True)
+async def test_of_agents_that_race_with_one_token_one_wins(authority: Authority) -> None:
+    token = authority.token()
+    results = await asyncio.gather(*(authority.client(token).issue(WEB) for _ in range(8)), return_exceptions=True)
     assert sum(not isinstance(result, BaseException) for result in results) == 1
 
 
 async def test_a_token_is_for_its_node_only(authority: Authority) -> None:
-    await issued(authority.client(authority.token("mine")))
-    authority.token("other", node="node-b")
-    error = None
-    for _ in range(200):
-        with pytest.raises(ProviderError) as caught:
-            await authority.client("other", node="node-a").issue(WEB)
-        error = caught.value
-        if "unknown" not in error.message:
-            break
-        await asyncio.sleep(0.01)
-    assert error is not None
+    error = await refused(authority.client(authority.token("node-b")).issue(WEB), "bad_token")
     assert "for another node" in error.message
 
 
+async def test_a_token_expires(authority: Authority) -> None:
+    error = await refused(authority.client(authority.token(seconds=-1)).issue(WEB), "bad_token")
+    assert "expired" in error.message
+
+
 async def test_a_service_account_without_a_pod_on_the_node_is_refused(authority: Authority) -> None:
-    client = authority.client(authority.token("t1"))
-    await issued(client)
+    client = authority.client()
+    await client.issue(WEB)
     await refused(client.issue(SpiffeId.for_service_account(TD, "demo", "elsewhere")), "no_such_workload")
     await refused(client.issue(SpiffeId.for_service_account(TD, "demo", "nobody")), "no_such_workload")
     await refused(client.issue(SpiffeId.for_agent(TD, "node-b")), "not_a_workload")
@@ -261,25 +154,27 @@ def forged() -> str:
 async def test_each_wrong_request_is_refused_with_its_own_code(
     authority: Authority, make: Callable[[], str], code: str
 ) -> None:
-    client = authority.client(authority.token("t1"))
-    await issued(client)
-    await refused(client._request("POST", "/v1/svid", {"csr": make()}), code)
+    client = authority.client()
+    await client.issue(WEB)
+    await refused(client._request("POST", "/v1/svid", {"csr": make()}, {}, 10), code)
 
 
 async def test_who_comes_without_an_agents_certificate_is_refused(authority: Authority) -> None:
     stranger = authority.client("none")
     csr = new_request(WEB).csr_pem.decode()
     for path in ("/v1/svid", "/v1/renew"):
-        await refused(stranger._request("POST", path, {"csr": csr}), "unknown_caller")
+        await refused(stranger._request("POST", path, {"csr": csr}, {}, 10), "unknown_caller")
     for body in ({}, {"csr": 7}, {"csr": csr, "more": "x"}):
-        await refused(stranger._request("POST", "/v1/svid", body), "bad_request")  # type: ignore[arg-type]
+        await refused(stranger._request("POST", "/v1/svid", body, {}, 10), "bad_request")  # type: ignore[arg-type]
 
 
 async def test_a_workloads_certificate_is_no_agents(authority: Authority) -> None:
-    client = authority.client(authority.token("t1"))
+    client = authority.client()
     thief = authority.client("none")
-    thief._agent = await issued(client)
-    await refused(thief._request("POST", "/v1/svid", {"csr": new_request(WEB).csr_pem.decode()}), "unknown_caller")
+    thief._agent = await client.issue(WEB)
+    await refused(
+        thief._request("POST", "/v1/svid", {"csr": new_request(WEB).csr_pem.decode()}, {}, 10), "unknown_caller"
+    )
 
 
 async def test_an_impostor_under_another_root_is_not_spoken_to(authority: Authority) -> None:
@@ -290,7 +185,7 @@ async def test_an_impostor_under_another_root_is_not_spoken_to(authority: Author
 async def test_a_server_of_the_right_root_that_is_not_the_authority_is_not_spoken_to(authority: Authority) -> None:
     from agent.identity.memfd import load_cert_chain  # noqa: PLC0415 - here only
 
-    svid = await issued(authority.client(authority.token("t1")))
+    svid = await authority.client().issue(WEB)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     load_cert_chain(context, svid.chain_pem, svid.key_pem)
     heard: list[bytes] = []
@@ -301,7 +196,7 @@ async def test_a_server_of_the_right_root_that_is_not_the_authority_is_not_spoke
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
     client = authority.client("a secret token")
-    client._port = server.sockets[0].getsockname()[1]
+    client._addresses = [("127.0.0.1", server.sockets[0].getsockname()[1])]
     await refused(client.issue(WEB), "wrong_authority")
     server.close()
     assert b"".join(heard) == b""
@@ -310,32 +205,42 @@ async def test_a_server_of_the_right_root_that_is_not_the_authority_is_not_spoke
 async def test_the_root_is_kept_over_restarts_and_keys_are_for_root_only(authority: Authority) -> None:
     bundle = authority.said["bundle_pem"]
     modes = {path.name: path.stat().st_mode & 0o777 for path in authority.state.iterdir()}
-    assert {modes[name] for name in ("root.key", "issuer.key", "root.crt", "issuer.crt")} == {0o600}
+    assert {modes[name] for name in ("root-1.pem", "issuer-1.pem", "ledger.sqlite")} == {0o600}
     assert authority.state.stat().st_mode & 0o777 == 0o700
-    (authority.state / "root.key").chmod(0o644)
+    (authority.state / "root-1.pem").chmod(0o644)
     authority.stop(signal.SIGKILL)
     authority.start()
     assert authority.said["bundle_pem"] == bundle
-    assert (authority.state / "root.key").stat().st_mode & 0o777 == 0o600
-    svid = await issued(authority.client(authority.token("again")))
+    assert (authority.state / "root-1.pem").stat().st_mode & 0o777 == 0o600
+    svid = await authority.client().issue(WEB)
     assert svid.spiffe_id == WEB
 
 
-def _swap_issuer(state: Path) -> None:
+def _swap_key(state: Path) -> None:
+    path = state / "issuer-1.pem"
     key = ec.generate_private_key(ec.SECP256R1())
-    (state / "issuer.key").write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    certificate, marker, _ = path.read_bytes().partition(b"-----BEGIN PRIVATE KEY-----")
+    assert marker
+    path.write_bytes(
+        certificate
+        + key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
+
+
+def _swap_root(state: Path) -> None:
+    Store(state).create(9, TD, time.time())
+    (state / "root-9.pem").rename(state / "root-1.pem")
 
 
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (lambda state: (state / "root.key").write_text("nonsense"), "root.key or root.crt"),
-        (lambda state: (state / "issuer.crt").unlink(), "issuer.crt cannot be read"),
-        (_swap_issuer, "issuer.key in"),
-        (lambda state: (state / "complete").unlink(), "no file 'complete'"),
-        (lambda state: (state / "complete").write_text("other.test\n"), "trust domain other.test"),
+        (lambda state: (state / "root-1.pem").write_text("nonsense"), "root-1.pem"),
+        (lambda state: (state / "issuer-1.pem").unlink(), "issuer-1.pem cannot be read"),
+        (_swap_key, "the key in issuer-1.pem"),
+        (_swap_root, "was not signed by root-1.pem"),
+        (lambda state: (state / "trust-domain").unlink(), "no file 'trust-domain'"),
+        (lambda state: (state / "trust-domain").write_text("other.test\n"), "trust domain other.test"),
         (lambda state: (state / "ledger.sqlite").write_bytes(b"nonsense" * 1000), "cannot start"),
     ],
 )
@@ -350,21 +255,37 @@ async def test_damaged_state_stops_the_start_with_its_reason(
 
 
 async def test_a_first_start_that_was_cut_short_begins_again(tmp_path: Path) -> None:
-    (tmp_path / "state").mkdir()
-    (tmp_path / "state" / "root.key").write_text("half wri")
-    authority = Authority(tmp_path)
-    assert (await issued(authority.client(authority.token("t1")))).spiffe_id == WEB
+    authority = Authority(tmp_path, started=False)
+    authority.state.mkdir(parents=True)
+    (authority.state / "trust-domain").write_text(f"{TD}\n")
+    (authority.state / "root-1.pem").write_text("half wri")
+    authority.start()
+    assert (await authority.client().issue(WEB)).spiffe_id == WEB
     authority.stop()
 
 
-async def test_the_agents_own_svid_is_renewed_at_half_life(tmp_path: Path) -> None:
-    authority = Authority(tmp_path, ttl=2.0)
-    client = authority.client(authority.token("t1"))
-    first = await issued(client)
+async def test_one_authority_runs_on_one_state(authority: Authority, tmp_path: Path) -> None:
+    second = Authority(tmp_path)
+    assert second.said == {}
+    assert "another authority runs" in second.stop()
+
+
+async def test_the_agents_own_svid_is_renewed_at_half_life_and_lives_longer_than_workloads(tmp_path: Path) -> None:
+    authority = Authority(tmp_path, ttl=60.0, agent_ttl=2.0)
+    client = authority.client()
     agents: set[str] = set()
     while len(agents) < 3:
-        agents.add(client._agent.serial if client._agent else "")
         await client.issue(WEB)
+        assert client.agent is not None
+        agents.add(client.agent.serial)
         await asyncio.sleep(0.05)
-    assert first.not_after - time.time() < 2.0
+    authority.stop()
+
+
+async def test_an_agent_that_slept_through_its_life_joins_again(tmp_path: Path) -> None:
+    authority = Authority(tmp_path, agent_ttl=1.0)
+    client = authority.client()
+    first = await client.issue(WEB)
+    await asyncio.sleep(1.1)  # the certificate's own clock is what is waited for
+    assert (await client.issue(WEB)).serial != first.serial
     authority.stop()

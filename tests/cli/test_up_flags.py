@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.cli.up import parse_duration
-from agent.supervisor.config import ConfigError, HostPort
+from agent.flags import ConfigError, HostPort, parse_duration
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.identity.keeper import MAX_REQUESTS, IdentityKeeper
-from agent.identity.provider import ProviderError
+from agent.identity.provider import ProviderError, Report
 from agent.identity.renewal import BACKOFF_CAP_SECONDS, backoff, is_loud, renew_at
 from agent.identity.spiffe import SpiffeId
 from agent.identity.svid import Bundle, Svid
@@ -53,13 +53,21 @@ class Provider:
     def __init__(self) -> None:
         self.asked: asyncio.Queue[tuple[SpiffeId, asyncio.Future[Svid]]] = asyncio.Queue()
         self.the_bundle = Bundle("example.test", b"anchors", 1)
+        self.news = asyncio.Event()
+        self.reports: list[Report] = []
 
     async def issue(self, spiffe_id: SpiffeId) -> Svid:
         answer: asyncio.Future[Svid] = asyncio.get_running_loop().create_future()
         self.asked.put_nowait((spiffe_id, answer))
         return await answer
 
-    async def bundle(self) -> Bundle:
+    pushes = False
+
+    async def bundle(self, known: int, report: Report) -> Bundle | None:
+        self.reports.append(report)
+        while known == self.the_bundle.sequence:
+            self.news.clear()
+            await self.news.wait()
         return self.the_bundle
 
     async def close(self) -> None:

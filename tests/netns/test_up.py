@@ -81,13 +81,13 @@ def test_damaged_authority_state_stops_the_start_and_no_new_root_is_made(make_wo
     world.pod("one")
     world.start()
     world.mesh.stop()
-    root = world.mesh.directory / "state" / "authority" / "root.key"
+    root = world.mesh.directory / "state" / "authority" / "root-1.pem"
     assert root.stat().st_mode & 0o777 == 0o600
     root.write_text("damaged")
     flags = sane(world.directory) | {"--state": str(world.mesh.directory / "state"), "--trust-domain": "example.test"}
     done = up(*(f"{name}={given}" for name, given in flags.items()))
     assert done.returncode == 1
-    assert "root.key" in done.stderr
+    assert "root-1.pem" in done.stderr
     assert root.read_text() == "damaged"
 
 

@@ -31,8 +31,8 @@ class Pki:
     @classmethod
     def from_state(cls, directory: Path, trust_domain: str = TRUST_DOMAIN) -> "Pki":
         pki = cls(trust_domain)
-        state = Store(directory).load_or_create(trust_domain)
-        pki.root, pki.issuer = state.root, state.issuer
+        store = Store(directory)
+        pki.root, pki.issuer = store.root(1), store.issuer(1)
         return pki
 
     def bundle(self, sequence: int = 1) -> Bundle:

@@ -1,0 +1,254 @@
+"""What an operator does to an authority: rotate, revoke, mint. Each is one transaction on the ledger.
+
+The command line calls this with a book of its own, whether or not the authority runs; a running one sees within a
+moment that the ledger has changed. `now` is POSIX seconds.
+"""
+
+import time
+from pathlib import Path
+
+from msgspec import Struct
+
+from agent.authority import ca, pki, rotation
+from agent.authority.ledger import AUTHORITY, MINTED, Agent, Book, Issuance, Kind, Publication
+from agent.authority.pki import GivenFiles, InForce
+from agent.authority.rotation import RotationError, Stage
+from agent.authority.store import Store
+from agent.identity.csr import new_request, public_key
+from agent.identity.spiffe import SpiffeId
+from agent.identity.svid import Svid
+
+WARN_SECONDS = (7 * 86400.0, 30 * 86400.0)
+"""How long before its end a root or an issuer is warned of: first the louder."""
+
+
+class MintedSvid(Struct, frozen=True):
+    """An SVID that no agent keeps, with the bundle to go with it."""
+
+    svid: Svid
+    bundle_pem: bytes
+
+
+class Expiry(Struct, frozen=True):
+    """A certificate above all SVIDs, and when it ends."""
+
+    what: str
+    not_after: float
+
+    def warning(self, now: float) -> str | None:
+        """What to say about it now; None while there is time."""
+        left = self.not_after - now
+        if left <= 0:
+            return f"{self.what} has expired"
+        if left < WARN_SECONDS[-1]:
+            return f"{self.what} expires in {left / 86400:.1f} days, at {moment(self.not_after)}"
+        return None
+
+
+class Status(Struct, frozen=True):
+    """Where an authority stands."""
+
+    trust_domain: str
+    sequence: int
+    stage: Stage
+    since: float
+    auto: bool
+    roots: tuple[int, ...]
+    issuer: str
+    expiries: tuple[Expiry, ...]
+    blockers: tuple[str, ...]
+    """What holds the next stage back."""
+    agents: int
+    revocations: int
+    given: bool
+
+
+def in_force(book: Book, store: Store, now: float) -> InForce:
+    """What is signed with and trusted. Raises StoreError, or IssuerError where an issuer is given."""
+    files = book.given()
+    return pki.own(store, book.rotation()) if files is None else pki.given(as_files(files), now)
+
+
+def as_files(paths: tuple[str, str, str]) -> GivenFiles:
+    """The files of an issuer that is given, from the ledger."""
+    certificate, key, roots = (Path(path) for path in paths)
+    return GivenFiles(certificate, key, roots)
+
+
+def publish(book: Book, store: Store, now: float) -> tuple[InForce, Publication]:
+    """Puts in force and publishes what ledger and files say."""
+    with book.transaction():
+        found = in_force(book, store, now)
+        return found, book.publish(found.anchors, now)
+
+
+# -- rotation --
+
+
+def start(book: Book, store: Store, now: float, *, auto: bool = False) -> None:
+    """Makes a new root and puts it into the bundle. Raises RotationError."""
+    if book.given() is not None:
+        raise RotationError("the issuer and the roots are given to this authority: put the new root into those files")
+    wanted = rotation.start(book.rotation(), now, auto=auto)
+    store.create(wanted.latest, store.trust_domain(), now)
+    with book.transaction():
+        book.set_rotation(rotation.start(book.rotation(), now, auto=auto))
+        publish(book, store, now)
+
+
+def advance(book: Book, store: Store, now: float, *, force: bool = False) -> None:
+    """The next stage. Raises RotationError, naming what holds it back unless it is forced."""
+    with book.transaction():
+        former = book.rotation()
+        wanted = rotation.advance(former, now)
+        held = blockers(book, now)
+        if held and not force:
+            raise RotationError(f"not yet: {'; '.join(held[:10])}{f'; and {len(held) - 10} more' if held[10:] else ''}")
+        book.set_rotation(wanted)
+        publish(book, store, now)
+    tidy(book, store)
+
+
+def abort(book: Book, store: Store, now: float) -> None:
+    """The way back. Raises RotationError."""
+    with book.transaction():
+        book.set_rotation(rotation.abort(book.rotation(), now))
+        publish(book, store, now)
+    tidy(book, store)
+
+
+def tidy(book: Book, store: Store) -> None:
+    """Deletes the keys of roots that are trusted no more."""
+    state = book.rotation()
+    for number in range(1, state.latest + 1):
+        if number not in state.anchors:
+            store.forget(number)
+
+
+def known_agents(book: Book, now: float) -> list[Agent]:
+    """Agents whose confirmation counts: they hold an SVID of their own that has not expired, and are not revoked."""
+    return [agent for agent in book.agents() if agent.expires > now and book.revocation(Kind.AGENT, agent.node) is None]
+
+
+def blockers(book: Book, now: float) -> list[str]:
+    """What holds the next stage back, in words."""
+    stage, publication = book.rotation().stage, book.publication()
+    if stage is Stage.NONE or publication is None:
+        return []
+    found = []
+    issuer = publication.anchors.issuer
+    for agent in known_agents(book, now):
+        if agent.trusts < publication.anchors_sequence:
+            found.append(
+                f"the agent of node {agent.node} has not confirmed bundle {publication.anchors_sequence} "
+                f"(it trusts {agent.trusts or 'none'}, and was last seen {max(now - agent.seen, 0):.0f} s ago)"
+            )
+        elif stage is Stage.SWITCH and set(agent.issuers) != {issuer}:
+            found.append(f"the agent of node {agent.node} still uses SVIDs of the former issuer")
+    if stage is Stage.SWITCH:
+        found += [
+            f"minted {issuance.spiffe_id}, serial {issuance.serial}, is valid until {moment(issuance.expires)}"
+            for issuance in book.issued(live_at=now)
+            if issuance.node == MINTED
+            and issuance.issuer != issuer
+            and book.revocation(Kind.SERIAL, issuance.serial) is None
+        ]
+    return found
+
+
+# -- revocation --
+
+
+def revoke(book: Book, kind: Kind, value: str, reason: str, now: float) -> bool:
+    """Revokes and publishes; False where it was revoked already."""
+    with book.transaction():
+        new = book.revoke(kind, value, reason, now)
+        book.publish(None, now)
+        return new
+
+
+def unrevoke(book: Book, kind: Kind, value: str, now: float) -> bool:
+    """Takes a revocation back and publishes; False where there was none."""
+    with book.transaction():
+        was = book.unrevoke(kind, value)
+        book.publish(None, now)
+        return was
+
+
+# -- signing --
+
+
+def sign(
+    book: Book, found: InForce, spiffe_id: SpiffeId, key: ca.PublicKey, node: str, now: float, seconds: float
+) -> bytes:
+    """Signs a leaf and records it; its chain, leaf first, PEM. Raises Revoked, sqlite3.Error: then there is none."""
+    leaf = ca.sign_leaf(found.issuer, spiffe_id, key, now=now, seconds=seconds, until=found.expires)
+    book.record(
+        Issuance(
+            f"{leaf.serial_number:x}",
+            str(spiffe_id),
+            node,
+            now,
+            leaf.not_valid_after_utc.timestamp(),
+            ca.key_id(found.issuer.certificate),
+        )
+    )
+    return ca.pem(leaf) + found.chain_pem
+
+
+def mint(book: Book, store: Store, spiffe_id: SpiffeId, seconds: float, now: float) -> MintedSvid:
+    """An SVID with its key, for a workload that has no agent. Recorded like any other."""
+    found = in_force(book, store, now)
+    request = new_request(spiffe_id)
+    chain = sign(book, found, spiffe_id, public_key(request), MINTED, now, seconds)
+    leaf = ca.load_leaf(chain)
+    svid = Svid(
+        spiffe_id,
+        chain,
+        request.key_pem,
+        leaf.not_valid_before_utc.timestamp(),
+        leaf.not_valid_after_utc.timestamp(),
+        f"{leaf.serial_number:x}",
+    )
+    return MintedSvid(svid, found.anchors.anchors_pem)
+
+
+# -- looking --
+
+
+def expiries(found: InForce) -> tuple[Expiry, ...]:
+    """What is above all SVIDs, and when it ends."""
+    certificates = [("issuer", found.issuer.certificate), *(("intermediate", each) for each in found.upper)]
+    certificates += [("root", root) for root in found.roots]
+    return tuple(
+        Expiry(
+            f"{role} {certificate.subject.rfc4514_string()} ({ca.key_id(certificate)[:8]})",
+            certificate.not_valid_after_utc.timestamp(),
+        )
+        for role, certificate in certificates
+    )
+
+
+def status(book: Book, store: Store, now: float) -> Status:
+    """Where the authority stands."""
+    found, state = in_force(book, store, now), book.rotation()
+    publication = book.publication()
+    return Status(
+        trust_domain=store.trust_domain(),
+        sequence=0 if publication is None else publication.sequence,
+        stage=state.stage,
+        since=state.since,
+        auto=state.auto,
+        roots=state.anchors,
+        issuer=ca.key_id(found.issuer.certificate),
+        expiries=expiries(found),
+        blockers=tuple(blockers(book, now)),
+        agents=len([agent for agent in known_agents(book, now) if agent.node != AUTHORITY]),
+        revocations=len(book.revocations()),
+        given=book.given() is not None,
+    )
+
+
+def moment(posix: float) -> str:
+    """A time as people and machines read it."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(posix))

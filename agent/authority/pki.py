@@ -1,0 +1,166 @@
+"""What the authority signs with and what is trusted: its own roots, or an issuer that was given to it.
+
+An issuer that is given comes in the form that cert-manager writes (tls.crt, tls.key, ca.crt), and is read again when
+its files change. One that cannot be used is refused with its reason, and the one before stays in force.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from msgspec import Struct
+
+from agent.authority import ca
+from agent.authority.ca import Signer
+from agent.authority.ledger import Anchors
+from agent.authority.rotation import Rotation
+from agent.authority.store import Store
+
+MAX_CHAIN = 5
+
+
+class IssuerError(Exception):
+    """An issuer that cannot be used; `str` says why."""
+
+
+class InForce(Struct, frozen=True):
+    """The issuer, the certificates between it and the root, and the roots that are trusted."""
+
+    issuer: Signer
+    upper: tuple[x509.Certificate, ...]
+    roots: tuple[x509.Certificate, ...]
+
+    @property
+    def chain_pem(self) -> bytes:
+        """What a leaf carries after itself."""
+        return b"".join(ca.pem(certificate) for certificate in (self.issuer.certificate, *self.upper))
+
+    @property
+    def anchors(self) -> Anchors:
+        """The same, for those who verify."""
+        return Anchors(
+            b"".join(ca.pem(root) for root in self.roots),
+            ca.key_id(self.issuer.certificate),
+            self.expires,
+        )
+
+    @property
+    def expires(self) -> float:
+        """When the first certificate of the chain above a leaf does, its root's included; POSIX seconds."""
+        chain = [self.issuer.certificate, *self.upper, *_above([self.issuer.certificate, *self.upper][-1], self.roots)]
+        return min(certificate.not_valid_after_utc.timestamp() for certificate in chain)
+
+
+class GivenFiles(Struct, frozen=True):
+    """Where an issuer that is given lies."""
+
+    certificate: Path
+    key: Path
+    roots: Path
+
+    def state(self) -> tuple[tuple[int, int, int], ...]:
+        """Differs once one of the files has been replaced, by rename or by Kubernetes' `..data` link."""
+        found = []
+        for path in (self.certificate, self.key, self.roots):
+            try:
+                status = os.stat(path)
+            except OSError:
+                found.append((0, 0, 0))
+            else:
+                found.append((status.st_dev, status.st_ino, status.st_mtime_ns))
+        return tuple(found)
+
+
+def own(store: Store, rotation: Rotation) -> InForce:
+    """What a rotation's stage says. Raises StoreError."""
+    return InForce(
+        store.issuer(rotation.issuer), (), tuple(store.root_certificate(number) for number in rotation.anchors)
+    )
+
+
+def given(files: GivenFiles, now: float) -> InForce:
+    """Reads and checks an issuer that is given. Raises IssuerError."""
+    chain = _certificates(files.certificate)
+    roots = _certificates(files.roots)
+    if len(chain) > MAX_CHAIN:
+        raise IssuerError(f"{files.certificate} has {len(chain)} certificates, and a chain may have {MAX_CHAIN}")
+    issuer, *upper = chain
+    key = _key(files.key)
+    if key.public_key() != issuer.public_key():
+        raise IssuerError(f"{files.key} is not the key of {files.certificate}")
+    upper = [certificate for certificate in upper if certificate not in roots]
+    for certificate in (issuer, *upper, *roots):
+        _check_ca(certificate, now)
+    for child, parent in zip([issuer, *upper], upper, strict=False):
+        if not _signed(child, parent):
+            raise IssuerError(f"in {files.certificate}, {_name(child)} is not signed by the next, {_name(parent)}")
+    last = [issuer, *upper][-1]
+    if last not in roots and not _above(last, roots):
+        raise IssuerError(f"{_name(last)} of {files.certificate} does not chain to a root of {files.roots}")
+    return InForce(Signer(issuer, key), tuple(upper), tuple(roots))
+
+
+def _certificates(path: Path) -> list[x509.Certificate]:
+    try:
+        return x509.load_pem_x509_certificates(path.read_bytes())
+    except OSError as error:
+        raise IssuerError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise IssuerError(f"{path} holds no PEM certificates: {error}") from error
+
+
+def _key(path: Path) -> ca.PrivateKey:
+    try:
+        key = serialization.load_pem_private_key(path.read_bytes(), password=None)
+    except OSError as error:
+        raise IssuerError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, TypeError) as error:
+        raise IssuerError(f"{path} holds no PEM key without a passphrase: {error}") from error
+    if not isinstance(key, (ec.EllipticCurvePrivateKey, rsa.RSAPrivateKey)):
+        raise IssuerError(f"{path} holds a key that is neither ECDSA nor RSA")
+    return key
+
+
+def _check_ca(certificate: x509.Certificate, now: float) -> None:
+    name = _name(certificate)
+    try:
+        constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
+        is_ca = constraints.ca
+    except x509.ExtensionNotFound:
+        is_ca = False
+    if not is_ca:
+        raise IssuerError(f"{name} is no CA certificate")
+    try:
+        usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
+    except x509.ExtensionNotFound:
+        usage = None
+    if usage is not None and not usage.key_cert_sign:
+        raise IssuerError(f"{name} may not sign certificates: its key usage says so")
+    try:
+        ca.key_id(certificate)
+    except x509.ExtensionNotFound:
+        raise IssuerError(f"{name} has no subject key identifier, which RFC 5280 demands of a CA") from None
+    if now >= certificate.not_valid_after_utc.timestamp():
+        raise IssuerError(f"{name} expired at {certificate.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}")
+    if now < certificate.not_valid_before_utc.timestamp():
+        raise IssuerError(f"{name} is not valid before {certificate.not_valid_before_utc:%Y-%m-%dT%H:%M:%SZ}")
+
+
+def _above(certificate: x509.Certificate, roots: Sequence[x509.Certificate]) -> list[x509.Certificate]:
+    return [root for root in roots if _signed(certificate, root)][:1]
+
+
+def _signed(child: x509.Certificate, parent: x509.Certificate) -> bool:
+    try:
+        child.verify_directly_issued_by(parent)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
+
+
+def _name(certificate: x509.Certificate) -> str:
+    return certificate.subject.rfc4514_string() or f"serial {certificate.serial_number:x}"

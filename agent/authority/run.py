@@ -1,0 +1,87 @@
+"""A running authority: store, ledger, service, server, and the catalog that says whose workloads are where."""
+
+import asyncio
+import json
+import logging
+import os
+import signal
+from pathlib import Path
+
+from msgspec import Struct
+
+from agent.authority.ledger import Ledger
+from agent.authority.pki import GivenFiles
+from agent.authority.server import AuthorityServer
+from agent.authority.service import AuthorityService
+from agent.authority.store import Store
+from agent.authority.workloads import CatalogWorkloads
+from agent.catalog.files import FilesSource
+from agent.flags import HostPort
+from agent.tasks import spawn
+
+log = logging.getLogger("quietwire.authority")
+
+SUBDIRECTORY = "authority"
+"""Of the state directory that --state names: an agent's own things may lie beside it."""
+
+
+class AuthorityConfig(Struct, frozen=True, kw_only=True):
+    """What an authority is told. `ready_fd` gets one JSON line, {address, bundle_pem}, once it serves."""
+
+    state: Path
+    trust_domain: str
+    listen: HostPort
+    manifests: Path
+    svid_seconds: float
+    agent_seconds: float | None = None
+    given: GivenFiles | None = None
+    ready_fd: int | None = None
+
+
+async def serve(config: AuthorityConfig) -> None:
+    """Serves until SIGTERM or SIGINT. Raises StoreError, IssuerError, sqlite3.Error, OSError, Refusal."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    store = Store(config.state / SUBDIRECTORY)
+    store.prepare(config.trust_domain)
+    with store.claim():
+        ledger = Ledger(store.ledger)
+        try:
+            await _serve(config, store, ledger, stop)
+        finally:
+            ledger.close()
+
+
+async def _serve(config: AuthorityConfig, store: Store, ledger: Ledger, stop: asyncio.Event) -> None:
+    workloads = CatalogWorkloads()
+    source = FilesSource(config.manifests, workloads.update)
+    source.load()
+    service = AuthorityService(
+        store,
+        ledger,
+        workloads,
+        trust_domain=config.trust_domain,
+        svid_seconds=config.svid_seconds,
+        agent_seconds=config.agent_seconds,
+        given=config.given,
+    )
+    await service.start()
+    server = AuthorityServer(service, host=config.listen.host, port=config.listen.port)
+    listening = HostPort(config.listen.host, await server.start())
+    log.info("the authority of %s serves on %s", config.trust_domain, listening)
+    tasks = [
+        spawn(source.run(), name="catalog"),
+        spawn(server.run(), name="own SVID"),
+        spawn(service.watch(server.changed), name="ledger"),
+    ]
+    if config.ready_fd is not None:
+        bundle = service.publication.anchors.anchors_pem.decode()
+        os.write(config.ready_fd, json.dumps({"address": str(listening), "bundle_pem": bundle}).encode() + b"\n")
+        os.close(config.ready_fd)
+    await stop.wait()
+    await server.stop()
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)

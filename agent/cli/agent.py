@@ -1,0 +1,49 @@
+"""`quietwire agent`: the agent of one node, whose authority is elsewhere."""
+
+from pathlib import Path
+
+from agent.cli.agent_flags import EXIT_USAGE, AgentFlags, fail, files_source, serve
+from agent.flags import ConfigError, HostPort
+from agent.supervisor.config import Remote
+
+_DEFAULTS = AgentFlags()
+
+
+def agent(
+    *,
+    flags: AgentFlags = _DEFAULTS,
+    authority: list[str] | None = None,
+    bundle: Path = Path("/etc/quietwire/bundle.pem"),
+    join_token_file: Path | None = None,
+    svid_source: str = "authority",
+) -> None:
+    """Run the agent of one node in the foreground; its authority runs elsewhere.
+
+    It joins with a one-time token, then renews by itself, and keeps its own certificate in --state, so that a restart
+    needs no new token. All else is as with `quietwire up`.
+
+    Example: quietwire agent --authority 192.0.2.10:8443 --bundle bundle.pem --join-token-file token --node node-b
+
+    Parameters
+    ----------
+    authority
+        HOST:PORT of an authority; give the flag again for others, which are tried in turn.
+    bundle
+        The trust bundle to begin with: `quietwire authority bundle --pem` prints it on the authority's machine.
+    join_token_file
+        A one-time token for this node: `quietwire authority token create --node NODE` prints it there.
+    svid_source
+        `authority`, or files:DIR: SVIDs and bundle that somebody else puts there.
+    """
+    try:
+        identity = files_source(svid_source)
+        if identity is None:
+            if not authority:
+                raise ConfigError("--authority HOST:PORT is missing: where does the authority serve?")
+            addresses = tuple(str(HostPort.parse(each, "--authority")) for each in authority)
+            config = flags.config(Remote(addresses, bundle.absolute(), join_token_file))
+        else:
+            config = flags.config(identity)
+    except ConfigError as error:
+        fail(str(error), EXIT_USAGE)
+    serve(config)

@@ -1,0 +1,87 @@
+"""The agent's own SVID on disk, for an agent that joins an authority elsewhere.
+
+Its token is used up, so a restart without this would need an operator. The bundle lies beside it: a root may have
+rotated since the one that was given at first. Workloads' keys are never written.
+"""
+
+import logging
+import os
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+
+from agent.identity.received import issuer_of
+from agent.identity.spiffe import SpiffeId
+from agent.identity.svid import Svid
+
+log = logging.getLogger("quietwire.identity")
+
+
+class FileCredential:
+    """`svid.pem` (chain and key) and `bundle.pem` in a directory of mode 0700."""
+
+    def __init__(self, directory: Path, trust_domain: str, node: str) -> None:
+        self._directory = directory
+        self._id = SpiffeId.for_agent(trust_domain, node)
+
+    def load(self) -> Svid | None:
+        """The SVID that was kept; None where there is none, or it is no longer this agent's."""
+        try:
+            pem = (self._directory / "svid.pem").read_bytes()
+            leaf = x509.load_pem_x509_certificate(pem)
+            names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+            key = serialization.load_pem_private_key(pem, password=None)
+            chain, marker, rest = pem.partition(b"-----BEGIN PRIVATE KEY-----")
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, TypeError, x509.ExtensionNotFound) as error:
+            log.warning("%s cannot be used, joining anew: %s", self._directory / "svid.pem", error)
+            return None
+        if names.get_values_for_type(x509.UniformResourceIdentifier) != [str(self._id)]:
+            log.warning("%s is not of %s, joining anew", self._directory / "svid.pem", self._id)
+            return None
+        if key.public_key() != leaf.public_key():
+            log.warning("%s holds another key than its certificate's, joining anew", self._directory / "svid.pem")
+            return None
+        return Svid(
+            self._id,
+            chain,
+            marker + rest,
+            leaf.not_valid_before_utc.timestamp(),
+            leaf.not_valid_after_utc.timestamp(),
+            f"{leaf.serial_number:x}",
+            issuer_of(leaf),
+        )
+
+    def save(self, svid: Svid) -> None:
+        """Keeps the SVID. A disk that cannot be written is said, and is no reason to stop."""
+        self._write("svid.pem", svid.chain_pem + svid.key_pem)
+
+    def anchors(self) -> bytes | None:
+        """The bundle that was kept."""
+        try:
+            return (self._directory / "bundle.pem").read_bytes()
+        except OSError:
+            return None
+
+    def save_anchors(self, anchors_pem: bytes) -> None:
+        """Keeps the bundle."""
+        self._write("bundle.pem", anchors_pem)
+
+    def _write(self, name: str, data: bytes) -> None:
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            temporary = self._directory / f".{name}.new"
+            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            with os.fdopen(fd, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(fd)
+            os.rename(temporary, self._directory / name)
+        except OSError as error:
+            log.error(
+                "%s cannot be written (%s): after a restart this agent needs a new join token",
+                self._directory / name,
+                error.strerror,
+            )
