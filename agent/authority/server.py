@@ -179,7 +179,8 @@ class AuthorityServer:
         if former is not None:
             former.close()
             for connection in list(self._state.connections):
-                connection.shutdown()
+                if isinstance(connection, MutualTlsProtocol) and connection.cycle is not None:
+                    connection.shutdown()  # one that has not asked yet is asked to hurry by its own timer
 
     async def stop(self) -> None:
         """Stops listening, and answers what is under way."""

@@ -82,6 +82,8 @@ class AuthorityClient:
         self._agent: Svid | None = None if credential is None else credential.load()
         self._renew_at = 0.0 if self._agent is None else renew_at(self._agent, self._agent.not_before, 0.0)
         self._joining: asyncio.Task[ProviderError | None] | None = None
+        self._doubted = False
+        """The authority may not take our own certificate any more: where renewing fails, we join anew."""
         self._skew_said_at = float("-inf")
         self.skew: float | None = None
         """By how many seconds the authority's clock is ahead of this one; None before it was heard."""
@@ -105,7 +107,7 @@ class AuthorityClient:
             headers |= {"Quietwire-Trusts": str(report.trusts)}
             headers |= {"Quietwire-Issuers": ",".join(sorted(report.issuers | self._own_issuer()))}
         wait = POLL_SECONDS if known > 0 else 0
-        answer = await self._request("GET", f"/v1/bundle?wait={wait}", None, headers, REQUEST_SECONDS + wait)
+        answer = await self._fetch_bundle(wait, headers)
         if answer.status == 304:
             return None
         try:
@@ -116,6 +118,17 @@ class AuthorityClient:
             self._credential.save_anchors(bundle.anchors_pem)
         self._anchors, self._issuer, self._revoked_serials = bundle.anchors_pem, bundle.issuer, bundle.revoked_serials
         return bundle
+
+    async def _fetch_bundle(self, wait: int, headers: Mapping[str, str]) -> Answer:
+        try:
+            return await self._request("GET", f"/v1/bundle?wait={wait}", None, headers, REQUEST_SECONDS + wait)
+        except ProviderError as error:
+            if self._agent is None or error.code not in {"tls", "unreachable"}:
+                raise
+        # Perhaps the root that our own certificate is under has left: the bundle is anybody's to read.
+        answer = await self._request("GET", "/v1/bundle?wait=0", None, {}, REQUEST_SECONDS, anonymous=True)
+        self._doubted = True
+        return answer
 
     def _own_issuer(self) -> frozenset[str]:
         return frozenset() if self._agent is None else frozenset({self._agent.issuer})
@@ -141,34 +154,44 @@ class AuthorityClient:
     def _renewal_is_due(self) -> bool:
         agent = self._agent
         outdated = agent is not None and bool(self._issuer) and agent.issuer != self._issuer
-        return self._clock() >= self._renew_at or outdated
+        return self._clock() >= self._renew_at or outdated or self._doubted
 
     async def _join(self) -> ProviderError | None:
         now = self._clock()
         try:
-            if self._join_is_due():
-                self._agent = None
-                token = await self._tokens()
-                agent = await self._sign("/v1/join", self._agent_id, {"token": token, "node": self._node})
-                log.info("joined as %s", self._agent_id)
-            else:
-                agent = await self._sign("/v1/renew", self._agent_id, {})
+            agent = await self._join_anew() if self._join_is_due() else await self._renew()
         except ProviderError as error:
             if self._join_is_due():
                 return error
             # What there is still works; the next request tries again.
             log.warning("the agent's own SVID could not be renewed: %s", error)
             return None
-        self._agent = agent
+        self._agent, self._doubted = agent, False
         self._renew_at = renew_at(agent, now, 0.0)
         if self._credential is not None:
             self._credential.save(agent)
         return None
 
-    async def _sign(self, path: str, spiffe_id: SpiffeId, more: dict[str, str]) -> Svid:
+    async def _join_anew(self) -> Svid:
+        token = await self._tokens()
+        body = {"token": token, "node": self._node}
+        agent = await self._sign("/v1/join", self._agent_id, body, anonymous=True)
+        log.info("joined as %s", self._agent_id)
+        return agent
+
+    async def _renew(self) -> Svid:
+        try:
+            return await self._sign("/v1/renew", self._agent_id, {})
+        except ProviderError as error:
+            if not self._doubted or error.code not in {"tls", "unreachable"}:
+                raise
+            log.warning("the authority does not take this agent's certificate any more, joining anew: %s", error)
+        return await self._join_anew()
+
+    async def _sign(self, path: str, spiffe_id: SpiffeId, more: dict[str, str], *, anonymous: bool = False) -> Svid:
         request = new_request(spiffe_id)
         body = {"csr": request.csr_pem.decode(), **more}
-        answer = await self._request("POST", path, body, {}, REQUEST_SECONDS)
+        answer = await self._request("POST", path, body, {}, REQUEST_SECONDS, anonymous=anonymous)
         try:
             chain = json.loads(answer.body)["chain_pem"].encode()
             return received.accept(request, spiffe_id, chain, now=self._clock())
@@ -176,14 +199,22 @@ class AuthorityClient:
             raise ProviderError("bad_answer", f"the authority's answer cannot be used: {error}") from error
 
     async def _request(
-        self, method: str, target: str, body: dict[str, str] | None, headers: Mapping[str, str], seconds: float
+        self,
+        method: str,
+        target: str,
+        body: dict[str, str] | None,
+        headers: Mapping[str, str],
+        seconds: float,
+        *,
+        anonymous: bool = False,
     ) -> Answer:
         """One request, to the first address that can be reached. Raises ProviderError."""
         data = None if body is None else json.dumps(body).encode()
+        context = self._context(anonymous=anonymous)
         failure: ProviderError | None = None
         for where in list(self._addresses):
             try:
-                answer = await self._request_at(where, method, target, data, headers, seconds)
+                answer = await self._request_at(where, context, method, target, data, headers, seconds)
             except ProviderError as error:
                 failure = failure or error
                 continue
@@ -199,6 +230,7 @@ class AuthorityClient:
     async def _request_at(
         self,
         address: tuple[str, int],
+        context: ssl.SSLContext,
         method: str,
         target: str,
         body: bytes | None,
@@ -208,7 +240,7 @@ class AuthorityClient:
         where = f"the authority at {address[0]}:{address[1]}"
         try:
             async with asyncio.timeout(seconds):
-                return await self._exchange(address, method, target, body, headers)
+                return await self._exchange(address, context, method, target, body, headers)
         except TimeoutError:
             raise ProviderError("timeout", f"{where} did not answer in {seconds:g} s") from None
         except ssl.SSLError as error:
@@ -221,10 +253,16 @@ class AuthorityClient:
             raise ProviderError("bad_answer", f"{where} does not speak HTTP: {error}") from error
 
     async def _exchange(
-        self, address: tuple[str, int], method: str, target: str, body: bytes | None, headers: Mapping[str, str]
+        self,
+        address: tuple[str, int],
+        context: ssl.SSLContext,
+        method: str,
+        target: str,
+        body: bytes | None,
+        headers: Mapping[str, str],
     ) -> Answer:
         reader, writer = await asyncio.open_connection(
-            *address, ssl=self._context(), server_hostname="", ssl_handshake_timeout=REQUEST_SECONDS
+            *address, ssl=context, server_hostname="", ssl_handshake_timeout=REQUEST_SECONDS
         )
         try:
             certificate = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
@@ -234,13 +272,13 @@ class AuthorityClient:
         finally:
             writer.close()
 
-    def _context(self) -> ssl.SSLContext:
+    def _context(self, *, anonymous: bool) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False  # the SPIFFE ID is checked instead
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.verify_flags |= ssl.VERIFY_X509_STRICT
         context.load_verify_locations(cadata=self._anchors.decode("ascii"))
-        if self._agent is not None:
+        if self._agent is not None and not anonymous:
             load_cert_chain(context, self._agent.chain_pem, self._agent.key_pem)
         return context
 

@@ -41,7 +41,10 @@ async def exchange(
     while True:
         event = connection.next_event()
         if event is h11.NEED_DATA:
-            connection.receive_data(await reader.read(65536))
+            data = await reader.read(65536)
+            if not data and status == 0:
+                raise EOFError("the connection ended before the answer")
+            connection.receive_data(data)
         elif isinstance(event, h11.Response):
             status, date = event.status_code, _date(event)
         elif isinstance(event, h11.Data):

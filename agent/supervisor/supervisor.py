@@ -17,7 +17,7 @@ from agent.catalog.fault import Fault
 from agent.catalog.files import FilesSource
 from agent.catalog.index import CatalogIndex
 from agent.catalog.model import Catalog, Pod
-from agent.flags import ConfigError
+from agent.flags import ConfigError, HostPort
 from agent.identity.keeper import IdentityKeeper
 from agent.identity.spiffe import SpiffeId
 from agent.identity.svid import Bundle, Svid
@@ -82,6 +82,8 @@ class Supervisor:
         status = Status(self)
         admin = AdminServer(status.handlers())
         await admin.start(config.admin.host, config.admin.port)
+        serving = HostPort(config.admin.host, admin.port)
+        log.info("admin server on %s", serving, extra={"fields": {"event": "admin", "address": str(serving)}})
         source = FilesSource(config.manifests, self._catalog_changed)
         source.load()
         identity = self._source = await identity_source.start(config)

@@ -3,7 +3,6 @@
 import json
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -37,7 +36,8 @@ class Mesh:
         self.manifests = directory / "manifests"
         self.manifests.mkdir(parents=True)
         self.log_path = directory / "agent.log"
-        self.admin = f"127.0.0.1:{_free_port()}"
+        self.admin = ""
+        """HOST:PORT of the admin server: another one after each start."""
         self._process: subprocess.Popen[str] | None = None
         self._reader: threading.Thread | None = None
         self._lines: list[dict[str, Any]] = []
@@ -86,7 +86,7 @@ class Mesh:
                 *(sys.executable, "-m", "agent.cli", "up", "--access-log"),
                 *("--manifests", str(self.manifests), "--state", str(self.directory / "state")),
                 *("--run-dir", str(self.directory / "run"), "--node", self._node),
-                *("--trust-domain", self.trust_domain, "--admin", self.admin),
+                *("--trust-domain", self.trust_domain, "--admin", "127.0.0.1:0"),
                 *("--authority-listen", "127.0.0.1:0"),
                 *self._flags,
             ],
@@ -108,6 +108,10 @@ class Mesh:
         if said != ["ready\n"]:
             self.kill()
             raise MeshError(f"quietwire up did not become ready; its last words:\n{self.last_words()}")
+        serving = self.wait_for_log(lambda line: line.get("event") == "admin")
+        if serving is None:
+            raise MeshError(f"quietwire up did not say where its admin server is; its log is {self.log_path}")
+        self.admin = str(serving["address"])
 
     def _read_log(self, stream: IO[str]) -> None:
         with stream, self.log_path.open("a", encoding="utf-8") as log:
@@ -203,9 +207,3 @@ class Mesh:
 
 def _first_line(stream: IO[str] | None) -> str:
     return "" if stream is None else stream.readline()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
