@@ -98,6 +98,7 @@ def as_bundle(publication: Publication, trust_domain: str) -> Bundle:
         anchors.issuer_expires,
         frozenset(publication.revoked_ids),
         frozenset(publication.revoked_serials),
+        frozenset(publication.retired),
     )
 
 

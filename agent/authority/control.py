@@ -7,6 +7,7 @@ moment that the ledger has changed. `now` is POSIX seconds.
 import time
 from pathlib import Path
 
+from cryptography.hazmat.primitives import hashes
 from msgspec import Struct
 
 from agent.authority import ca, pki, rotation
@@ -105,6 +106,10 @@ def advance(book: Book, store: Store, now: float, *, force: bool = False) -> Non
         if held and not force:
             raise RotationError(f"not yet: {'; '.join(held[:10])}{f'; and {len(held) - 10} more' if held[10:] else ''}")
         book.set_rotation(wanted)
+        if not held:
+            # Nothing live is under what leaves. Forced, it is thrown out, with the connections that it vouched for.
+            for number in set(former.anchors) - set(wanted.anchors):
+                book.retire(store.root_certificate(number).fingerprint(hashes.SHA256()).hex())
         publish(book, store, now)
     tidy(book, store)
 

@@ -111,6 +111,8 @@ class Publication(Struct, frozen=True):
     anchors: Anchors
     revoked_ids: tuple[str, ...] = ()
     revoked_serials: tuple[str, ...] = ()
+    retired: tuple[str, ...] = ()
+    """Roots that left in order, SHA-256, hex: what was verified against them while they were trusted lives on."""
     sequence: int = 0
     anchors_sequence: int = 0
 
@@ -272,6 +274,14 @@ class Book:
             with self.transaction():
                 self._db.execute("DELETE FROM settings WHERE name = 'given'")
 
+    def retired(self) -> tuple[str, ...]:
+        """Roots that left in order."""
+        return self._get("retired", tuple[str, ...]) or ()
+
+    def retire(self, anchor: str) -> None:
+        """A root leaves in order."""
+        self._set("retired", (*self.retired(), anchor))
+
     def publication(self) -> Publication | None:
         """What is published; None before the first time."""
         return self._get("publication", Publication)
@@ -288,16 +298,21 @@ class Book:
                     raise sqlite3.DataError("nothing has been published yet: start the authority once")
                 anchors = former.anchors
             ids, serials = self._revoked(now)
-            if former is not None and (former.anchors, former.revoked_ids, former.revoked_serials) == (
-                anchors,
-                ids,
-                serials,
+            retired = self.retired()
+            if former is not None and (
+                (former.anchors, former.revoked_ids, former.revoked_serials, former.retired)
+                == (anchors, ids, serials, retired)
             ):
                 return former
             sequence = 1 if former is None else former.sequence + 1
             same_anchors = former is not None and former.anchors == anchors
             publication = Publication(
-                anchors, ids, serials, sequence, former.anchors_sequence if former and same_anchors else sequence
+                anchors,
+                ids,
+                serials,
+                retired,
+                sequence,
+                former.anchors_sequence if former and same_anchors else sequence,
             )
             self._set("publication", publication)
             return publication

@@ -70,7 +70,12 @@ async def _serve(config: AuthorityConfig, store: Store, ledger: Ledger, stop: as
     await service.start()
     server = AuthorityServer(service, host=config.listen.host, port=config.listen.port)
     listening = HostPort(config.listen.host, await server.start())
-    log.info("the authority of %s serves on %s", config.trust_domain, listening)
+    log.info(
+        "the authority of %s serves on %s",
+        config.trust_domain,
+        listening,
+        extra={"fields": {"event": "authority", "address": str(listening)}},
+    )
     tasks = [
         spawn(source.run(), name="catalog"),
         spawn(server.run(), name="own SVID"),

@@ -114,7 +114,7 @@ class AuthorityClient:
             bundle = bundle_document.decode(answer.body, self._trust_domain)
         except bundle_document.BundleError as error:
             raise ProviderError("bad_bundle", str(error)) from error
-        if self._credential is not None and bundle.anchors_pem != self._anchors:
+        if self._credential is not None:
             self._credential.save_anchors(bundle.anchors_pem)
         self._anchors, self._issuer, self._revoked_serials = bundle.anchors_pem, bundle.issuer, bundle.revoked_serials
         return bundle

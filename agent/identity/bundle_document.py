@@ -1,7 +1,8 @@
 """The SPIFFE bundle document: a JWK Set (RFC 7517) of X.509 anchors. SPIFFE Trust Domain and Bundle, section 4.
 
-Two members of our own stand beside the standard's, which other parsers ignore (RFC 7517, section 5):
-`quietwire_issuer`, whom new SVIDs are signed by, and `quietwire_revoked`, what nobody may accept.
+Members of our own stand beside the standard's, which other parsers ignore (RFC 7517, section 5):
+`quietwire_issuer`, whom new SVIDs are signed by; `quietwire_revoked`, what nobody may accept; `quietwire_retired`,
+anchors that left in order.
 """
 
 import base64
@@ -37,6 +38,7 @@ def encode(bundle: Bundle) -> bytes:
             "spiffe_sequence": bundle.sequence,
             "spiffe_refresh_hint": bundle.refresh_hint,
             "quietwire_issuer": {"key_id": bundle.issuer, "not_after": bundle.issuer_expires},
+            "quietwire_retired": sorted(bundle.retired),
             "quietwire_revoked": {
                 "spiffe_ids": sorted(bundle.revoked_ids),
                 "serials": sorted(bundle.revoked_serials),
@@ -85,6 +87,7 @@ def decode(data: bytes, trust_domain: str) -> Bundle:
             float(issuer.get("not_after", 0.0)),
             frozenset(str(each) for each in revoked.get("spiffe_ids", ())),
             frozenset(str(each) for each in revoked.get("serials", ())),
+            frozenset(str(each) for each in document.get("quietwire_retired", ())),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BundleError(f"the answer is no SPIFFE bundle: {error}") from error

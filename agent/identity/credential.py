@@ -67,7 +67,8 @@ class FileCredential:
 
     def save_anchors(self, anchors_pem: bytes) -> None:
         """Keeps the bundle."""
-        self._write("bundle.pem", anchors_pem)
+        if self.anchors() != anchors_pem:
+            self._write("bundle.pem", anchors_pem)
 
     def _write(self, name: str, data: bytes) -> None:
         try:

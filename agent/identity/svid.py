@@ -30,7 +30,8 @@ class Bundle(Struct, frozen=True):
 
     `anchors_pem` is one or more concatenated CA certificates; `sequence` grows with each change; `refresh_hint` is
     in seconds. Beside the anchors comes what an authority of ours says: the key identifier (hex) of the issuer that
-    new SVIDs are under and when it expires, POSIX seconds, and the SPIFFE IDs and serials (hex) that are revoked.
+    new SVIDs are under and when it expires, POSIX seconds; the SPIFFE IDs and serials (hex) that are revoked; and the
+    anchors (SHA-256, hex) that have left in order, so that connections which they vouched for may live on.
     """
 
     trust_domain: str
@@ -41,6 +42,7 @@ class Bundle(Struct, frozen=True):
     issuer_expires: float = 0.0
     revoked_ids: frozenset[str] = frozenset()
     revoked_serials: frozenset[str] = frozenset()
+    retired: frozenset[str] = frozenset()
 
     def revokes(self, spiffe_id: SpiffeId, serial: str) -> bool:
         """Whether nobody may accept this identity, or this certificate of it."""

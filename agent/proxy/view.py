@@ -36,7 +36,8 @@ class View:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.bundle: Bundle | None = None
-        self._anchors: frozenset[bytes] = frozenset()
+        self._vouched: frozenset[bytes] = frozenset()
+        """Anchors that live connections may stand on: those of the bundle, and those that left it in order."""
         self._svids: dict[SpiffeId, Svid] = {}
         self._contexts: dict[SpiffeId, Contexts] = {}
         self.set_catalog(Catalog())
@@ -53,7 +54,7 @@ class View:
         """
         if self.bundle is None or bundle.anchors_pem != self.bundle.anchors_pem:
             self._contexts.clear()
-            self._anchors = anchor_ids(bundle)
+        self._vouched = anchor_ids(bundle) | {bytes.fromhex(anchor) for anchor in bundle.retired}
         self.bundle = bundle
 
     def set_svid(self, svid: Svid) -> None:
@@ -92,8 +93,8 @@ class View:
         if bundle.revokes(spiffe_id, serial):
             what = f"certificate {serial} of {spiffe_id}" if serial in bundle.revoked_serials else str(spiffe_id)
             return f"{what} is revoked"
-        if not anchors <= self._anchors:
-            return f"the root that {spiffe_id} was verified against has left the bundle"
+        if not anchors <= self._vouched:
+            return f"the root that {spiffe_id} was verified against was thrown out of the bundle"
         return None
 
     def egress_mode(self, pod: Pod) -> str:

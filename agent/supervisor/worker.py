@@ -52,6 +52,7 @@ class Worker:
             workers=configure.workers,
         )
         self._thread = NetnsThread()
+        self._drained = False
         self._servers: dict[str, list[asyncio.Server]] = {}
         self._pods: dict[str, EnrolledPod] = {}
 
@@ -62,6 +63,8 @@ class Worker:
             try:
                 message, fds = await self._channel.receive()
             except ChannelClosed as closed:
+                if self._drained:
+                    return
                 log.warning("the supervisor is gone (%s): ending, and refusing from here on", closed)
                 return
             if isinstance(message, messages.Drain):
@@ -169,6 +172,7 @@ class Worker:
         self._send_counts(0)
         self._channel.send(messages.Drained(ended))
         await self._channel.flushed()
+        self._drained = True
         self._channel.close("drained")
 
 

@@ -2,53 +2,15 @@
 
 import os
 import signal
-import socket
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from agent.cli.demo.stage import Player
-from tests.netns.world import Echo, World
+from tests.netns.world import MARKER, Echo, Load, World, alive
 
 PORT = 7000
-MARKER = b"a-marker-that-nobody-else-writes"
-
-
-class Load:
-    """New connections, one after the other, each with one exchange; notes every one that failed."""
-
-    def __init__(self, world: World, client: Player, address: str) -> None:
-        self._world, self._client, self._address = world, client, address
-        self._stop = threading.Event()
-        self.good = 0
-        self.bad: list[str] = []
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            try:
-                with self._world.connect(self._client, self._address, PORT) as sock:
-                    sock.sendall(MARKER)
-                    assert sock.recv(100) == MARKER
-                self.good += 1
-            except (OSError, AssertionError) as error:
-                self.bad.append(repr(error))
-
-    def stop(self) -> None:
-        self._stop.set()
-        self._thread.join(30)
-
-
-def alive(sock: socket.socket) -> bool:
-    try:
-        sock.sendall(MARKER)
-        return sock.recv(100) == MARKER
-    except OSError:
-        return False
 
 
 def test_kill_9_of_a_worker_under_load(make_world: Callable[..., World]) -> None:
@@ -59,7 +21,7 @@ def test_kill_9_of_a_worker_under_load(make_world: Callable[..., World]) -> None
     held = [world.connect(client, server.ipv4, PORT) for _ in range(80)]
     assert all(alive(sock) for sock in held)
     with world.wire() as wire:
-        load = Load(world, client, server.ipv4)
+        load = Load(world, client, server.ipv4, PORT)
         world.until(lambda: load.good > 20, "the load runs")
         died = world.kill_worker(0)
         world.until(lambda: world.workers().get(0, died) != died, "the worker is replaced")
@@ -189,7 +151,7 @@ def test_short_lived_svids_are_renewed_and_no_connection_notices(make_world: Cal
     echo = Echo(world, server, PORT)
     world.start()
     held = world.connect(client, server.ipv4, PORT)
-    load = Load(world, client, server.ipv4)
+    load = Load(world, client, server.ipv4, PORT)
     serials: set[str] = set()
 
     def renewed() -> bool:

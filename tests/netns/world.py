@@ -17,6 +17,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -31,6 +32,7 @@ from init.netns import open_netns
 
 TRUST_DOMAIN = "example.test"
 NODE = "node-a"
+MARKER = b"a-marker-that-nobody-else-writes"
 SOON = 10.0
 """Bound of every wait for something that must happen."""
 
@@ -58,6 +60,7 @@ class World:
         )
         self._thread = NetnsThread()
         self._processes: list[subprocess.Popen[bytes]] = []
+        self._others: list[Mesh] = []
         self.stage.open()
 
     # -- pods --
@@ -149,6 +152,41 @@ class World:
     def start(self) -> None:
         """Starts `quietwire up` and waits for `ready`."""
         self.mesh.start()
+
+    def authority(self, *words: str) -> str:
+        """`quietwire authority …` on the state of our own; its output. Fails where it does."""
+        done = subprocess.run(
+            [sys.executable, "-m", "agent.cli", "authority", *words, "--state", str(self.mesh.directory / "state")],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def join(self, node: str, *flags: str) -> Mesh:
+        """Starts the agent of another node, which joins our authority with a token; it follows the same manifests."""
+        serving = self.mesh.wait_for_log(lambda line: line.get("event") == "authority")
+        assert serving is not None
+        directory = self.directory / node
+        directory.mkdir()
+        (directory / "token").write_text(self.authority("token", "create", "--node", node))
+        (directory / "bundle.pem").write_text(self.authority("bundle", "--pem"))
+        mesh = Mesh(
+            directory,
+            node=node,
+            trust_domain=TRUST_DOMAIN,
+            verb=(
+                *("agent", "--authority", str(serving["address"]), "--bundle", str(directory / "bundle.pem")),
+                *("--join-token-file", str(directory / "token")),
+            ),
+            flags=("--workers=1", "--drain-timeout=1", *flags),
+            manifests=self.mesh.manifests,
+        )
+        self._others.append(mesh)
+        mesh.start()
+        return mesh
 
     def wire(self) -> Wire:
         """A capture of everything on the bridge."""
@@ -289,7 +327,8 @@ class World:
 
     def close(self) -> None:
         """Ends every process that was started here, and takes the namespaces down."""
-        self.mesh.stop()
+        for mesh in (*self._others, self.mesh):
+            mesh.stop()
         for process in self._processes:
             if process.poll() is None:
                 process.terminate()
@@ -341,3 +380,39 @@ class Echo:
         self._listener.close()
         for sock in self._open:
             sock.close()
+
+
+class Load:
+    """New connections, one after the other, each with one exchange; notes every one that failed."""
+
+    def __init__(self, world: World, client: Player, address: str, port: int) -> None:
+        self._world, self._client, self._address, self._port = world, client, address, port
+        self._stop = threading.Event()
+        self.good = 0
+        self.bad: list[str] = []
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                with self._world.connect(self._client, self._address, self._port) as sock:
+                    sock.sendall(MARKER)
+                    assert sock.recv(100) == MARKER
+                self.good += 1
+            except (OSError, AssertionError) as error:
+                self.bad.append(repr(error))
+
+    def stop(self) -> None:
+        """Ends it."""
+        self._stop.set()
+        self._thread.join(30)
+
+
+def alive(sock: socket.socket) -> bool:
+    """Whether an exchange with an echo server still works."""
+    try:
+        sock.sendall(MARKER)
+        return sock.recv(100) == MARKER
+    except OSError:
+        return False

@@ -38,6 +38,19 @@ class Pki:
     def bundle(self, sequence: int = 1) -> Bundle:
         return Bundle(self.trust_domain, ca.pem(self.root.certificate), sequence)
 
+    def write_issuer(self, directory: Path, more_roots: bytes = b"") -> None:
+        """The issuer in the form that cert-manager writes; each file is replaced by rename."""
+        key = self.issuer.key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        for name, data in (
+            ("ca.crt", self.bundle().anchors_pem + more_roots),
+            ("tls.key", key),
+            ("tls.crt", ca.pem(self.issuer.certificate)),
+        ):
+            (directory / f".{name}").write_bytes(data)
+            (directory / f".{name}").rename(directory / name)
+
     def svid(
         self, service_account: str = "web", namespace: str = "demo", *, begins: float = -60, ends: float = 3600
     ) -> Svid:

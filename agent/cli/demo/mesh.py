@@ -24,17 +24,26 @@ class MeshError(Exception):
 
 
 class Mesh:
-    """One `quietwire up` in a directory of its own."""
+    """One `quietwire up`, or another way to run an agent, in a directory of its own."""
 
     def __init__(
-        self, directory: Path, *, node: str, trust_domain: str, flags: tuple[str, ...] = ("--drain-timeout=2",)
+        self,
+        directory: Path,
+        *,
+        node: str,
+        trust_domain: str,
+        verb: tuple[str, ...] = ("up", "--authority-listen", "127.0.0.1:0"),
+        flags: tuple[str, ...] = ("--drain-timeout=2",),
+        manifests: Path | None = None,
     ) -> None:
         self.directory = directory
+        self._verb = verb
         self._flags = flags
         self._node = node
         self.trust_domain = trust_domain
-        self.manifests = directory / "manifests"
-        self.manifests.mkdir(parents=True)
+        self.manifests = manifests or directory / "manifests"
+        self.manifests.mkdir(parents=True, exist_ok=True)
+        directory.mkdir(parents=True, exist_ok=True)
         self.log_path = directory / "agent.log"
         self.admin = ""
         """HOST:PORT of the admin server: another one after each start."""
@@ -83,11 +92,10 @@ class Mesh:
         """Starts `quietwire up` and waits for its `ready`. Raises MeshError."""
         process = subprocess.Popen(
             [
-                *(sys.executable, "-m", "agent.cli", "up", "--access-log"),
+                *(sys.executable, "-m", "agent.cli", *self._verb, "--access-log"),
                 *("--manifests", str(self.manifests), "--state", str(self.directory / "state")),
                 *("--run-dir", str(self.directory / "run"), "--node", self._node),
                 *("--trust-domain", self.trust_domain, "--admin", "127.0.0.1:0"),
-                *("--authority-listen", "127.0.0.1:0"),
                 *self._flags,
             ],
             stdout=subprocess.PIPE,

@@ -1,0 +1,467 @@
+"""Identity through the years, in minutes: renewal, rotation, revocation, outages, other issuers."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from agent.cli.demo.mesh import Mesh
+from agent.cli.demo.stage import Player
+from tests.netns.test_certificates import context
+from tests.netns.world import MARKER, Echo, Load, World, alive
+from tests.tls.pki import Pki
+
+PORT = 7000
+STEADY_SECONDS = 180.0
+"""Of traffic under SVIDs that live for ten seconds."""
+
+
+def renewals(mesh: Mesh, service_account: str) -> int:
+    return sum(
+        line.get("event") == "svid" and str(line.get("spiffe_id")).endswith(f"/sa/{service_account}")
+        for line in mesh.lines()
+    )
+
+
+def stage_of(world: World) -> str:
+    return str(json.loads(world.authority("status", "--json"))["stage"])
+
+
+@pytest.mark.timeout(600)
+def test_short_lives_and_a_new_root_under_steady_traffic_cost_no_connection(make_world: Callable[..., World]) -> None:
+    world = make_world("--svid-ttl", "10s", workers=1)
+    client, server = world.pod("client"), world.pod("server", node="node-b")
+    echo = Echo(world, server, PORT)
+    world.start()
+    second = world.join("node-b")
+    old = Pki.from_state(world.mesh.directory / "state" / "authority")
+    held = world.connect(client, server.ipv4, PORT)
+    assert alive(held)
+    load = Load(world, client, server.ipv4, PORT)
+
+    time.sleep(STEADY_SECONDS)  # the duration is the scenario
+    assert load.bad == []
+    assert renewals(world.mesh, "client") > 30
+    assert renewals(second, "server") > 30
+    assert alive(held), "renewal breaks no connection"
+
+    world.authority("rotate-root", "start", "--auto")
+    world.until(lambda: stage_of(world) == "none", "the rotation has walked through by itself", 90)
+    after = load.good
+    world.until(lambda: load.good > after + 50, "traffic under the new root")
+    load.stop()
+    assert load.bad == []
+    assert alive(held), "a root that leaves in order takes no connection with it"
+    held.close()
+    assert json.loads(world.authority("status", "--json"))["roots"] == [2]
+
+    # What the old root signs from now on is worth nothing, though nothing was restarted.
+    outside = world.stranger("outside")
+    sni = "server.demo.serviceaccount.identity.example.test"
+    with pytest.raises((OSError, AssertionError)):
+        exchange(world, outside, server.ipv4, context(old.svid("visitor")), sni)
+    denied = second.wait_for_log(lambda line: line.get("event") == "denied" and line.get("pod") == "demo/server")
+    assert denied is not None
+    assert denied["outcome"] == "certificate_untrusted"
+    echo.close()
+
+
+def exchange(world: World, player: Player, address: str, tls: ssl.SSLContext, sni: str) -> None:
+    """One exchange over TLS of a client's own; raises where there is none."""
+    with world.connect(player, address, PORT) as raw, tls.wrap_socket(raw, server_hostname=sni) as sock:
+        sock.sendall(MARKER)
+        assert sock.recv(100) == MARKER
+
+
+class Pair:
+    """A client on one node and a server on the other, with an open connection between them."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.client, self.server = world.pod("client"), world.pod("server", node="node-b")
+        self.echo = Echo(world, self.server, PORT)
+        world.start()
+        self.second = world.join("node-b")
+        self.held = world.connect(self.client, self.server.ipv4, PORT)
+        assert alive(self.held)
+
+    def reaches(self) -> bool:
+        """Whether a new connection works."""
+        try:
+            with self.world.connect(self.client, self.server.ipv4, PORT) as sock:
+                return alive(sock)
+        except OSError:
+            return False
+
+    def close(self) -> None:
+        self.held.close()
+        self.echo.close()
+
+
+@pytest.fixture
+def pair(make_world: Callable[..., World]) -> Iterator[Pair]:
+    made = Pair(make_world(workers=1))
+    yield made
+    made.close()
+
+
+def ends(sock: socket.socket) -> bool:
+    """Waits for a connection's end; whether it was a reset (which OpenSSL calls an end in violation of protocol)."""
+    try:
+        while sock.recv(100):
+            pass
+    except (ConnectionResetError, ssl.SSLEOFError):
+        return True
+    return False
+
+
+@pytest.mark.parametrize("who", ["client", "server"])
+def test_a_revoked_identity_loses_its_connections_and_gets_no_new_ones_until_it_is_taken_back(
+    pair: Pair, who: str
+) -> None:
+    world = pair.world
+    name = f"spiffe://example.test/ns/demo/sa/{who}"
+    world.authority("revoke", "--spiffe-id", name, "--reason", "its key leaked")
+    assert ends(pair.held)
+    assert not pair.reaches()
+    own = world.mesh if who == "client" else pair.second
+    ready = json.loads(own.ask("/ready"))
+    assert any("is revoked" in each["reason"] for each in ready["waiting"]), ready
+    world.authority("unrevoke", "--spiffe-id", name)
+    world.until(pair.reaches, "it works again", 20)
+
+
+def test_a_revoked_agent_takes_all_that_its_node_was_given_with_it(pair: Pair) -> None:
+    pair.world.authority("revoke", "--agent", "node-b", "--reason", "the machine was sold")
+    assert ends(pair.held)
+    assert not pair.reaches()
+    ended = pair.world.denial(pod="demo/client", direction="outbound", outcome="terminated")
+    assert "is revoked" in ended["reason"]
+
+
+def test_who_shows_a_revoked_certificate_is_refused_by_every_pod(pair: Pair, tmp_path: Path) -> None:
+    """A thief does not ask the authority: the pods' agents must know by themselves."""
+    world, outside = pair.world, pair.world.stranger("outside")
+    serial = minted(world, "visitor", tmp_path / "minted")
+    tls = ssl.create_default_context(cafile=str(tmp_path / "minted/bundle.pem"))
+    tls.load_cert_chain(tmp_path / "minted/svid.pem", tmp_path / "minted/key.pem")
+    tls.minimum_version = ssl.TLSVersion.TLSv1_3
+    name = "server.demo.serviceaccount.identity.example.test"
+    exchange(world, outside, pair.server.ipv4, tls, name)
+    with (
+        world.connect(outside, pair.server.ipv4, PORT) as raw,
+        tls.wrap_socket(raw, server_hostname=name, suppress_ragged_eofs=False) as stolen,
+    ):
+        stolen.sendall(MARKER)
+        assert stolen.recv(100) == MARKER
+        world.authority("revoke", "--serial", serial)
+        assert ends(stolen)
+    with pytest.raises((OSError, AssertionError)):
+        exchange(world, outside, pair.server.ipv4, tls, name)
+    denied = pair.second.wait_for_log(lambda line: line.get("outcome") == "identity_revoked")
+    assert denied is not None
+    assert f"certificate {serial} of spiffe://example.test/ns/demo/sa/visitor is revoked" in denied["reason"]
+    assert alive(pair.held), "nobody else notices"
+
+
+def test_one_revoked_certificate_is_replaced_at_once(pair: Pair) -> None:
+    issued = json.loads(pair.world.authority("issued", "--live", "--json"))
+    (serial,) = [each["serial"] for each in issued if each["spiffe_id"].endswith("/sa/client")]
+    pair.world.authority("revoke", "--serial", serial)
+    assert ends(pair.held)
+    pair.world.until(pair.reaches, "the identity has another certificate")
+
+
+def test_a_root_that_is_thrown_out_takes_its_connections_with_it(pair: Pair) -> None:
+    world = pair.world
+    world.authority("rotate-root", "start")
+    world.authority("rotate-root", "advance", "--force")
+    world.authority("rotate-root", "advance", "--force")
+    assert ends(pair.held)
+    world.until(pair.reaches, "everybody has come under the new root", 30)
+
+
+def test_an_authority_that_dies_is_replaced_and_nobody_notices(pair: Pair) -> None:
+    world = pair.world
+
+    def authority() -> int | None:
+        for directory in Path("/proc").iterdir():
+            try:
+                parent = int((directory / "stat").read_text().rpartition(")")[2].split()[1])
+                title = (directory / "cmdline").read_bytes().rstrip(b"\0")
+            except (OSError, IndexError, ValueError):
+                continue
+            if parent == world.mesh.pid and title == b"quietwire authority":
+                return int(directory.name)
+        return None
+
+    died = authority()
+    assert died is not None
+    os.kill(died, signal.SIGKILL)
+    assert alive(pair.held)
+    world.until(lambda: authority() not in {None, died}, "another authority")
+    world.pod("late")
+    world.until(lambda: "demo/late" not in json.dumps(world.ready()["waiting"]), "a new pod gets its SVID", 20)
+    assert world.count("quietwire_authority_restarts_total") == 1
+    assert alive(pair.held)
+
+
+class Standalone:
+    """`quietwire authority run`, by itself."""
+
+    def __init__(self, world: World, *flags: str) -> None:
+        self.state = world.directory / "authority-state"
+        self._command = [
+            *(sys.executable, "-m", "agent.cli", "authority", "run", "--state", str(self.state)),
+            *("--manifests", str(world.mesh.manifests), "--trust-domain", "example.test", *flags),
+        ]
+        self._listen = "127.0.0.1:0"
+        self.address = ""
+        self.start()
+
+    def start(self) -> None:
+        """Starts it, where it was."""
+        self._process = subprocess.Popen([*self._command, "--listen", self._listen], stderr=subprocess.PIPE, text=True)
+        assert self._process.stderr is not None
+        for line in self._process.stderr:
+            said = json.loads(line)
+            if said.get("event") == "authority":
+                self._listen = self.address = said["address"]
+                break
+        self._reader = threading.Thread(target=self._process.stderr.read, daemon=True)
+        self._reader.start()
+
+    def kill(self) -> None:
+        """kill -9."""
+        self._process.kill()
+        self._process.wait()
+        self._reader.join()
+        assert self._process.stderr is not None
+        self._process.stderr.close()
+
+    def cli(self, *words: str) -> str:
+        """`quietwire authority …`."""
+        return subprocess.run(
+            [sys.executable, "-m", "agent.cli", "authority", *words, "--state", str(self.state)],
+            capture_output=True, text=True, timeout=30, check=True,
+        ).stdout  # fmt: skip
+
+
+@pytest.fixture
+def remote(make_world: Callable[..., World]) -> Iterator[tuple[World, Standalone]]:
+    """A world whose agent has its authority elsewhere, under SVIDs that live for twelve seconds."""
+    world = make_world()
+    authority = Standalone(world, "--svid-ttl", "12s")
+    (world.directory / "bundle.pem").write_text(authority.cli("bundle", "--pem"))
+    (world.directory / "token").write_text(authority.cli("token", "create", "--node", "node-a"))
+    nobody = "127.0.0.1:1"  # tried in turn
+    world.mesh = Mesh(
+        world.mesh.directory,
+        node="node-a",
+        trust_domain="example.test",
+        verb=(
+            *("agent", "--authority", nobody, "--authority", authority.address),
+            *("--bundle", str(world.directory / "bundle.pem")),
+            *("--join-token-file", str(world.directory / "token")),
+        ),
+        flags=("--workers=1", "--drain-timeout=1"),
+        manifests=world.mesh.manifests,
+    )
+    yield world, authority
+    authority.kill()
+
+
+def test_an_authority_that_is_away_costs_nothing_while_svids_live_and_then_fails_closed(
+    remote: tuple[World, Standalone],
+) -> None:
+    world, authority = remote
+    client, server = world.pod("client"), world.pod("server")
+    echo = Echo(world, server, PORT)
+    world.start()
+    held = world.connect(client, server.ipv4, PORT)
+    assert alive(held)
+    load = Load(world, client, server.ipv4, PORT)
+    world.until(lambda: renewals(world.mesh, "server") >= 2, "a renewal", 20)
+    authority.kill()
+    known = load.good
+    world.until(lambda: load.good > known + 50, "what has an SVID keeps working")
+    assert load.bad == []
+    world.pod("late")
+    world.until(
+        lambda: any(
+            each["pod"] == "demo/late" and "cannot be reached" in each["reason"] for each in world.ready()["waiting"]
+        ),
+        "a new pod waits, and says for what",
+    )
+    assert world.mesh.wait_for_log(lambda line: "could not be renewed and has" in line["msg"], 20)
+    denied = world.mesh.wait_for_log(lambda line: line.get("outcome") == "no_identity", 20)
+    assert denied is not None, "an SVID that has truly expired is used no more"
+    assert "has no valid SVID now" in denied["reason"]
+    load.stop()
+    assert alive(held), "a connection that is open lives on"
+    with world.wire() as wire, contextlib.suppress(OSError), world.connect(client, server.ipv4, PORT) as sock:
+        assert not alive(sock)
+    assert not wire.contains(MARKER)
+    authority.start()
+    world.until(lambda: world.ready()["ready"], "everything is certified again by itself", 40)
+    again = world.connect(client, server.ipv4, PORT)
+    assert alive(again)
+    for sock in (held, again):
+        sock.close()
+    echo.close()
+
+
+def test_an_agent_that_is_restarted_needs_no_new_token(remote: tuple[World, Standalone]) -> None:
+    world, authority = remote
+    world.pod("one")
+    world.start()
+    assert world.ready()["ready"]
+    world.mesh.kill()
+    (world.directory / "token").write_text("used up")
+    (world.directory / "bundle.pem").unlink()
+    world.start()
+    assert world.ready()["ready"]
+    kept = world.mesh.directory / "state" / "agent"
+    assert {path.name: path.stat().st_mode & 0o777 for path in kept.iterdir()}["svid.pem"] == 0o600
+    nodes = [each["node"] for each in json.loads(authority.cli("agents", "--json"))]
+    assert nodes == ["node-a"]
+
+
+def minted(world: World, name: str, out: Path, ttl: str = "10m") -> str:
+    """An SVID by hand; its serial."""
+    spiffe_id = f"spiffe://example.test/ns/demo/sa/{name}"
+    said = world.authority("mint", "--spiffe-id", spiffe_id, "--ttl", ttl, "--out", str(out), "--json")
+    return str(json.loads(said)["serial"])
+
+
+def test_curl_with_a_minted_svid_reaches_a_pod_and_openssl_alone_verifies_it(
+    make_world: Callable[..., World], tmp_path: Path
+) -> None:
+    world = make_world(workers=1)
+    server, outside = world.pod("server"), world.stranger("outside")
+    world.start()
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "index.html").write_text("hello from the pod\n")
+    serve = (sys.executable, "-m", "http.server", "8080", "--bind", "0.0.0.0", "--directory", str(site))
+    web = world.spawn(server, *serve, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    world.wait_until_listening(server, 8080, web)
+    out = tmp_path / "minted"
+    minted(world, "debug", out)
+    assert (out / "key.pem").stat().st_mode & 0o777 == 0o600
+    leaf, marker, rest = (out / "svid.pem").read_text().partition("-----END CERTIFICATE-----\n")
+    (out / "leaf.pem").write_text(leaf + marker)
+    (out / "issuer.pem").write_text(rest)
+    verified = subprocess.run(
+        ["openssl", "verify", "-x509_strict", "-CAfile", "bundle.pem", "-untrusted", "issuer.pem", "leaf.pem"],
+        cwd=out, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert verified.returncode == 0, verified.stderr
+    name = "server.demo.serviceaccount.identity.example.test"
+    with world.wire() as wire:
+        status, code, body = world.curl(
+            outside, f"https://{name}:8080/", "--http1.1", "--resolve", f"{name}:8080:{server.ipv4}",
+            "--cacert", str(out / "bundle.pem"), "--cert", str(out / "svid.pem"), "--key", str(out / "key.pem"),
+        )  # fmt: skip
+    assert (status, code, body) == (0, 200, "hello from the pod\n"), world.mesh.last_words()
+    assert not wire.contains(b"hello from the pod")
+    status, code, _ = world.curl(
+        outside, f"https://{name}:8080/", "--resolve", f"{name}:8080:{server.ipv4}", "--cacert", str(out / "bundle.pem")
+    )
+    assert (status != 0, code) == (True, 0), "without the certificate it is an unauthenticated client"
+
+
+def lay(world: World, source: Path, name: str, *, rename: bool = False) -> str:
+    """Puts an SVID where the files source looks; its serial."""
+    made = world.directory / f"made-{name}"
+    shutil.rmtree(made, ignore_errors=True)
+    serial = minted(world, name, made)
+    directory = source / "demo" / name
+    directory.mkdir(parents=True, exist_ok=True)
+    for theirs, ours in (("key.pem", "tls.key"), ("svid.pem", "tls.crt")):
+        if rename:
+            shutil.copy(made / theirs, directory / f".{ours}")
+            (directory / f".{ours}").rename(directory / ours)
+        else:
+            shutil.copy(made / theirs, directory / ours)
+    shutil.copy(made / "bundle.pem", source / "bundle.pem")
+    return serial
+
+
+def test_svids_from_files_serve_and_are_followed_live(make_world: Callable[..., World]) -> None:
+    issuing = make_world()  # only its authority is of interest here
+    issuing.start()
+    world = make_world()
+    client, server = world.pod("client"), world.pod("server")
+    echo = Echo(world, server, PORT)
+    source = world.directory / "svids"
+    source.mkdir()
+    world.mesh = Mesh(
+        world.mesh.directory,
+        node="node-a",
+        trust_domain="example.test",
+        verb=("up", "--svid-source", f"files:{source}"),
+        flags=("--workers=1", "--drain-timeout=1"),
+        manifests=world.mesh.manifests,
+    )
+    lay(issuing, source, "client")
+    later = threading.Timer(1.0, lay, (issuing, source, "server"))
+    later.start()  # it comes while the agent waits for it
+    world.start()
+    later.join()
+    held = world.connect(client, server.ipv4, PORT)
+    assert alive(held)
+    newer = lay(issuing, source, "server", rename=True)
+    assert world.mesh.wait_for_log(lambda line: line.get("event") == "svid" and line.get("serial") == newer)
+    assert alive(held)
+    again = world.connect(client, server.ipv4, PORT)
+    assert alive(again)
+    for sock in (held, again):
+        sock.close()
+    echo.close()
+
+
+def test_an_issuer_that_is_given_is_used_and_its_replacement_is_followed(
+    make_world: Callable[..., World], tmp_path: Path
+) -> None:
+    one, two = Pki("example.test"), Pki("example.test")
+    given = tmp_path / "given"
+    given.mkdir()
+    one.write_issuer(given)
+    world = make_world(
+        *("--issuer-cert", str(given / "tls.crt"), "--issuer-key", str(given / "tls.key")),
+        *("--roots", str(given / "ca.crt")),
+        workers=1,
+    )
+    client, server = world.pod("client"), world.pod("server")
+    echo = Echo(world, server, PORT)
+    world.start()
+    assert world.authority("bundle", "--pem").encode() == one.bundle().anchors_pem
+    load = Load(world, client, server.ipv4, PORT)
+
+    (given / "tls.crt").write_text("not a certificate")
+    refused = world.mesh.wait_for_log(lambda line: "cannot be put in force" in str(line.get("msg")), 10)
+    assert refused is not None
+    assert "holds no PEM certificates" in refused["msg"]
+
+    one.write_issuer(given, more_roots=two.bundle().anchors_pem)
+    world.until(lambda: world.authority("bundle", "--pem").count("BEGIN") == 2, "both roots are trusted")
+    assert world.mesh.wait_for_log(lambda line: "2 anchors" in str(line.get("msg")), 10)
+    two.write_issuer(given, more_roots=one.bundle().anchors_pem)
+    world.until(lambda: renewals(world.mesh, "client") >= 2 and renewals(world.mesh, "server") >= 2, "new SVIDs", 30)
+    known = load.good
+    world.until(lambda: load.good > known + 50, "traffic under the new issuer")
+    load.stop()
+    assert load.bad == []
+    echo.close()
