@@ -80,6 +80,7 @@ class Authority:
             stderr=subprocess.PIPE,
         )
         os.close(ready_write)
+        self._said = ""
         with os.fdopen(ready_read, "rb") as ready:
             line = ready.readline()
         self.said: dict[str, str] = msgspec.json.decode(line) if line else {}
@@ -116,12 +117,19 @@ class Authority:
             **more,
         )
 
+    async def heard(self, words: str) -> None:
+        """Returns once it has said this."""
+        assert self.process.stderr is not None
+        async with asyncio.timeout(10):
+            while words not in self._said:
+                self._said += (await asyncio.to_thread(self.process.stderr.readline)).decode()
+
     def stop(self, number: int = signal.SIGTERM) -> str:
         """Ends it; what it logged."""
         if self.process.poll() is None:
             self.process.send_signal(number)
         _, said = self.process.communicate(timeout=20)
-        return said.decode()
+        return self._said + said.decode()
 
 
 async def refused(attempt: Any, code: str) -> ProviderError:

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.identity.keeper import MAX_REQUESTS, IdentityKeeper
+from agent.identity.keeper import MAX_REQUESTS, PENDING, IdentityKeeper
 from agent.identity.provider import ProviderError, Report
-from agent.identity.renewal import BACKOFF_CAP_SECONDS, backoff, is_loud, renew_at
+from agent.identity.renewal import BACKOFF_CAP_SECONDS, SPREAD_SECONDS, backoff, is_loud, renew_at
 from agent.identity.spiffe import SpiffeId
 from agent.identity.svid import Bundle, Svid
 
@@ -55,13 +55,12 @@ class Provider:
         self.the_bundle = Bundle("example.test", b"anchors", 1)
         self.news = asyncio.Event()
         self.reports: list[Report] = []
+        self.pushes = False
 
     async def issue(self, spiffe_id: SpiffeId) -> Svid:
         answer: asyncio.Future[Svid] = asyncio.get_running_loop().create_future()
         self.asked.put_nowait((spiffe_id, answer))
         return await answer
-
-    pushes = False
 
     async def bundle(self, known: int, report: Report) -> Bundle | None:
         self.reports.append(report)
@@ -188,3 +187,74 @@ async def test_what_is_no_longer_wanted_is_forgotten(case: Case) -> None:
         await asyncio.sleep(0)
     assert case.svids == []
     assert case.keeper.svid(WEB) is None
+
+
+def news(case: Case, bundle: Bundle) -> None:
+    case.provider.the_bundle = bundle
+    case.provider.news.set()
+
+
+async def certified(case: Case, issuer: str = "old", serial: str = "1") -> None:
+    """WEB has an SVID that lives long."""
+    case.keeper.want(frozenset({WEB}))
+    _, answer = await case.request()
+    answer.set_result(Svid(WEB, b"chain", b"key", 0.0, 10_000.0, serial, issuer))
+    await case.until(lambda: bool(case.svids))
+
+
+async def test_a_new_issuer_has_every_svid_renewed_soon(case: Case) -> None:
+    await certified(case)
+    news(case, Bundle("example.test", b"anchors", 2, issuer="new"))
+    await case.until(lambda: len(case.bundles) == 2)
+    case.now += SPREAD_SECONDS
+    case.wake()
+    spiffe_id, answer = await case.request()
+    assert spiffe_id == WEB
+    assert PENDING not in case.keeper.state().issuers, "it was asked for under the bundle in force"
+    answer.set_result(Svid(WEB, b"chain", b"key", 0.0, 20_000.0, "2", "new"))
+    await case.until(lambda: case.keeper.state() == Report(2, frozenset({"new"})))
+
+
+async def test_an_svid_that_was_asked_for_before_the_issuer_changed_is_pending_and_asked_for_again(case: Case) -> None:
+    case.keeper.want(frozenset({WEB}))
+    _, slow = await case.request()
+    await case.until(lambda: len(case.bundles) == 1)
+    news(case, Bundle("example.test", b"anchors", 2, issuer="new"))
+    await case.until(lambda: len(case.bundles) == 2)
+    assert case.keeper.state() == Report(2, frozenset({PENDING}))
+    slow.set_result(Svid(WEB, b"chain", b"key", 0.0, 10_000.0, "1", "old"))
+    _, again = await case.request()
+    again.set_result(Svid(WEB, b"chain", b"key", 0.0, 10_000.0, "2", "new"))
+    await case.until(lambda: case.keeper.state() == Report(2, frozenset({"new"})))
+
+
+async def test_a_certificate_that_is_revoked_is_replaced_at_once(case: Case) -> None:
+    await certified(case)
+    news(case, Bundle("example.test", b"anchors", 2, issuer="old", revoked_serials=frozenset({"1"})))
+    _, answer = await case.request()
+    answer.set_result(Svid(WEB, b"chain", b"key", 0.0, 10_000.0, "2", "old"))
+    await case.until(lambda: case.svids[-1].serial == "2")
+
+
+async def test_a_report_that_changes_is_carried_by_a_new_poll(case: Case) -> None:
+    await case.until(lambda: len(case.bundles) == 1)
+    report = Report(1, frozenset({"old"}))
+    case.keeper.report(report)
+    await case.until(lambda: case.provider.reports[-1] == report)
+    polls = len(case.provider.reports)
+    case.keeper.report(report)
+    await asyncio.sleep(0)
+    assert len(case.provider.reports) == polls, "nothing new to say"
+
+
+async def test_a_source_that_pushes_is_asked_again_at_every_change_and_the_same_svid_is_no_news(case: Case) -> None:
+    case.provider.pushes = True
+    await certified(case)
+    news(case, Bundle("example.test", b"anchors", 2))
+    _, answer = await case.request()
+    answer.set_result(Svid(WEB, b"chain", b"key", 0.0, 10_000.0, "1", "old"))
+    news(case, Bundle("example.test", b"anchors", 3))
+    await case.until(lambda: len(case.bundles) == 3)
+    _, answer = await case.request()
+    answer.set_result(Svid(WEB, b"chain", b"key", 0.0, 20_000.0, "2", "old"))
+    await case.until(lambda: len(case.svids) == 2)

@@ -11,6 +11,7 @@
 Everything is real: rules, certificates, sockets, applications. Nothing touches the machine's own namespace.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -352,7 +353,7 @@ class Echo:
         self._listener = world.listen(player, port, version)
         self._listener.settimeout(None)
         self.peers: list[tuple[Any, ...]] = []
-        self._open: list[socket.socket] = []
+        self._open: set[socket.socket] = set()
         threading.Thread(target=self._accept, daemon=True).start()
 
     def _accept(self) -> None:
@@ -362,24 +363,23 @@ class Echo:
             except OSError:
                 return
             self.peers.append(peer)
-            self._open.append(sock)
+            self._open.add(sock)
             threading.Thread(target=self._echo, args=(sock,), daemon=True).start()
 
-    @staticmethod
-    def _echo(sock: socket.socket) -> None:
-        try:
+    def _echo(self, sock: socket.socket) -> None:
+        with sock, contextlib.suppress(OSError):
             while data := sock.recv(65536):
                 sock.sendall(data)
             sock.shutdown(socket.SHUT_WR)
-        except OSError:
-            return
+        self._open.discard(sock)
 
     def close(self) -> None:
         """Ends it."""
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
-        for sock in self._open:
-            sock.close()
+        for sock in list(self._open):
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)  # its thread closes it
 
 
 class Load:

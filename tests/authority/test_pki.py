@@ -1,0 +1,192 @@
+"""An issuer that is given: what is accepted, and each thing that is not."""
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.x509.oid import NameOID
+
+from agent.authority import ca, pki
+from agent.authority.ca import PrivateKey, Signer
+from agent.authority.pki import GivenFiles, IssuerError
+from agent.identity.spiffe import SpiffeId
+from tests.authority.running import TD, WEB, Authority, newer
+from tests.tls.pki import Pki
+
+NOW = time.time()
+
+
+class Files:
+    """tls.crt, tls.key and ca.crt in a directory."""
+
+    def __init__(self, directory: Path, one: Pki) -> None:
+        self.directory = directory
+        directory.mkdir(exist_ok=True)
+        one.write_issuer(directory)
+        self.paths = GivenFiles(directory / "tls.crt", directory / "tls.key", directory / "ca.crt")
+
+    def write(self, name: str, data: bytes) -> None:
+        (self.directory / name).write_bytes(data)
+
+    def key(self, key: PrivateKey | ed25519.Ed25519PrivateKey) -> None:
+        self.write(
+            "tls.key",
+            key.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            ),
+        )
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Files:
+    return Files(tmp_path / "given", Pki(TD))
+
+
+def test_the_form_of_cert_manager_is_taken(files: Files) -> None:
+    found = pki.given(files.paths, NOW)
+    assert found.upper == ()
+    assert len(found.roots) == 1
+    assert found.expires <= found.roots[0].not_valid_after_utc.timestamp()
+
+
+def test_a_chain_with_intermediates_is_taken_and_the_root_in_it_is_left_out(files: Files) -> None:
+    chain = (files.directory / "tls.crt").read_bytes() + (files.directory / "ca.crt").read_bytes()
+    files.write("tls.crt", chain)
+    assert pki.given(files.paths, NOW).upper == ()
+    root = ca.new_root(TD, NOW)
+    middle = _ca(root, "middle", NOW)
+    bottom = _ca(middle, "bottom", NOW)
+    files.write("tls.crt", ca.pem(bottom.certificate) + ca.pem(middle.certificate))
+    files.write("ca.crt", ca.pem(root.certificate))
+    files.key(bottom.key)
+    found = pki.given(files.paths, NOW)
+    assert found.upper == (middle.certificate,)
+    assert found.chain_pem.count(b"BEGIN CERTIFICATE") == 2
+
+
+def test_an_rsa_issuer_is_taken_and_signs(files: Files) -> None:
+    root = ca.new_root(TD, NOW)
+    issuer = _ca(root, "rsa", NOW, key=rsa.generate_private_key(65537, 2048))
+    files.write("tls.crt", ca.pem(issuer.certificate))
+    files.write("ca.crt", ca.pem(root.certificate))
+    files.key(issuer.key)
+    found = pki.given(files.paths, NOW)
+    key = ec.generate_private_key(ec.SECP256R1()).public_key()
+    leaf = ca.sign_leaf(found.issuer, WEB, key, now=NOW, seconds=60, until=found.expires)
+    leaf.verify_directly_issued_by(issuer.certificate)
+
+
+def _ca(
+    above: Signer, name: str, now: float, *, begins: float = -60, ends: float = 86400, key: PrivateKey | None = None,
+    is_ca: bool = True, may_sign: bool = True, identifier: bool = True,
+) -> Signer:  # fmt: skip
+    own = key or ec.generate_private_key(ec.SECP256R1())
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
+        .issuer_name(above.certificate.subject)
+        .public_key(own.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(ca._time(now + begins))
+        .not_valid_after(ca._time(now + ends))
+        .add_extension(x509.BasicConstraints(ca=is_ca, path_length=None), critical=True)
+        .add_extension(ca._key_usage(sign_certificates=may_sign), critical=True)
+        .add_extension(ca._authority_key(above), critical=False)
+    )
+    if identifier:
+        builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(own.public_key()), critical=False)
+    return Signer(builder.sign(above.key, hashes.SHA256()), own)
+
+
+def put(files: Files, issuer: Signer) -> None:
+    files.write("tls.crt", ca.pem(issuer.certificate))
+    files.key(issuer.key)
+
+
+ROOT = ca.new_root(TD, NOW)
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda files: files.write("tls.crt", b"nonsense"), "tls.crt holds no PEM certificates"),
+        (lambda files: files.write("ca.crt", b""), "ca.crt holds no PEM certificates"),
+        (lambda files: files.write("tls.key", b"nonsense"), "tls.key holds no PEM key"),
+        (lambda files: (files.directory / "tls.key").unlink(), "tls.key cannot be read: No such file"),
+        (lambda files: files.key(ec.generate_private_key(ec.SECP256R1())), "is not the key of"),
+        (lambda files: files.key(ed25519.Ed25519PrivateKey.generate()), "neither ECDSA nor RSA"),
+        (lambda files: put(files, _ca(ROOT, "foreign", NOW)), "CN=foreign of .* does not chain to a root"),
+        (lambda files: _own(files, "leaf", is_ca=False), "CN=leaf is no CA certificate"),
+        (lambda files: _own(files, "mute", may_sign=False), "CN=mute may not sign certificates"),
+        (lambda files: _own(files, "anonymous", identifier=False), "CN=anonymous has no subject key identifier"),
+        (lambda files: _own(files, "old", begins=-7200, ends=-3600), "CN=old expired at"),
+        (lambda files: _own(files, "early", begins=3600, ends=7200), "CN=early is not valid before"),
+        (lambda files: files.write("tls.crt", ca.pem(ROOT.certificate) * 6), "has 6 certificates"),
+    ],
+)
+def test_each_wrong_issuer_is_refused_with_its_reason(
+    files: Files, damage: Callable[[Files], object], words: str
+) -> None:
+    damage(files)
+    with pytest.raises(IssuerError, match=words):
+        pki.given(files.paths, NOW)
+
+
+def _own(files: Files, name: str, **more: float) -> None:
+    """A wrong issuer under a root that is trusted."""
+    files.write("ca.crt", ca.pem(ROOT.certificate))
+    put(files, _ca(ROOT, name, NOW, **more))  # type: ignore[arg-type]  # floats and flags
+
+
+def test_kubernetes_data_link_is_noticed(tmp_path: Path) -> None:
+    one, two = Pki(TD), Pki(TD)
+    mount = tmp_path / "mount"
+    for name, each in (("..one", one), ("..two", two)):
+        (mount / name).mkdir(parents=True)
+        each.write_issuer(mount / name)
+    os.symlink("..one", mount / "..data")
+    for name in ("tls.crt", "tls.key", "ca.crt"):
+        os.symlink(f"..data/{name}", mount / name)
+    paths = GivenFiles(mount / "tls.crt", mount / "tls.key", mount / "ca.crt")
+    before = paths.state()
+    assert pki.given(paths, NOW).roots == (one.root.certificate,)
+    os.symlink("..two", mount / "..new")
+    os.rename(mount / "..new", mount / "..data")
+    assert paths.state() != before
+    assert pki.given(paths, NOW).roots == (two.root.certificate,)
+
+
+async def test_a_running_authority_follows_and_refuses_and_keeps_the_former(tmp_path: Path) -> None:
+    one, two = Pki(TD), Pki(TD)
+    given = Files(tmp_path / "given", one)
+    authority = Authority(tmp_path, given=given.paths)
+    client = authority.client()
+    first = await newer(client, 0)
+    assert first.anchors_pem == one.bundle().anchors_pem
+    assert (await client.issue(WEB)).issuer == first.issuer
+    given.write("tls.key", b"nonsense")
+    await authority.heard("cannot be put in force, the former stays")
+    assert (await client.issue(WEB)).issuer == first.issuer
+    one.write_issuer(given.directory, more_roots=two.bundle().anchors_pem)
+    both = await newer(client, first.sequence)
+    assert both.anchors_pem.count(b"BEGIN CERTIFICATE") == 2
+    two.write_issuer(given.directory, more_roots=one.bundle().anchors_pem)
+    switched = await newer(client, both.sequence)
+    while switched.issuer == first.issuer:  # its three files are three changes
+        switched = await newer(client, switched.sequence)
+    assert (await client.issue(WEB)).issuer == switched.issuer
+    authority.stop()
+
+
+def test_leaves_never_outlive_what_is_above_them() -> None:
+    issuer = _ca(ROOT, "short", NOW, ends=100)
+    key = ec.generate_private_key(ec.SECP256R1()).public_key()
+    agent = SpiffeId.for_agent(TD, "node-a")
+    until = issuer.certificate.not_valid_after_utc.timestamp()
+    leaf = ca.sign_leaf(issuer, agent, key, now=NOW, seconds=3600, until=until)
+    assert leaf.not_valid_after_utc == issuer.certificate.not_valid_after_utc

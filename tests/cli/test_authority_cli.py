@@ -1,0 +1,173 @@
+"""`quietwire authority …` as an operator types it."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+
+from tests.authority.running import TD, WEB, Authority
+
+
+class Typed:
+    """What an operator types, and what comes back."""
+
+    def __init__(self, authority: Authority) -> None:
+        self.authority = authority
+
+    def __call__(self, *words: str, state: Path | None = None) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "agent.cli", "authority", *words, "--state", str(state or self.authority.base)],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+
+    def object(self, *words: str) -> object:
+        """The JSON document that a verb prints."""
+        done = self(*words, "--json")
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def typed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Typed]:
+    """An authority that has run once; every verb works without one that runs, too."""
+    authority = Authority(tmp_path_factory.mktemp("authority"))
+    yield Typed(authority)
+    authority.stop()
+
+
+def test_a_token_is_printed_alone_so_that_it_can_go_to_a_file(typed: Typed) -> None:
+    done = typed("token", "create", "--node", "node-a")
+    assert done.returncode == 0
+    assert len(done.stdout.strip()) > 40
+    assert len(done.stdout.split()) == 1
+
+
+async def test_it_serves_for_its_node(typed: Typed) -> None:
+    token = typed("token", "create", "--node", "node-a", "--ttl", "1m").stdout.strip()
+    assert (await typed.authority.client(token).issue(WEB)).spiffe_id == WEB
+    agents = typed.object("agents")
+    assert isinstance(agents, list)
+    assert [each["node"] for each in agents] == ["node-a"]
+    issued = typed.object("issued", "--live")
+    assert isinstance(issued, list)
+    assert {each["spiffe_id"] for each in issued} >= {
+        str(WEB),
+        f"spiffe://{TD}/authority",
+        f"spiffe://{TD}/agent/node-a",
+    }
+    assert str(WEB) in typed("issued").stdout
+
+
+def test_status_says_what_ends_when(typed: Typed) -> None:
+    said = typed("status").stdout
+    assert "trust domain example.test, bundle" in said
+    assert "issuer CN=example.test issuer,O=Quietwire" in said
+    assert "root CN=example.test root,O=Quietwire" in said
+    assert "no rotation is under way" in said
+    assert typed("rotate-root", "status").stdout == said
+
+
+def test_the_bundle_is_printed_in_both_forms(typed: Typed) -> None:
+    pem = typed("bundle", "--pem").stdout
+    assert pem == typed.authority.said["bundle_pem"]
+    document = json.loads(typed("bundle").stdout)
+    assert [key["use"] for key in document["keys"]] == ["x509-svid"]
+
+
+def test_revoking_and_taking_back_are_said(typed: Typed) -> None:
+    name = f"spiffe://{TD}/ns/demo/sa/somebody"
+    assert typed("revoke", "--spiffe-id", name).stdout == f"spiffe_id {name} is revoked\n"
+    assert typed("revoke", "--spiffe-id", name).stdout == f"spiffe_id {name} was revoked already\n"
+    assert "revocations 1" in typed("status").stdout
+    assert typed.object("unrevoke", "--spiffe-id", name) == {"kind": "spiffe_id", "value": name, "changed": True}
+    assert typed("unrevoke", "--spiffe-id", name).stdout == f"spiffe_id {name} was not revoked\n"
+
+
+def test_a_minted_svid_is_three_files_and_is_recorded(typed: Typed, tmp_path: Path) -> None:
+    name = f"spiffe://{TD}/ns/ops/sa/debug"
+    (tmp_path / "key.pem").write_text("an old one")
+    (tmp_path / "key.pem").chmod(0o644)
+    made = typed.object("mint", "--spiffe-id", name, "--ttl", "5m", "--out", str(tmp_path))
+    assert isinstance(made, dict)
+    modes = {path.name: path.stat().st_mode & 0o777 & ~0o022 for path in tmp_path.iterdir()}
+    assert modes == {"svid.pem": 0o644, "key.pem": 0o600, "bundle.pem": 0o644}
+    leaf = x509.load_pem_x509_certificate((tmp_path / "svid.pem").read_bytes())
+    assert f"{leaf.serial_number:x}" == made["serial"]
+    issued = typed.object("issued")
+    assert isinstance(issued, list)
+    assert (name, "(mint)") in {(each["spiffe_id"], each["node"]) for each in issued}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("token", "create", "--node", "a/b"), "has a slash"),
+        (("token", "create", "--node", "a", "--ttl", "soon"), "--ttl 'soon' is no duration"),
+        (("revoke",), "one of --spiffe-id, --agent NODE and --serial"),
+        (("revoke", "--agent", "a", "--serial", "1"), "one of --spiffe-id, --agent NODE and --serial"),
+        (("revoke", "--spiffe-id", "web"), "is not a SPIFFE ID"),
+        (("revoke", "--serial", "xyz"), "'xyz' is no hexadecimal number"),
+        (
+            ("mint", "--spiffe-id", "spiffe://other.test/ns/a/sa/b", "--out", "x"),
+            "not of this authority's trust domain",
+        ),
+        (("mint", "--spiffe-id", f"spiffe://{TD}/agent/node-a", "--out", "x"), "is no workload's"),
+        (("rotate-root", "advance"), "no rotation is under way: start one"),
+        (("rotate-root", "abort"), "nothing to abort"),
+    ],
+)
+def test_what_cannot_be_done_is_said_with_the_reason(typed: Typed, words: tuple[str, ...], said: str) -> None:
+    done = typed(*words)
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_a_state_without_an_authority_is_named(typed: Typed, tmp_path: Path) -> None:
+    done = typed("status", state=tmp_path)
+    assert done.returncode == 2
+    assert f"{tmp_path}/authority holds no authority: start one once" in done.stderr
+    assert not (tmp_path / "authority").exists(), "looking makes nothing"
+
+
+def test_a_rotation_is_walked_through_by_hand(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    typed = Typed(authority)
+    assert "started: now in stage distribute" in typed("rotate-root", "start").stdout
+    assert "already: advance or abort it" in typed("rotate-root", "start").stderr
+    assert "nothing holds it: advance" in typed("rotate-root", "status").stdout
+    assert "now in stage switch" in typed("rotate-root", "advance").stdout
+    assert "now in stage none" in typed("rotate-root", "advance").stdout
+    assert typed("bundle", "--pem").stdout != authority.said["bundle_pem"]
+    authority.stop()
+
+
+def test_warnings_come_before_anything_expires(tmp_path: Path) -> None:
+    from agent.authority.control import Expiry  # noqa: PLC0415 - here only
+
+    day = 86400.0
+    expiry = Expiry("root x", 100 * day)
+    assert expiry.warning(69 * day) is None
+    assert expiry.warning(71 * day) == "root x expires in 29.0 days, at 1970-04-11T00:00:00Z"
+    assert expiry.warning(101 * day) == "root x has expired"
+
+
+@pytest.mark.parametrize(
+    "words", [("run",), ("token", "create"), ("rotate-root", "start"), ("revoke",), ("mint",), ("bundle",), ("issued",)]
+)
+def test_every_verb_has_help_with_an_example(words: tuple[str, ...]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "agent.cli", "authority", *words, "--help"],
+        capture_output=True, text=True, timeout=30, check=False, env={**os.environ, "COLUMNS": "200"},
+    )  # fmt: skip
+    assert done.returncode == 0
+    assert f"Example: quietwire authority {' '.join(words)}" in " ".join(done.stdout.split())

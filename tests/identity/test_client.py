@@ -1,0 +1,119 @@
+"""The client of the authority: several addresses, clocks, what it keeps on disk."""
+
+import asyncio
+import logging
+import time
+from pathlib import Path
+
+import pytest
+
+from agent.authority import control
+from agent.identity.credential import FileCredential
+from agent.identity.provider import Report
+from tests.authority.running import TD, WEB, Authority, newer, refused
+
+NOBODY = "127.0.0.1:1"
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path)
+
+
+async def test_addresses_are_tried_in_turn_and_the_one_that_answers_is_kept(authority: Authority) -> None:
+    client = authority.client()
+    client._addresses = [("127.0.0.1", 1), *client._addresses]
+    await client.issue(WEB)
+    assert client._addresses[-1] == ("127.0.0.1", 1)
+    client._addresses = [("127.0.0.1", 1), ("127.0.0.1", 2)]
+    error = await refused(client.issue(WEB), "unreachable")
+    assert NOBODY in error.message, "the first failure is the one that is told"
+    authority.stop()
+
+
+@pytest.mark.parametrize(("ahead", "words"), [(60.0, "s ahead of"), (-45.0, "s behind"), (10.0, None)])
+async def test_clocks_that_differ_are_warned_of(
+    authority: Authority, caplog: pytest.LogCaptureFixture, ahead: float, words: str | None
+) -> None:
+    caplog.set_level(logging.WARNING)
+    client = authority.client(clock=lambda: time.time() + ahead)
+    await newer(client, 0)
+    await newer(client, 0)
+    said = [record.getMessage() for record in caplog.records if "the authority's" in record.getMessage()]
+    assert client.skew is not None
+    assert abs(client.skew + ahead) < 3
+    assert len(said) == (0 if words is None else 1), "once, and not at every answer"
+    assert words is None or words in said[0]
+    authority.stop()
+
+
+async def test_the_agents_own_certificate_outlives_the_process(authority: Authority, tmp_path: Path) -> None:
+    kept = tmp_path / "agent"
+    first = authority.client(authority.token(), credential=FileCredential(kept, TD, "node-a"))
+    await first.issue(WEB)
+    await first.bundle(0, Report())
+    assert {path.name: path.stat().st_mode & 0o777 for path in kept.iterdir()} == {
+        "svid.pem": 0o600,
+        "bundle.pem": 0o600,
+    }
+    again = authority.client("no token any more", credential=FileCredential(kept, TD, "node-a"))
+    assert again.agent == first.agent
+    assert (await again.issue(WEB)).spiffe_id == WEB
+    assert FileCredential(kept, TD, "node-a").anchors() == authority.said["bundle_pem"].encode()
+    authority.stop()
+
+
+@pytest.mark.parametrize(
+    "damage", [b"", b"nonsense", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"]
+)
+async def test_a_certificate_on_disk_that_is_damaged_is_not_used(tmp_path: Path, damage: bytes) -> None:
+    (tmp_path / "svid.pem").write_bytes(damage)
+    assert FileCredential(tmp_path, TD, "node-a").load() is None
+
+
+async def test_a_certificate_on_disk_of_another_node_is_not_used(authority: Authority, tmp_path: Path) -> None:
+    kept = tmp_path / "agent"
+    await authority.client(credential=FileCredential(kept, TD, "node-a")).issue(WEB)
+    assert FileCredential(kept, TD, "node-b").load() is None
+    assert FileCredential(kept, "other.test", "node-a").load() is None
+    authority.stop()
+
+
+async def test_a_disk_that_cannot_be_written_is_said_and_is_no_reason_to_stop(
+    authority: Authority, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    client = authority.client(credential=FileCredential(tmp_path / "file" / "agent", TD, "node-a"))
+    assert (await client.issue(WEB)).spiffe_id == WEB
+    assert any("needs a new join token" in record.getMessage() for record in caplog.records)
+    authority.stop()
+
+
+async def test_whoever_gives_up_waiting_takes_no_token_down_with_it(authority: Authority) -> None:
+    client = authority.client(authority.token())
+    impatient = asyncio.create_task(client.issue(WEB))  # noqa: TID251 - cancelled here
+    await asyncio.sleep(0.02)
+    impatient.cancel()
+    assert (await client.issue(WEB)).spiffe_id == WEB
+    authority.stop()
+
+
+async def test_an_agent_that_was_left_behind_by_a_rotation_joins_anew(authority: Authority) -> None:
+    client = authority.client()
+    await client.issue(WEB)
+    known = (await newer(client, 0)).sequence
+    book = authority.book()
+    control.start(book, authority.store, time.time())
+    both = await newer(client, known)
+    control.advance(book, authority.store, time.time(), force=True)
+    switched = await newer(client, both.sequence)
+    assert client.agent is not None
+    former = client.agent
+    client._renew_at, client._issuer = 1e12, former.issuer  # it does not hear of it in time
+    control.advance(book, authority.store, time.time(), force=True)
+    last = await newer(client, switched.sequence)
+    assert last.anchors_pem != switched.anchors_pem
+    assert (await client.issue(WEB)).issuer == last.issuer
+    assert client.agent.issuer == last.issuer
+    book.close()
+    authority.stop()
