@@ -85,17 +85,30 @@ class Enrolment:
         self._handed: dict[str, int] = {}
         """Namespaces that an init step handed over, by pod."""
         self._last_verified = 0.0
-        self.waiting: dict[str, str] = {}
-        """Why a pod is not captured and certified yet."""
+        self._waiting: dict[str, str] = {}
+        """What the last round could not do for a pod, and why."""
         self.repairs = 0
-
-    def __contains__(self, key: str) -> bool:
-        return key in self._pods
 
     @property
     def captured(self) -> list[str]:
-        """Pods that every running worker listens for."""
-        return [key for key in self._pods if key not in self.waiting]
+        """Pods that every worker listens for."""
+        return [key for key in self._pods if self.missing(key) is None]
+
+    def missing(self, key: str) -> str | None:
+        """Why a pod is not captured at this very moment, also between two rounds; None when every worker listens."""
+        enrolled = self._pods.get(key)
+        if enrolled is None or key in self._handed:
+            return self._waiting.get(key, "not enrolled yet")
+        if key in self._waiting:
+            return self._waiting[key]
+        if not enrolled.ruled:
+            return "its rules are not in force yet"
+        if not enrolled.offered:
+            return "no worker was told to listen for it yet"
+        for handle in self._workers.handles:
+            if key not in handle.captured:
+                return handle.refused.get(key, f"worker {handle.index} does not listen for it yet")
+        return None
 
     def greeting(self, handle: WorkerHandle) -> Iterable[tuple[messages.Enrol, tuple[int, ...]]]:
         """What a replacement worker must be told: the same pods, with the same sockets."""
@@ -154,13 +167,7 @@ class Enrolment:
                 for handle in self._workers.handles:
                     if handle.channel is not None:
                         handle.channel.send(*self._offer(enrolled, handle))
-            if enrolled.offered:
-                for handle in self._workers.handles:
-                    if key not in handle.captured:
-                        waiting[key] = handle.refused.get(key, f"worker {handle.index} does not listen for it yet")
-        for key in desired.keys() - self._pods.keys():
-            waiting.setdefault(key, "not enrolled yet")
-        self.waiting = waiting
+        self._waiting = waiting
 
     def retry_refused(self) -> None:
         """Offers pods again that a worker could not serve when they were offered."""
@@ -212,6 +219,10 @@ class Enrolment:
     def _replaced(self, desired: dict[str, Desired]) -> list[Enrolled]:
         gone = []
         for key, enrolled in self._pods.items():
+            handed = self._handed.get(key)
+            if handed is not None and netns.identify(handed) != enrolled.identity:
+                gone.append(enrolled)
+                continue
             name = desired[key].pod.netns if key in desired else None
             if name is None:
                 continue
@@ -226,6 +237,8 @@ class Enrolment:
     async def _open(self, key: str, want: Desired) -> None:
         enrolled = self._pods.get(key)
         if enrolled is not None:
+            if key in self._handed:  # the namespace that is enrolled already
+                os.close(self._handed.pop(key))
             if enrolled.options != want.options:
                 enrolled.options, enrolled.ruled = want.options, False
             return

@@ -254,9 +254,7 @@ class Supervisor:
         pod = self.catalog.pod(key)
         if pod is None:
             return f"{key} is not in the catalog"
-        if key not in self.enrolment:
-            return self.enrolment.waiting.get(key, "not enrolled yet")
-        return self.enrolment.waiting.get(key) or self._certified(pod)
+        return self.enrolment.missing(key) or self._certified(pod)
 
     def waiting(self) -> dict[str, str]:
         """Every local pod that is not captured and certified, with what it waits for."""

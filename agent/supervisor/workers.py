@@ -210,7 +210,8 @@ class Workers:
         """Has each worker let go of a pod, and waits until their resets have gone out."""
         waiting = []
         for handle in self.handles:
-            if handle.channel is not None and pod in handle.captured:
+            handle.refused.pop(pod, None)
+            if handle.channel is not None:  # "captured" may be on its way: "released" comes after it
                 future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
                 self._releases[handle.index, pod] = future
                 waiting.append(future)

@@ -18,8 +18,6 @@ from agent.identity.spiffe import SpiffeId
 from tests.authority.running import TD, WEB, Authority, newer
 from tests.tls.pki import Pki
 
-NOW = time.time()
-
 
 class Files:
     """tls.crt, tls.key and ca.crt in a directory."""
@@ -48,7 +46,7 @@ def files(tmp_path: Path) -> Files:
 
 
 def test_the_form_of_cert_manager_is_taken(files: Files) -> None:
-    found = pki.given(files.paths, NOW)
+    found = pki.given(files.paths, time.time())
     assert found.upper == ()
     assert len(found.roots) == 1
     assert found.expires <= found.roots[0].not_valid_after_utc.timestamp()
@@ -57,27 +55,27 @@ def test_the_form_of_cert_manager_is_taken(files: Files) -> None:
 def test_a_chain_with_intermediates_is_taken_and_the_root_in_it_is_left_out(files: Files) -> None:
     chain = (files.directory / "tls.crt").read_bytes() + (files.directory / "ca.crt").read_bytes()
     files.write("tls.crt", chain)
-    assert pki.given(files.paths, NOW).upper == ()
-    root = ca.new_root(TD, NOW)
-    middle = _ca(root, "middle", NOW)
-    bottom = _ca(middle, "bottom", NOW)
+    assert pki.given(files.paths, time.time()).upper == ()
+    root = ca.new_root(TD, time.time())
+    middle = _ca(root, "middle", time.time())
+    bottom = _ca(middle, "bottom", time.time())
     files.write("tls.crt", ca.pem(bottom.certificate) + ca.pem(middle.certificate))
     files.write("ca.crt", ca.pem(root.certificate))
     files.key(bottom.key)
-    found = pki.given(files.paths, NOW)
+    found = pki.given(files.paths, time.time())
     assert found.upper == (middle.certificate,)
     assert found.chain_pem.count(b"BEGIN CERTIFICATE") == 2
 
 
 def test_an_rsa_issuer_is_taken_and_signs(files: Files) -> None:
-    root = ca.new_root(TD, NOW)
-    issuer = _ca(root, "rsa", NOW, key=rsa.generate_private_key(65537, 2048))
+    root = ca.new_root(TD, time.time())
+    issuer = _ca(root, "rsa", time.time(), key=rsa.generate_private_key(65537, 2048))
     files.write("tls.crt", ca.pem(issuer.certificate))
     files.write("ca.crt", ca.pem(root.certificate))
     files.key(issuer.key)
-    found = pki.given(files.paths, NOW)
+    found = pki.given(files.paths, time.time())
     key = ec.generate_private_key(ec.SECP256R1()).public_key()
-    leaf = ca.sign_leaf(found.issuer, WEB, key, now=NOW, seconds=60, until=found.expires)
+    leaf = ca.sign_leaf(found.issuer, WEB, key, now=time.time(), seconds=60, until=found.expires)
     leaf.verify_directly_issued_by(issuer.certificate)
 
 
@@ -108,7 +106,7 @@ def put(files: Files, issuer: Signer) -> None:
     files.key(issuer.key)
 
 
-ROOT = ca.new_root(TD, NOW)
+ROOT = ca.new_root(TD, time.time())
 
 
 @pytest.mark.parametrize(
@@ -120,7 +118,7 @@ ROOT = ca.new_root(TD, NOW)
         (lambda files: (files.directory / "tls.key").unlink(), "tls.key cannot be read: No such file"),
         (lambda files: files.key(ec.generate_private_key(ec.SECP256R1())), "is not the key of"),
         (lambda files: files.key(ed25519.Ed25519PrivateKey.generate()), "neither ECDSA nor RSA"),
-        (lambda files: put(files, _ca(ROOT, "foreign", NOW)), "CN=foreign of .* does not chain to a root"),
+        (lambda files: put(files, _ca(ROOT, "foreign", time.time())), "CN=foreign of .* does not chain to a root"),
         (lambda files: _own(files, "leaf", is_ca=False), "CN=leaf is no CA certificate"),
         (lambda files: _own(files, "mute", may_sign=False), "CN=mute may not sign certificates"),
         (lambda files: _own(files, "anonymous", identifier=False), "CN=anonymous has no subject key identifier"),
@@ -134,13 +132,13 @@ def test_each_wrong_issuer_is_refused_with_its_reason(
 ) -> None:
     damage(files)
     with pytest.raises(IssuerError, match=words):
-        pki.given(files.paths, NOW)
+        pki.given(files.paths, time.time())
 
 
 def _own(files: Files, name: str, **more: float) -> None:
     """A wrong issuer under a root that is trusted."""
     files.write("ca.crt", ca.pem(ROOT.certificate))
-    put(files, _ca(ROOT, name, NOW, **more))  # type: ignore[arg-type]  # floats and flags
+    put(files, _ca(ROOT, name, time.time(), **more))  # type: ignore[arg-type]  # floats and flags
 
 
 def test_kubernetes_data_link_is_noticed(tmp_path: Path) -> None:
@@ -154,11 +152,11 @@ def test_kubernetes_data_link_is_noticed(tmp_path: Path) -> None:
         os.symlink(f"..data/{name}", mount / name)
     paths = GivenFiles(mount / "tls.crt", mount / "tls.key", mount / "ca.crt")
     before = paths.state()
-    assert pki.given(paths, NOW).roots == (one.root.certificate,)
+    assert pki.given(paths, time.time()).roots == (one.root.certificate,)
     os.symlink("..two", mount / "..new")
     os.rename(mount / "..new", mount / "..data")
     assert paths.state() != before
-    assert pki.given(paths, NOW).roots == (two.root.certificate,)
+    assert pki.given(paths, time.time()).roots == (two.root.certificate,)
 
 
 async def test_a_running_authority_follows_and_refuses_and_keeps_the_former(tmp_path: Path) -> None:
@@ -184,9 +182,9 @@ async def test_a_running_authority_follows_and_refuses_and_keeps_the_former(tmp_
 
 
 def test_leaves_never_outlive_what_is_above_them() -> None:
-    issuer = _ca(ROOT, "short", NOW, ends=100)
+    issuer = _ca(ROOT, "short", time.time(), ends=100)
     key = ec.generate_private_key(ec.SECP256R1()).public_key()
     agent = SpiffeId.for_agent(TD, "node-a")
     until = issuer.certificate.not_valid_after_utc.timestamp()
-    leaf = ca.sign_leaf(issuer, agent, key, now=NOW, seconds=3600, until=until)
+    leaf = ca.sign_leaf(issuer, agent, key, now=time.time(), seconds=3600, until=until)
     assert leaf.not_valid_after_utc == issuer.certificate.not_valid_after_utc

@@ -188,45 +188,62 @@ def test_a_namespace_that_holds_none_of_the_pods_addresses_is_not_captured(make_
     assert init_check(other) == 1
 
 
-def test_init_hands_a_namespace_over_and_returns_when_it_is_captured(make_world: Callable[..., World]) -> None:
-    world = make_world()
-    world.pod("fine")
-    world.start()
-    late = world.stranger("late")
+def declare_without_namespace(world: World, name: str, player: Player) -> None:
+    """A pod whose namespace only its init step knows."""
     world.mesh.write(
-        "pod-late.yaml",
+        f"pod-{name}.yaml",
         {
             "apiVersion": "v1",
             "kind": "Pod",
-            "metadata": {"name": "late", "namespace": "demo"},
-            "spec": {"nodeName": "node-a", "serviceAccountName": "late"},
-            "status": {"podIPs": [{"ip": late.ipv4}, {"ip": late.ipv6}]},
+            "metadata": {"name": name, "namespace": "demo"},
+            "spec": {"nodeName": "node-a", "serviceAccountName": name},
+            "status": {"podIPs": [{"ip": player.ipv4}, {"ip": player.ipv6}]},
         },
     )
-    world.until(lambda: "no network namespace is known" in str(world.ready()["waiting"]), "it waits for its init step")
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "init",
-            "apply",
-            "--netns",
-            late.netns,
-            "--enrol",
-            str(world.mesh.directory / "run" / "agent.sock"),
-            "--json",
-        ],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
+
+
+def enrol(world: World, player: Player) -> subprocess.CompletedProcess[str]:
+    """What a pod's init step does."""
+    words = ("apply", "--netns", player.netns, "--enrol", str(world.mesh.directory / "run" / "agent.sock"), "--json")
+    return subprocess.run(
+        [sys.executable, "-m", "init", *words], capture_output=True, text=True, timeout=60, check=False
     )
-    assert done.returncode == 0, done.stderr
-    assert '"pod": "demo/late"' in done.stdout
+
+
+def test_init_hands_a_namespace_over_and_returns_when_it_is_captured(make_world: Callable[..., World]) -> None:
+    world = make_world()
+    client = world.pod("fine")
+    world.start()
+    late = world.stranger("late")
+    declare_without_namespace(world, "late", late)
+    world.until(lambda: "no network namespace is known" in str(world.ready()["waiting"]), "it waits for its init step")
+    for _ in range(2):  # the second time it is there already
+        done = enrol(world, late)
+        assert done.returncode == 0, done.stderr
+        assert '"pod": "demo/late"' in done.stdout
     assert world.ready()["ready"]
     echo = Echo(world, late, PORT)
-    assert asks(world, world.stage.players["fine"], late.ipv4) == b"hello"
+    assert asks(world, client, late.ipv4) == b"hello"
     echo.close()
+
+
+def test_a_pod_that_starts_again_in_another_namespace_is_captured_there(make_world: Callable[..., World]) -> None:
+    world = make_world()
+    client, outside = world.pod("client"), world.stranger("outside")
+    world.start()
+    first, second = world.stranger("first"), world.stranger("second")
+    declare_without_namespace(world, "web", first)
+    assert enrol(world, first).returncode == 0
+    declare_without_namespace(world, "web", second)
+    done = enrol(world, second)
+    assert done.returncode == 0, done.stderr
+    assert '"pod": "demo/web"' in done.stdout
+    echo = Echo(world, second, PORT)
+    assert asks(world, client, second.ipv4) == b"hello"
+    with pytest.raises(ConnectionResetError):
+        asks(world, outside, second.ipv4)
+    echo.close()
+    world.until(lambda: init_check(first) == 1, "the former namespace is let go")
 
 
 def test_rules_that_somebody_flushes_are_repaired(make_world: Callable[..., World]) -> None:
