@@ -14,7 +14,7 @@ PORT = 7000
 
 
 def test_kill_9_of_a_worker_under_load(make_world: Callable[..., World]) -> None:
-    world = make_world(workers=2)
+    world = make_world("--access-log", workers=2)
     client, server = world.pod("client"), world.pod("server")
     echo = Echo(world, server, PORT)
     world.start()
@@ -32,7 +32,7 @@ def test_kill_9_of_a_worker_under_load(make_world: Callable[..., World]) -> None
     # Each connection has an outbound and an inbound half, on either worker: about a quarter are wholly on the other.
     assert 5 <= len(survivors) < 80, "those of the other worker live on, and only those"
     # Only what the dead worker held at that moment may have failed: this load holds one connection at a time.
-    assert len(load.bad) <= 1, load.bad
+    assert len(load.bad) <= 1, load.report()
     for sock in held:
         sock.close()
     echo.close()
@@ -162,7 +162,7 @@ def test_short_lived_svids_are_renewed_and_no_connection_notices(make_world: Cal
 
     world.until(renewed, "three renewals", 60)
     load.stop()
-    assert load.bad == []
+    assert load.bad == [], load.report()
     assert load.good > 20
     assert alive(held), "a connection that outlives its SVIDs lives on"
     held.close()

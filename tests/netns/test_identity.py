@@ -51,7 +51,7 @@ def test_short_lives_and_a_new_root_under_steady_traffic_cost_no_connection(make
     load = Load(world, client, server.ipv4, PORT)
 
     time.sleep(STEADY_SECONDS)  # the duration is the scenario
-    assert load.bad == []
+    assert load.bad == [], load.report()
     assert renewals(world.mesh, "client") > 30
     assert renewals(second, "server") > 30
     assert alive(held), "renewal breaks no connection"
@@ -61,7 +61,7 @@ def test_short_lives_and_a_new_root_under_steady_traffic_cost_no_connection(make
     after = load.good
     world.until(lambda: load.good > after + 50, "traffic under the new root")
     load.stop()
-    assert load.bad == []
+    assert load.bad == [], load.report()
     assert alive(held), "a root that leaves in order takes no connection with it"
     held.close()
     assert json.loads(world.authority("status", "--json"))["roots"] == [2]
@@ -296,7 +296,7 @@ def test_an_authority_that_is_away_costs_nothing_while_svids_live_and_then_fails
     authority.kill()
     known = load.good
     world.until(lambda: load.good > known + 50, "what has an SVID keeps working")
-    assert load.bad == []
+    assert load.bad == [], load.report()
     world.pod("late")
     world.until(
         lambda: any(
@@ -463,5 +463,5 @@ def test_an_issuer_that_is_given_is_used_and_its_replacement_is_followed(
     known = load.good
     world.until(lambda: load.good > known + 50, "traffic under the new issuer")
     load.stop()
-    assert load.bad == []
+    assert load.bad == [], load.report()
     echo.close()

@@ -22,6 +22,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -395,18 +396,24 @@ class Load:
 
     def _run(self) -> None:
         while not self._stop.is_set():
+            number = 0
             try:
                 with self._world.connect(self._client, self._address, self._port) as sock:
+                    number = sock.getsockname()[1]
                     sock.sendall(MARKER)
                     assert sock.recv(100) == MARKER
                 self.good += 1
             except (OSError, AssertionError) as error:
-                self.bad.append(repr(error))
+                self.bad.append(f"{error!r} from port {number} at {datetime.now(UTC).time()}")
 
     def stop(self) -> None:
         """Ends it."""
         self._stop.set()
         self._thread.join(30)
+
+    def report(self) -> str:
+        """What failed, and what the agent said last."""
+        return "\n".join([*self.bad, self._world.mesh.last_words(40)])
 
 
 def alive(sock: socket.socket) -> bool:

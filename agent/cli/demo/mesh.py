@@ -153,9 +153,9 @@ class Mesh:
         with self._news:
             return list(self._lines)
 
-    def last_words(self) -> str:
+    def last_words(self, lines: int = 8) -> str:
         """The last lines of the log."""
-        return "\n".join(str(line.get("msg", line)) for line in self._lines[-8:])
+        return "\n".join(str(line.get("msg", line)) for line in self._lines[-lines:])
 
     def metrics(self) -> str:
         """The metrics page."""
