@@ -29,7 +29,11 @@ class Outcome(StrEnum):
     IDENTITY_NOT_PERMITTED = "identity_not_permitted"
     NETWORK_NOT_PERMITTED = "network_not_permitted"
     DENIED_BY_DEFAULT = "denied_by_default"
-    """The default policy is `deny`."""
+    """Nothing allows anybody: the default policy is `deny`, or a Server has no authorization."""
+    ROUTE_LEVEL_ONLY = "route_level_only"
+    """Only routes of the Server have authorizations, and routes are not enforced yet."""
+    POLICY_INCOMPLETE = "policy_incomplete"
+    """Every authorization lets nobody in: what they refer to does not exist, or is empty."""
     TERMINATED = "terminated"
     """Was permitted, and no longer is: closed by re-authorization."""
 

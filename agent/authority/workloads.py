@@ -3,7 +3,8 @@
 import logging
 
 from agent.catalog.fault import Fault
-from agent.catalog.model import Catalog
+from agent.catalog.index import CatalogIndex
+from agent.catalog.model import Catalog, CatalogChange
 
 log = logging.getLogger("quietwire.authority")
 
@@ -12,11 +13,14 @@ class CatalogWorkloads:
     """Follows the catalog; what the authority asks is one look-up."""
 
     def __init__(self) -> None:
+        self._catalog = CatalogIndex(Catalog())
         self._known: frozenset[tuple[str, str, str]] = frozenset()
 
-    def update(self, catalog: Catalog, faults: tuple[Fault, ...]) -> None:
-        """Takes a new catalog."""
-        self._known = frozenset((pod.node, pod.namespace, pod.service_account) for pod in catalog.pods)
+    def update(self, change: CatalogChange | None, faults: tuple[Fault, ...]) -> None:
+        """Takes a change of the catalog."""
+        if change is not None:
+            self._catalog.apply(change)
+            self._known = frozenset((pod.node, pod.namespace, pod.service_account) for pod in self._catalog.pods())
         if faults:
             log.debug("%d manifests cannot be used; the agent's log names them", len(faults))
 

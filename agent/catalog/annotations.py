@@ -20,7 +20,9 @@ NETNS = "quietwire.io/netns"
 
 _PORT_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")  # and not a number, which was tried before
 
-EGRESS_MODES = ("allow", "meshed-only")
+ALLOW = "allow"
+MESHED_ONLY = "meshed-only"
+EGRESS_MODES = (ALLOW, MESHED_ONLY)
 
 
 def settings(
@@ -58,7 +60,7 @@ def _one_of(field: Field | None, name: str, allowed: tuple[str, ...]) -> str | N
         return None
     value = field.text()
     if value not in allowed:
-        raise FaultError(field.line, f"{name} is {value!r}, and must be one of {', '.join(allowed)}")
+        raise FaultError(field, f"{name} is {value!r}, and must be one of {', '.join(allowed)}")
     return value
 
 
@@ -80,11 +82,9 @@ def _ports(field: Field | None, named: tuple[ContainerPort, ...]) -> tuple[PortR
         except ValueError:
             if field.line == 0 and _PORT_NAME.fullmatch(text):
                 continue  # inherited from the namespace: other pods have a port of this name
-            raise FaultError(
-                field.line, f"{text!r} is no port, port range or port name; write 22 or 8000-8100"
-            ) from None
+            raise FaultError(field, f"{text!r} is no port, port range or port name; write 22 or 8000-8100") from None
         if ports.last < ports.first:
-            raise FaultError(field.line, f"port range {text!r} ends before it begins")
+            raise FaultError(field, f"port range {text!r} ends before it begins")
         found.append(ports)
     return tuple(sorted(set(found)))
 
@@ -106,5 +106,5 @@ def _subnets(field: Field | None) -> tuple[str, ...]:
         try:
             found.append(str(ipaddress.ip_network(text)))
         except ValueError as error:
-            raise FaultError(field.line, f"{SKIP_SUBNETS}: {error}") from None
+            raise FaultError(field, f"{SKIP_SUBNETS}: {error}") from None
     return tuple(sorted(set(found)))

@@ -7,6 +7,9 @@ on the data path.
 
 from msgspec import Struct
 
+from agent.catalog.key import ObjectKey
+from agent.policy.objects import PolicyObject
+
 
 class PortRange(Struct, frozen=True, order=True):
     """TCP ports `first` to `last`, both included."""
@@ -45,7 +48,11 @@ class ContainerPort(Struct, frozen=True):
 
 
 class Pod(Struct, frozen=True):
-    """One pod. `netns` is the annotation `quietwire.io/netns`: a name below /run/netns, or a path."""
+    """One pod. `netns` is the annotation `quietwire.io/netns`: a name below /run/netns, or a path.
+
+    `probe_ports` are those that the kubelet's probes go to, `host_ips` the node's addresses. A pod on the host's
+    network has no address of its own: `ips` are the node's, and nothing is looked up by them.
+    """
 
     namespace: str
     name: str
@@ -57,12 +64,20 @@ class Pod(Struct, frozen=True):
     annotations: dict[str, str] = {}
     container_ports: tuple[ContainerPort, ...] = ()
     netns: str | None = None
+    probe_ports: tuple[int, ...] = ()
+    host_ips: tuple[str, ...] = ()
+    host_network: bool = False
     settings: MeshSettings = MeshSettings()
 
     @property
     def key(self) -> str:
         """`namespace/name`: unique in a catalog, and how messages call the pod."""
         return f"{self.namespace}/{self.name}"
+
+    @property
+    def object_key(self) -> ObjectKey:
+        """What the object is called."""
+        return ObjectKey("Pod", self.namespace, self.name)
 
 
 class Endpoint(Struct, frozen=True):
@@ -93,6 +108,11 @@ class Service(Struct, frozen=True):
         """`namespace/name`: how messages call the service."""
         return f"{self.namespace}/{self.name}"
 
+    @property
+    def object_key(self) -> ObjectKey:
+        """What the object is called."""
+        return ObjectKey("Service", self.namespace, self.name)
+
 
 class Catalog(Struct, frozen=True):
     """A snapshot of everything that is known; `version` grows with each change."""
@@ -100,3 +120,14 @@ class Catalog(Struct, frozen=True):
     version: int = 0
     pods: tuple[Pod, ...] = ()
     services: tuple[Service, ...] = ()
+    policies: tuple[PolicyObject, ...] = ()
+
+
+class CatalogChange(Struct, frozen=True):
+    """What is different in version `version`: objects that are new or changed, and the names of those that are gone."""
+
+    version: int
+    pods: tuple[Pod, ...] = ()
+    services: tuple[Service, ...] = ()
+    policies: tuple[PolicyObject, ...] = ()
+    gone: tuple[ObjectKey, ...] = ()

@@ -1,45 +1,44 @@
-"""From one document to one object: Pod, Namespace, Service, EndpointSlice, in the shapes that kubectl prints."""
+"""From one document to one object, in the shapes that kubectl prints: pods, services, policy."""
 
 import ipaddress
 import re
 from collections.abc import Callable
 
+import msgspec
 from msgspec import Struct
 
 from agent.catalog import annotations
 from agent.catalog.document import Field
 from agent.catalog.fault import FaultError
-from agent.catalog.model import ContainerPort, Endpoint, Pod
+from agent.catalog.key import ObjectKey
+from agent.catalog.model import ContainerPort, Endpoint, MeshSettings, Pod
+from agent.policy import manifests
+from agent.policy.model import DefaultPolicy
+from agent.policy.objects import GATEWAY_GROUP, PolicyObject
 
 SERVICE_NAME_LABEL = "kubernetes.io/service-name"
-POLICY_GROUPS = ("policy.linkerd.io/", "gateway.networking.k8s.io/")
 
 _DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _DNS_SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 _FINISHED = ("Succeeded", "Failed")
 
-
-class ObjectKey(Struct, frozen=True, order=True):
-    """What an object is called."""
-
-    kind: str
-    namespace: str
-    name: str
-
-    def __str__(self) -> str:
-        return f"{self.kind} {self.namespace}/{self.name}" if self.namespace else f"{self.kind} {self.name}"
+CLOSED = MeshSettings(default_policy=DefaultPolicy.DENY.value, egress_mode=annotations.MESHED_ONLY)
+"""What holds for a pod whose annotations cannot be read: it is meshed, and nobody is let in or, unmeshed, out."""
+_CLOSED_ANNOTATIONS = {
+    annotations.DEFAULT_POLICY: DefaultPolicy.DENY.value,
+    annotations.EGRESS_MODE: annotations.MESHED_ONLY,
+}
 
 
-class RawPod(Struct, frozen=True):
+class RawPod(Struct, frozen=True, tag=True):
     """A pod before its namespace's annotations are inherited."""
 
     pod: Pod
     own: dict[str, str]
-    host_network: bool
     ready: bool
 
 
-class RawNamespace(Struct, frozen=True):
+class RawNamespace(Struct, frozen=True, tag=True):
     """A namespace's annotations."""
 
     name: str
@@ -54,7 +53,7 @@ class RawServicePort(Struct, frozen=True):
     target: int | str
 
 
-class RawService(Struct, frozen=True):
+class RawService(Struct, frozen=True, tag=True):
     """A service before endpoints are joined to it."""
 
     namespace: str
@@ -64,7 +63,7 @@ class RawService(Struct, frozen=True):
     selector: dict[str, str]
 
 
-class RawSlice(Struct, frozen=True):
+class RawSlice(Struct, frozen=True, tag=True):
     """An endpoint slice: (port name, port) and the addresses that are ready."""
 
     namespace: str
@@ -79,24 +78,26 @@ class RawSlice(Struct, frozen=True):
         )
 
 
-RawObject = RawPod | RawNamespace | RawService | RawSlice
+RawObject = RawPod | RawNamespace | RawService | RawSlice | PolicyObject
 
 
 def key_of(document: Field) -> ObjectKey:
     """What a document is about. Raises FaultError where it says nothing usable."""
     kind = document.get("kind")
     if not isinstance(kind.value, str):
-        raise FaultError(document.line, "the document has no kind: is it a Kubernetes manifest?")
+        raise FaultError(document, "the document has no kind: is it a Kubernetes manifest?")
     metadata = document.get("metadata")
     name = metadata.get("name")
     text = name.text(default="")
     if not text or len(text) > 253 or not _DNS_SUBDOMAIN.fullmatch(text):
-        raise FaultError(name.line, f"metadata.name {text!r} is no DNS name (RFC 1123)")
+        raise FaultError(name, f"metadata.name {text!r} is no DNS name (RFC 1123)")
     namespace = metadata.get("namespace")
     space = "" if kind.value == "Namespace" else namespace.text(default="default")
     if space and not _DNS_LABEL.fullmatch(space):
-        raise FaultError(namespace.line, f"metadata.namespace {space!r} is no DNS label (RFC 1123)")
-    return ObjectKey(kind.value, space, text)
+        raise FaultError(namespace, f"metadata.namespace {space!r} is no DNS label (RFC 1123)")
+    version = document.get("apiVersion").value
+    routed = kind.value == "HTTPRoute" and isinstance(version, str) and version.startswith(f"{GATEWAY_GROUP}/")
+    return ObjectKey(f"{kind.value}.{GATEWAY_GROUP}" if routed else kind.value, space, text)
 
 
 def decode(key: ObjectKey, document: Field) -> RawObject | None:
@@ -105,16 +106,7 @@ def decode(key: ObjectKey, document: Field) -> RawObject | None:
     Raises FaultError, with the line, for what cannot be used.
     """
     decoder = _DECODERS.get(key.kind)
-    if decoder is not None:
-        return decoder(key, document)
-    version = document.get("apiVersion")
-    if isinstance(version.value, str) and version.value.startswith(POLICY_GROUPS):
-        raise FaultError(
-            document.get("kind").line,
-            f"this version enforces no {key.kind}, only the annotation {annotations.DEFAULT_POLICY}; "
-            f"what the object would forbid or allow is not in force",
-        )
-    return None
+    return manifests.decode(key, document) if decoder is None else decoder(key, document)
 
 
 def _pod(key: ObjectKey, document: Field) -> RawPod | None:
@@ -133,31 +125,58 @@ def _pod(key: ObjectKey, document: Field) -> RawPod | None:
     account = spec.get("serviceAccountName")
     service_account = account.text(default="default")
     if not _DNS_SUBDOMAIN.fullmatch(service_account):
-        raise FaultError(account.line, f"spec.serviceAccountName {service_account!r} is no DNS name (RFC 1123)")
+        raise FaultError(account, f"spec.serviceAccountName {service_account!r} is no DNS name (RFC 1123)")
     ready = all(
         condition.get("status").text() != "False"
         for condition in status.get("conditions").items()
         if condition.get("type").text() == "Ready"
     )
-    pod = Pod(
+    bare = Pod(
         namespace=key.namespace,
         name=key.name,
         service_account=service_account,
         node=spec.get("nodeName").text(default=""),
-        ips=_pod_ips(status),
+        ips=_addresses(status, "podIPs", "podIP"),
         uid=metadata.get("uid").text(default=""),
         labels=metadata.get("labels").texts(),
         annotations=own,
         container_ports=ports,
         netns=own.get(annotations.NETNS),
-        settings=annotations.settings(fields, {}, ports, host_network=host_network),
+        probe_ports=_probe_ports(spec),
+        host_ips=_addresses(status, "hostIPs", "hostIP"),
+        host_network=host_network,
     )
-    return RawPod(pod, own, host_network, ready)
+    try:
+        settings = annotations.settings(fields, {}, ports, host_network=host_network)
+    except FaultError as fault:
+        closed = msgspec.structs.replace(bare, settings=CLOSED, annotations={})
+        raise FaultError(fault.line, fault.reason, RawPod(closed, _CLOSED_ANNOTATIONS, ready)) from fault
+    return RawPod(msgspec.structs.replace(bare, settings=settings), own, ready)
 
 
-def _pod_ips(status: Field) -> tuple[str, ...]:
-    found = [_address(entry.get("ip")) for entry in status.get("podIPs").items()]
-    single = status.get("podIP")
+def _probe_ports(spec: Field) -> tuple[int, ...]:
+    """Ports of this pod that the kubelet's probes dial: httpGet, tcpSocket and gRPC, init containers' too."""
+    found: set[int] = set()
+    for container in (*spec.get("containers").items(), *spec.get("initContainers").items()):
+        named = {
+            port.get("name").text(default=""): port.get("containerPort").port()
+            for port in container.get("ports").items()
+        }
+        for probe in ("livenessProbe", "readinessProbe", "startupProbe"):
+            for how in ("httpGet", "tcpSocket", "grpc"):
+                handler = container.get(probe, how)
+                port = handler.get("port")
+                if port.value is None or handler.get("host").value is not None:  # a host: dialled, but not this pod
+                    continue
+                number = named.get(port.value) if isinstance(port.value, str) else port.port()
+                if number is not None:
+                    found.add(number)
+    return tuple(sorted(found))
+
+
+def _addresses(status: Field, several: str, one: str) -> tuple[str, ...]:
+    found = [_address(entry.get("ip")) for entry in status.get(several).items()]
+    single = status.get(one)
     if single.value is not None and (address := _address(single)) not in found:
         found.insert(0, address)
     return tuple(found)
@@ -168,12 +187,15 @@ def _address(field: Field) -> str:
     try:
         return str(ipaddress.ip_address(text))
     except ValueError:
-        raise FaultError(field.line, f"{text!r} is no IP address") from None
+        raise FaultError(field, f"{text!r} is no IP address") from None
 
 
 def _namespace(key: ObjectKey, document: Field) -> RawNamespace:
     fields = document.get("metadata", "annotations").mapping()
-    annotations.check(fields)
+    try:
+        annotations.check(fields)
+    except FaultError as fault:
+        raise FaultError(fault.line, fault.reason, RawNamespace(key.name, _CLOSED_ANNOTATIONS)) from fault
     return RawNamespace(key.name, {name: field.text() for name, field in fields.items()})
 
 
@@ -207,7 +229,7 @@ def _endpoint_slice(key: ObjectKey, document: Field) -> RawSlice | None:
     service = labels.get(SERVICE_NAME_LABEL)
     if service is None:
         raise FaultError(
-            document.get("metadata").line, f"the label {SERVICE_NAME_LABEL} is missing: whose endpoints are these?"
+            document.get("metadata"), f"the label {SERVICE_NAME_LABEL} is missing: whose endpoints are these?"
         )
     kind = document.get("addressType")
     if kind.text(default="IPv4") == "FQDN":

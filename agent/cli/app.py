@@ -6,6 +6,7 @@ from cyclopts import App
 
 from agent.cli.agent import agent
 from agent.cli.authority import app as authority
+from agent.cli.authz import app as authz
 from agent.cli.demo import demo
 from agent.cli.up import up
 
@@ -17,6 +18,7 @@ app = App(
 app.command(up)
 app.command(agent)
 app.command(authority)
+app.command(authz)
 app.command(demo)
 
 

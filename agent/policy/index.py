@@ -1,15 +1,46 @@
-"""From a pod and port to its permits, over one catalog snapshot."""
+"""From a pod and port to its permits: compiled when first asked for, and forgotten when what it came from changes.
+
+A change of one object costs what hangs on it. Servers are matched with a pod once; an authorization that changes makes
+the ports of its namespace compile anew, each when it is next asked for, and nothing of any other namespace.
+"""
 
 import ipaddress
+from collections import defaultdict
+from collections.abc import Iterable
 from functools import lru_cache
 
+import msgspec
 from msgspec import Struct
 
-from agent.catalog.model import Catalog, Pod
-from agent.policy.model import Authorization, DefaultPolicy, Network, Permits, Requirement
+from agent.catalog.key import ObjectKey
+from agent.catalog.model import Catalog, CatalogChange, Pod
+from agent.identity.spiffe import SpiffeId
+from agent.policy.model import (
+    Authorization,
+    DefaultPolicy,
+    IdentityMatch,
+    NetworkMatch,
+    Permits,
+    Requirement,
+)
+from agent.policy.objects import (
+    AuthorizationPolicy,
+    MeshTLSAuthentication,
+    NetworkAuthentication,
+    NetworkRange,
+    PolicyObject,
+    Ref,
+    Route,
+    Server,
+    ServerAuthorization,
+    TargetKind,
+)
 
 DEFAULT_CLUSTER_NETWORKS = ("10.0.0.0/8", "100.64.0.0/10", "172.16.0.0/12", "192.168.0.0/16", "fd00::/8")
 """Linkerd's own default for the cluster's networks."""
+
+PROBE = "probe"
+"""What authorizes the kubelet's probes."""
 
 
 class PolicySettings(Struct, frozen=True):
@@ -20,25 +51,317 @@ class PolicySettings(Struct, frozen=True):
     cluster_networks: tuple[str, ...] = DEFAULT_CLUSTER_NETWORKS
 
 
+class PodPolicy(Struct, frozen=True):
+    """One pod's permits: those of ports that something selects, and of all others."""
+
+    pod: Pod
+    ports: dict[int, Permits]
+    default: Permits
+
+
+class _Namespace:
+    """One namespace's objects, and what was compiled from them."""
+
+    def __init__(self) -> None:
+        self.servers: dict[str, Server] = {}
+        self.authorizations: dict[str, ServerAuthorization] = {}
+        self.policies: dict[str, AuthorizationPolicy] = {}
+        self.routes: dict[ObjectKey, Route] = {}
+        self.selected: dict[str, tuple[Pod, dict[str, Server]]] = {}
+        """By pod: the Servers that select it, on whatever port."""
+        self.tables: dict[str, PodPolicy] = {}
+        self.permits: dict[str, Permits] = {}
+        """By Server."""
+        self.targets: _Targets | None = None
+
+    def forget_authorizations(self) -> None:
+        """Something that authorizes has changed."""
+        self.targets = None
+        self.permits.clear()
+        self.tables.clear()
+
+    def forget_pod(self, key: str) -> None:
+        """The pod has changed, or is gone."""
+        self.selected.pop(key, None)
+        self.tables.pop(key, None)
+
+    def set_server(self, name: str, server: Server | None) -> None:
+        """A Server is new, changed or gone."""
+        if server is None:
+            self.servers.pop(name, None)
+        else:
+            self.servers[name] = server
+        self.targets = None  # a ServerAuthorization may select it
+        self.permits.pop(name, None)
+        for key, (pod, selected) in self.selected.items():
+            former = selected.pop(name, None)
+            if server is not None and server.selector is not None and server.selector.matches(pod.labels):
+                selected[name] = server
+                former = server
+            if former is not None:
+                self.tables.pop(key, None)
+
+    def servers_of(self, pod: Pod) -> dict[str, Server]:
+        """The Servers that select a pod."""
+        known = self.selected.get(pod.key)
+        if known is not None and known[0] == pod:
+            return known[1]
+        found = {
+            name: server
+            for name, server in self.servers.items()
+            if server.selector is not None and server.selector.matches(pod.labels)
+        }
+        self.selected[pod.key] = (pod, found)
+        return found
+
+
+class _Targets:
+    """What is attached to what in one namespace."""
+
+    def __init__(self, space: _Namespace) -> None:
+        self.by_server: defaultdict[str, list[AuthorizationPolicy | ServerAuthorization]] = defaultdict(list)
+        self.everywhere: list[AuthorizationPolicy] = []
+        self.routes: defaultdict[str, list[str]] = defaultdict(list)
+        """By Server: its routes that have authorizations."""
+        targeted = set()
+        for policy in space.policies.values():
+            match policy.target.kind:
+                case TargetKind.SERVER:
+                    self.by_server[policy.target.name].append(policy)
+                case TargetKind.NAMESPACE:
+                    self.everywhere.append(policy)
+                case _:
+                    targeted.add((policy.target.kind, policy.target.group, policy.target.name))
+        for route in space.routes.values():
+            if (route.route, route.group, route.name) in targeted:
+                for name in route.servers:
+                    self.routes[name].append(str(route.key))
+        selecting = [each for each in space.authorizations.values() if each.server is None]
+        for authorization in space.authorizations.values():
+            if authorization.server is not None:
+                self.by_server[authorization.server].append(authorization)
+        if selecting:
+            for server in space.servers.values():
+                self.by_server[server.name].extend(each for each in selecting if each.selects(server))
+
+
 class PolicyIndex:
-    """The policy of one catalog snapshot."""
+    """The policy in force. `permits` is asked by the data path; `apply` follows the catalog."""
 
-    def __init__(self, catalog: Catalog, settings: PolicySettings) -> None:
-        self.version = catalog.version
-        self._settings = settings
+    def __init__(self, catalog: Catalog, settings: PolicySettings, node_addresses: Iterable[str] = ()) -> None:
+        self.settings = settings
+        self._spaces: defaultdict[str, _Namespace] = defaultdict(_Namespace)
+        self._authentications: dict[ObjectKey, MeshTLSAuthentication | NetworkAuthentication] = {}
+        self._node_addresses = tuple(node_addresses)
+        self.apply(CatalogChange(catalog.version, catalog.pods, catalog.services, catalog.policies))
 
-    def permits(self, pod: Pod, port: int) -> Permits:  # noqa: ARG002 - Servers will select by port
-        """What could let a client into this port: the pod's default, since no policy object selects it."""
+    def apply(self, change: CatalogChange) -> None:
+        """Puts a change of the catalog in force."""
+        touched: set[str] = set()
+        """Namespaces in which something that authorizes has changed."""
+        for key in change.gone:
+            if key.kind == "Pod":
+                self._spaces[key.namespace].forget_pod(f"{key.namespace}/{key.name}")
+            elif key.kind != "Service":
+                self._put(key, None, touched)
+        for pod in change.pods:
+            self._spaces[pod.namespace].forget_pod(pod.key)
+        for policy in change.policies:
+            self._put(policy.key, policy, touched)
+        for space in touched:
+            self._spaces[space].forget_authorizations()
+
+    def _put(self, key: ObjectKey, policy: PolicyObject | None, touched: set[str]) -> None:
+        space = self._spaces[key.namespace]
+        if key.kind == "Server":
+            space.set_server(key.name, policy if isinstance(policy, Server) else None)
+            return
+        if key.kind in {"MeshTLSAuthentication", "NetworkAuthentication"}:
+            if isinstance(policy, MeshTLSAuthentication | NetworkAuthentication):
+                self._authentications[key] = policy
+            else:
+                self._authentications.pop(key, None)
+            touched.update(
+                name for name, each in self._spaces.items() if any(_refers(p, key) for p in each.policies.values())
+            )
+            return
+        match policy:
+            case ServerAuthorization():
+                space.authorizations[key.name] = policy
+            case AuthorizationPolicy():
+                space.policies[key.name] = policy
+            case Route():
+                space.routes[key] = policy
+            case _:
+                kinds: dict[str, dict[str, ServerAuthorization] | dict[str, AuthorizationPolicy]] = {
+                    "ServerAuthorization": space.authorizations,
+                    "AuthorizationPolicy": space.policies,
+                }
+                kinds.get(key.kind, {}).pop(key.name, None)
+                space.routes.pop(key, None)
+        touched.add(key.namespace)
+
+    def set_node_addresses(self, addresses: Iterable[str]) -> None:
+        """From where the kubelet of this node probes its pods."""
+        self._node_addresses = tuple(addresses)
+        for space in self._spaces.values():
+            space.tables.clear()
+
+    def permits(self, pod: Pod, port: int) -> Permits:
+        """What could let a client into this port of this pod."""
+        space = self._spaces.get(pod.namespace)
+        table = None if space is None else space.tables.get(pod.key)
+        if table is None or table.pod is not pod:
+            table = self._compile(pod)
+        return table.ports.get(port) or table.default
+
+    def _compile(self, pod: Pod) -> PodPolicy:
+        space = self._spaces[pod.namespace]
         annotated = pod.settings.default_policy
-        default = self._settings.default_inbound_policy if annotated is None else DefaultPolicy(annotated)
-        return default_permits(default, self._settings.cluster_networks)
+        policy = self.settings.default_inbound_policy if annotated is None else DefaultPolicy(annotated)
+        default = default_permits(policy, self.settings.cluster_networks)
+        ports = {
+            port: self._permits_of(space, servers[0]) for port, servers in by_port(pod, space.servers_of(pod)).items()
+        }
+        probing = _probe_authorization((*self._node_addresses, *pod.host_ips))
+        if probing is not None:
+            for port in pod.probe_ports:
+                ports[port] = msgspec.structs.replace(ports.get(port, default), probe=probing)
+        table = space.tables[pod.key] = PodPolicy(pod, ports, default)
+        return table
+
+    def _permits_of(self, space: _Namespace, server: Server) -> Permits:
+        found = space.permits.get(server.name)
+        if found is None:
+            found = space.permits[server.name] = self._compile_server(space, server)
+        return found
+
+    def _compile_server(self, space: _Namespace, server: Server) -> Permits:
+        if space.targets is None:
+            space.targets = _Targets(space)
+        attached = sorted(
+            (*space.targets.by_server.get(server.name, ()), *space.targets.everywhere), key=lambda each: each.key
+        )
+        authorizations = [
+            self._of_policy(each) if isinstance(each, AuthorizationPolicy) else self._of_server_authorization(each)
+            for each in attached
+        ]
+        fallback = default_permits(server.access_policy, self.settings.cluster_networks, "accessPolicy")
+        authorizations.extend(fallback.authorizations)
+        routes = () if authorizations or fallback.audit else tuple(sorted(space.targets.routes.get(server.name, ())))
+        return Permits(str(server.key), tuple(authorizations), audit=fallback.audit, only_routes=routes)
+
+    def _of_policy(self, policy: AuthorizationPolicy) -> Authorization:
+        name = str(policy.key)
+        for ref in (policy.mesh, policy.network):
+            if ref is not None and ref.kind != "ServiceAccount" and _key(ref) not in self._authentications:
+                return Authorization(name, Requirement.NOTHING, nobody=f"{ref} does not exist")
+        identities: IdentityMatch | None = None
+        if policy.mesh is not None and policy.mesh.kind == "ServiceAccount":
+            identities = IdentityMatch(accounts=frozenset({(policy.mesh.namespace, policy.mesh.name)}))
+        elif policy.mesh is not None:
+            found = self._authentications[_key(policy.mesh)]
+            if isinstance(found, MeshTLSAuthentication):
+                accounts = frozenset((each.namespace, each.name) for each in found.accounts)
+                identities = _identities(found.identities, accounts, frozenset(found.namespaces))
+            if identities == IdentityMatch():
+                return Authorization(name, Requirement.NOTHING, nobody=f"{policy.mesh} names nobody")
+        networks: tuple[NetworkMatch, ...] = ()
+        if policy.network is not None:
+            found = self._authentications[_key(policy.network)]
+            if isinstance(found, NetworkAuthentication):
+                networks = _networks(found.networks)
+        return Authorization(
+            name,
+            Requirement.NOTHING if identities is None else Requirement.MESH_IDENTITY,
+            networks=networks,
+            identities=identities,
+        )
+
+    def _of_server_authorization(self, authorization: ServerAuthorization) -> Authorization:
+        name = str(authorization.key)
+        in_cluster = authorization.networks is None
+        networks = (
+            cluster_matches(self.settings.cluster_networks)
+            if authorization.networks is None
+            else _networks(authorization.networks)
+        )
+        if authorization.unauthenticated:
+            return Authorization(name, Requirement.NOTHING, networks, in_cluster=in_cluster)
+        if authorization.unauthenticated_tls:
+            return Authorization(name, Requirement.TLS, networks, in_cluster=in_cluster)
+        accounts = frozenset((each.namespace, each.name) for each in authorization.accounts)
+        identities = _identities(authorization.identities, accounts, frozenset())
+        nobody = "its client names nobody" if identities == IdentityMatch() else ""
+        return Authorization(
+            name, Requirement.MESH_IDENTITY, networks, identities=identities, in_cluster=in_cluster, nobody=nobody
+        )
+
+
+def by_port(pod: Pod, servers: dict[str, Server]) -> dict[int, list[Server]]:
+    """The Servers on each port of a pod; the first decides, the others are without effect there."""
+    found: defaultdict[int, list[Server]] = defaultdict(list)
+    for server in sorted(servers.values(), key=lambda each: each.seniority):
+        for port in ports_of(pod, server):
+            found[port].append(server)
+    return dict(found)
+
+
+def ports_of(pod: Pod, server: Server) -> list[int]:
+    """The ports of a pod that a Server means: its number, or the container ports of its name."""
+    if isinstance(server.port, int):
+        return [server.port]
+    return list(dict.fromkeys(port.port for port in pod.container_ports if port.name == server.port))
+
+
+def _refers(policy: AuthorizationPolicy, key: ObjectKey) -> bool:
+    return any(ref is not None and _key(ref) == key for ref in (policy.mesh, policy.network))
+
+
+def _key(ref: Ref) -> ObjectKey:
+    return ObjectKey(ref.kind, ref.namespace, ref.name)
+
+
+@lru_cache(maxsize=4096)
+def _networks(ranges: tuple[NetworkRange, ...]) -> tuple[NetworkMatch, ...]:
+    return tuple(
+        NetworkMatch(ipaddress.ip_network(each.cidr), tuple(ipaddress.ip_network(text) for text in each.excepts))
+        for each in ranges
+    )
+
+
+@lru_cache(maxsize=16)
+def cluster_matches(networks: tuple[str, ...]) -> tuple[NetworkMatch, ...]:
+    """The cluster's own networks."""
+    return tuple(NetworkMatch(ipaddress.ip_network(network)) for network in networks)
+
+
+@lru_cache(maxsize=1024)
+def _probe_authorization(addresses: tuple[str, ...]) -> Authorization | None:
+    if not addresses:
+        return None
+    networks = tuple(NetworkMatch(ipaddress.ip_network(address)) for address in dict.fromkeys(addresses))
+    return Authorization(PROBE, Requirement.NOTHING, networks)
+
+
+def _identities(
+    texts: tuple[str, ...], accounts: frozenset[tuple[str, str]], namespaces: frozenset[str]
+) -> IdentityMatch:
+    return IdentityMatch(
+        everyone="*" in texts,
+        ids=frozenset(SpiffeId.parse(text) for text in texts if text.startswith("spiffe://")),
+        names=frozenset(text for text in texts if not text.startswith(("*", "spiffe://"))),
+        suffixes=tuple(sorted(text[1:] for text in texts if text.startswith("*."))),
+        accounts=accounts,
+        namespaces=namespaces,
+    )
 
 
 @lru_cache(maxsize=256)
-def default_permits(default: DefaultPolicy, cluster_networks: tuple[str, ...]) -> Permits:
+def default_permits(default: DefaultPolicy, cluster_networks: tuple[str, ...], what: str = "default") -> Permits:
     """A default policy, written as the authorizations that it stands for."""
-    cluster: tuple[Network, ...] = tuple(ipaddress.ip_network(network) for network in cluster_networks)
-    name = f"default:{default}"
+    cluster = cluster_matches(cluster_networks)
+    name = f"{what}:{default}"
     found: tuple[Authorization, ...]
     match default:
         case DefaultPolicy.ALL_UNAUTHENTICATED:
@@ -46,9 +369,9 @@ def default_permits(default: DefaultPolicy, cluster_networks: tuple[str, ...]) -
         case DefaultPolicy.ALL_AUTHENTICATED:
             found = (Authorization(name, Requirement.MESH_IDENTITY),)
         case DefaultPolicy.CLUSTER_UNAUTHENTICATED:
-            found = (Authorization(name, Requirement.NOTHING, cluster),)
+            found = (Authorization(name, Requirement.NOTHING, cluster, in_cluster=True),)
         case DefaultPolicy.CLUSTER_AUTHENTICATED:
-            found = (Authorization(name, Requirement.MESH_IDENTITY, cluster),)
+            found = (Authorization(name, Requirement.MESH_IDENTITY, cluster, in_cluster=True),)
         case DefaultPolicy.DENY | DefaultPolicy.AUDIT:
             found = ()
     return Permits(name, found, audit=default is DefaultPolicy.AUDIT)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from agent.capture.address import OriginalDst, PeerAddr, show
 from agent.identity.spiffe import SpiffeId
 from agent.outcome import Outcome
-from agent.policy.model import Permit
+from agent.policy.model import Denial, Permit, Permits
 from agent.proxy.opening import Bell, Opening
 from agent.proxy.relay import Leg, Relay
 from agent.telemetry.access import ConnectionRecord
@@ -18,6 +18,10 @@ from agent.tls.peer import PeerIdentity
 
 if TYPE_CHECKING:
     from agent.proxy.runtime import EnrolledPod, Runtime
+
+
+MAX_CONSIDERED = 16
+"""Authorizations that one line of the log tells of."""
 
 
 class Direction(StrEnum):
@@ -66,10 +70,10 @@ class Connection:
         "_reported",
         "accepted",
         "accepted_leg",
-        "authorization",
         "bell",
         "certificates",
         "client_id",
+        "decision",
         "destination",
         "dialled_leg",
         "direction",
@@ -77,6 +81,7 @@ class Connection:
         "enrolled",
         "fact",
         "opened_at",
+        "permits",
         "relay",
         "resumed",
         "runtime",
@@ -102,7 +107,10 @@ class Connection:
         self.resumed = False
         self.certificates: list[tuple[SpiffeId, str, frozenset[bytes]]] = []
         """Identity, serial and anchors of what this connection stands on: our own SVID, and the peer's certificate."""
-        self.authorization: Permit | None = None
+        self.decision: Permit | Denial | None = None
+        """What policy says of it."""
+        self.permits: Permits | None = None
+        """What it was judged by: as long as this stays, the decision does."""
         self.fact: object = None
         """What re-authorization judges again: each direction keeps its own."""
         self.opened_at = time.monotonic()
@@ -122,6 +130,9 @@ class Connection:
             raise RuntimeError("the relay's legs belong to a relay that was not made")
         self.runtime.live.joined(self)
         self.runtime.counters.opened(self.direction, self.security)
+        if isinstance(self.decision, Permit):
+            verdict = "audit" if self.decision.audit else "allow"
+            self.runtime.counters.decided(verdict, self.decision.server, self.decision.authorization, "")
         self.accepted_leg = self.dialled_leg = None
         relay.start(*application, *peer, first)
 
@@ -131,6 +142,10 @@ class Connection:
         self.certificates = [(own.spiffe_id, own.serial, frozenset())]
         if identity is not None:
             self.certificates.append((identity.spiffe_id, identity.serial, contexts.anchors_of(machine)))
+        self.check_identity()
+
+    def check_identity(self) -> None:
+        """Raises Refusal where a certificate that this connection stands on may be used no more."""
         problem = self.identity_problem()
         if problem is not None:
             raise Refusal(Outcome.IDENTITY_REVOKED, problem)
@@ -187,10 +202,12 @@ class Connection:
             runtime.counters.closed(self.direction, outcome)
         if outcome.is_denial:
             runtime.counters.denied(self.direction, outcome)
+        if isinstance(self.decision, Denial):
+            runtime.counters.decided("deny", self.decision.server, "", outcome)
         runtime.access_log.record(self._record(outcome, detail))
 
     def _record(self, outcome: Outcome, detail: str) -> ConnectionRecord:
-        permit = self.authorization
+        decision = self.decision
         return ConnectionRecord(
             event="denied" if outcome.is_denial else "closed",
             direction=self.direction.value,
@@ -201,12 +218,13 @@ class Connection:
             server_id=None if self.server_id is None else str(self.server_id),
             security=self.security.value,
             tls_resumed=self.resumed,
-            server=None if permit is None else permit.server,
-            authorization=None if permit is None else permit.authorization,
+            server=None if decision is None else decision.server,
+            authorization=decision.authorization if isinstance(decision, Permit) else None,
+            considered=decision.considered[:MAX_CONSIDERED] if isinstance(decision, Denial) else (),
             outcome=outcome,
             reason=detail,
             bytes_sent=self._reported[0],
             bytes_received=self._reported[1],
             duration_ms=round((time.monotonic() - self.opened_at) * 1000, 1),
-            audit=permit is not None and permit.audit,
+            audit=isinstance(decision, Permit) and decision.audit,
         )

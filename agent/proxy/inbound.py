@@ -5,6 +5,7 @@ import ipaddress
 
 from msgspec import Struct
 
+from agent.catalog.mesh import sends_mesh
 from agent.catalog.model import Pod
 from agent.outcome import Outcome
 from agent.policy.authorize import authorize, could_permit_unauthenticated
@@ -14,17 +15,17 @@ from agent.proxy.connection import Connection, Refusal, Security
 from agent.proxy.handshake import shake_hands
 from agent.proxy.opening import Opening
 from agent.proxy.relay import Leg, Relay, TlsLeg
-from agent.proxy.runtime import Runtime
-from agent.proxy.view import View, sends_mesh
+from agent.proxy.view import Touched
 from agent.tls import alerts, peer
 from agent.tls.machine import TlsMachine
 
 
 class InboundFact(Struct, frozen=True):
-    """What `authorize` judged: judged again at each change."""
+    """What `authorize` judged: judged again at each change. `source` is the pod that had the client's address."""
 
     server: ServerPort
     client: Client
+    source: Pod | None
 
 
 async def serve(connection: Connection, client_leg: Opening) -> None:
@@ -91,19 +92,20 @@ async def serve(connection: Connection, client_leg: Opening) -> None:
             pass
 
     who = Client(address=address, identity=connection.client_id, tls=machine is not None)
-    verdict = judge(InboundFact(server, who), runtime.view)
+    connection.fact = InboundFact(server, who, source)
+    verdict = judge(connection, connection.fact)
     if isinstance(verdict, Denial):
         raise _denied(verdict, detected, pod, connection)
-    connection.authorization = verdict
-    connection.fact = InboundFact(server, who)
 
     if connection.dialled_leg is None:
         connection.dialled_leg = application
         await runtime.dial(connection.enrolled, application, original.address, original.port, client)
-        # Dialling took a moment, and policy may have changed in it.
-        verdict = judge(connection.fact, runtime.view)
-        if isinstance(verdict, Denial):
-            raise Refusal(verdict.outcome, verdict.message)
+        # Dialling took a moment, and everything may have changed in it.
+        connection.check_identity()
+        gone = still_permitted(connection)
+        if gone is not None:
+            connection.decision = gone
+            raise Refusal(gone.outcome, gone.message)
     if client_leg.lost:
         raise Refusal(Outcome.RESET_BY_PEER, "the client left while its connection was set up")
 
@@ -113,17 +115,19 @@ async def serve(connection: Connection, client_leg: Opening) -> None:
     connection.start_relay((Leg(relay, application.transport), application), (peer_leg, client_leg), first)
 
 
-def judge(fact: InboundFact, view: View) -> Permit | Denial:
-    """What policy says now about a connection that is known."""
+def judge(connection: Connection, fact: InboundFact) -> Permit | Denial:
+    """What policy says now about a connection that is known. The decision is the connection's from then on."""
+    view = connection.runtime.view
     pod = view.catalog.pod(fact.server.pod)
     if pod is None:
-        return Denial(
-            server=fact.server.pod,
-            outcome=Outcome.UNENROLLED,
-            considered=(),
-            message=f"{fact.server.pod} left the catalog",
-        )
-    return authorize(fact.server, fact.client, view.policy.permits(pod, fact.server.port))
+        return _ended(fact, Outcome.UNENROLLED, f"{fact.server.pod} left the catalog")
+    connection.permits = view.policy.permits(pod, fact.server.port)
+    connection.decision = authorize(fact.server, fact.client, connection.permits)
+    return connection.decision
+
+
+def _ended(fact: InboundFact, outcome: Outcome, message: str) -> Denial:
+    return Denial(server=fact.server.pod, outcome=outcome, considered=(), message=message)
 
 
 def _denied(denial: Denial, detected: detect.Detected, pod: Pod, connection: Connection) -> Refusal:
@@ -138,12 +142,36 @@ def _denied(denial: Denial, detected: detect.Detected, pod: Pod, connection: Con
     return Refusal(detected.outcome or denial.outcome, message)
 
 
-def still_permitted(connection: Connection, runtime: Runtime) -> Denial | None:
-    """None while a relayed inbound connection is permitted, else why it no longer is."""
-    if not isinstance(connection.fact, InboundFact):
+def still_permitted(connection: Connection, touched: Touched | None = None) -> Denial | None:
+    """None while a relayed inbound connection is permitted, else why it no longer is.
+
+    Besides policy, what must still hold is that both addresses belong to the pods that they belonged to: whoever is
+    given a pod's address inherits nothing. `touched` is what a change of the catalog was about, if not all.
+    """
+    fact = connection.fact
+    if not isinstance(fact, InboundFact):
         return None
-    verdict = judge(connection.fact, runtime.view)
-    if isinstance(verdict, Denial):
-        return verdict
-    connection.authorization = verdict
-    return None
+    view, accepted = connection.runtime.view, connection.accepted
+    pod = view.catalog.pod(fact.server.pod)
+    if pod is None:
+        return _ended(fact, Outcome.UNENROLLED, f"{fact.server.pod} left the catalog")
+    if touched is None or pod.key in touched.pods:
+        if accepted.original.address not in pod.ips:
+            return _ended(fact, Outcome.TERMINATED, f"{accepted.original.address} is no address of {pod.key} any more")
+        identity = view.identity_of(pod)
+        if identity != connection.server_id:
+            return _ended(fact, Outcome.TERMINATED, f"{pod.key} is {identity} now")
+    if touched is None or accepted.client.address in touched.addresses:
+        now = view.catalog.pod_at(accepted.client.address)
+        if fact.source is not None and now is not None and not _same_pod(now, fact.source):
+            message = f"{accepted.client.address} was {fact.source.key}'s, and is {now.key}'s now"
+            return _ended(fact, Outcome.TERMINATED, message)
+    permits = view.policy.permits(pod, fact.server.port)
+    if permits is connection.permits or permits == connection.permits:
+        return None
+    verdict = judge(connection, fact)
+    return verdict if isinstance(verdict, Denial) else None
+
+
+def _same_pod(one: Pod, other: Pod) -> bool:
+    return one.key == other.key and (one.uid == other.uid or not one.uid or not other.uid)

@@ -14,7 +14,7 @@ from agent.proxy.handshake import shake_hands
 from agent.proxy.opening import Opening
 from agent.proxy.relay import Leg, Relay, TlsLeg
 from agent.proxy.route import Mesh, Plain, Refused, route
-from agent.proxy.runtime import Runtime
+from agent.proxy.view import Touched
 from agent.tls import peer
 from agent.tls.contexts import Contexts
 from agent.tls.machine import TlsMachine
@@ -58,7 +58,8 @@ async def serve(connection: Connection, app_leg: Opening) -> None:
 
     if app_leg.lost:
         raise Refusal(Outcome.RESET_BY_APPLICATION, "the application left while its connection was set up")
-    gone = still_permitted(connection, runtime)  # the catalog may have changed while we dialled
+    connection.check_identity()
+    gone = still_permitted(connection)  # the catalog may have changed while we dialled
     if gone is not None:
         raise Refusal(gone.outcome, gone.message)
 
@@ -98,8 +99,8 @@ def _rememberer(taken: Mesh, contexts: Contexts) -> Callable[[TlsMachine], bool]
     return remember
 
 
-def still_permitted(connection: Connection, runtime: Runtime) -> Denial | None:
-    """None while an outbound connection may stay, else why not.
+def still_permitted(connection: Connection, touched: Touched | None = None) -> Denial | None:
+    """None while an outbound connection may stay, else why not. `touched` is what a change was about, if not all.
 
     It may not when its destination has become another pod's or another identity's, when it is plain and the
     destination is meshed now, or when the egress mode forbids it now. A pod that merely left the catalog may
@@ -108,10 +109,15 @@ def still_permitted(connection: Connection, runtime: Runtime) -> Denial | None:
     fact = connection.fact
     if not isinstance(fact, OutboundFact):
         return None
+    taken, runtime = fact.taken, connection.runtime
+    if touched is not None and connection.pod not in touched.pods and taken.address not in touched.addresses:
+        return None
     pod = runtime.view.catalog.pod(connection.pod)
     if pod is None:
         return None  # un-enrolment ends it
-    taken = fact.taken
+    if isinstance(taken, Mesh) and runtime.view.identity_of(pod) != connection.client_id:
+        message = f"{pod.key} is {runtime.view.identity_of(pod)} now, and no longer {connection.client_id}"
+        return Denial(server=taken.address, outcome=Outcome.TERMINATED, considered=(), message=message)
     now = route(pod, OriginalDst(taken.address, taken.port), runtime.view, lambda endpoints: endpoints[0])
     if isinstance(taken, Mesh):
         if runtime.view.catalog.pod_at(taken.address) is None:

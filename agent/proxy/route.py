@@ -6,10 +6,12 @@ from enum import StrEnum
 from msgspec import Struct
 
 from agent.capture.address import OriginalDst, show
+from agent.catalog.annotations import MESHED_ONLY
+from agent.catalog.mesh import accepts_mesh
 from agent.catalog.model import Endpoint, Pod
 from agent.identity.spiffe import SpiffeId
 from agent.outcome import Outcome
-from agent.proxy.view import MESHED_ONLY, View, accepts_mesh
+from agent.proxy.view import View
 
 
 class PlainReason(StrEnum):

@@ -1,19 +1,16 @@
 """What a worker knows at one moment: the catalog, the policy, the bundle and the SVIDs of this node's pods."""
 
-import ipaddress
 from functools import lru_cache
 
 from msgspec import Struct
 
+from agent.catalog.annotations import ALLOW
 from agent.catalog.index import CatalogIndex
-from agent.catalog.model import Catalog, MeshSettings, Pod
+from agent.catalog.model import Catalog, CatalogChange, Pod
 from agent.identity.spiffe import SpiffeId
 from agent.identity.svid import Bundle, Svid
 from agent.policy.index import PolicyIndex, PolicySettings
 from agent.tls.contexts import Contexts, anchor_ids
-
-ALLOW = "allow"
-MESHED_ONLY = "meshed-only"
 
 
 class Settings(Struct, frozen=True):
@@ -30,6 +27,13 @@ class Settings(Struct, frozen=True):
         return self.policy.trust_domain
 
 
+class Touched(Struct, frozen=True):
+    """What a change of the catalog was about: pods by name, and every address that they have or had."""
+
+    pods: frozenset[str] = frozenset()
+    addresses: frozenset[str] = frozenset()
+
+
 class View:
     """The current snapshot of everything that decides about connections. Replaced part by part as it arrives."""
 
@@ -40,12 +44,27 @@ class View:
         """Anchors that live connections may stand on: those of the bundle, and those that left it in order."""
         self._svids: dict[SpiffeId, Svid] = {}
         self._contexts: dict[SpiffeId, Contexts] = {}
+        self._node_addresses: tuple[str, ...] = ()
         self.set_catalog(Catalog())
 
     def set_catalog(self, catalog: Catalog) -> None:
-        """Puts a new catalog snapshot in force, with the policy that it holds."""
+        """Puts a whole catalog in force, with the policy that it holds."""
         self.catalog = CatalogIndex(catalog)
-        self.policy = PolicyIndex(catalog, self.settings.policy)
+        self.policy = PolicyIndex(catalog, self.settings.policy, self._node_addresses)
+
+    def change_catalog(self, change: CatalogChange) -> Touched:
+        """Puts a change of the catalog in force; what it was about."""
+        pods = {f"{key.namespace}/{key.name}" for key in change.gone if key.kind == "Pod"}
+        pods.update(pod.key for pod in change.pods)
+        before = [pod for key in pods if (pod := self.catalog.pod(key)) is not None]
+        self.catalog.apply(change)
+        self.policy.apply(change)
+        return Touched(frozenset(pods), frozenset(ip for pod in (*before, *change.pods) for ip in pod.ips))
+
+    def set_node_addresses(self, addresses: tuple[str, ...]) -> None:
+        """From where the kubelet of this node probes its pods."""
+        self._node_addresses = addresses
+        self.policy.set_node_addresses(addresses)
 
     def set_bundle(self, bundle: Bundle) -> None:
         """Puts a new bundle in force.
@@ -105,28 +124,3 @@ class View:
 @lru_cache(maxsize=16384)
 def _identity(trust_domain: str, namespace: str, service_account: str) -> SpiffeId:
     return SpiffeId.for_service_account(trust_domain, namespace, service_account)
-
-
-def accepts_mesh(settings: MeshSettings, port: int, peer_address: str) -> bool:
-    """Whether traffic from `peer_address` to this port of a pod with these settings is captured by its agent."""
-    return (
-        settings.meshed
-        and not any(port in skipped for skipped in settings.skip_inbound_ports)
-        and not (settings.skip_subnets and in_subnets(settings.skip_subnets, peer_address))
-    )
-
-
-def sends_mesh(settings: MeshSettings, port: int, destination: str) -> bool:
-    """Whether what a pod with these settings sends to this destination and port is captured by its agent."""
-    return (
-        settings.meshed
-        and not any(port in skipped for skipped in settings.skip_outbound_ports)
-        and not (settings.skip_subnets and in_subnets(settings.skip_subnets, destination))
-    )
-
-
-@lru_cache(maxsize=65536)
-def in_subnets(subnets: tuple[str, ...], address: str) -> bool:
-    """Whether an address lies in one of the subnets (texts in CIDR form)."""
-    parsed = ipaddress.ip_address(address)
-    return any(parsed in ipaddress.ip_network(subnet) for subnet in subnets)

@@ -6,10 +6,10 @@ from pathlib import Path
 from msgspec import Struct
 
 from agent.authority.pki import GivenFiles
+from agent.catalog.annotations import ALLOW, MESHED_ONLY
 from agent.flags import ConfigError, HostPort
 from agent.identity.spiffe import SpiffeId, SpiffeIdError, check_trust_domain
 from agent.policy.model import DefaultPolicy
-from agent.proxy.view import ALLOW, MESHED_ONLY
 
 NODE_NAME_LIMIT = 253
 

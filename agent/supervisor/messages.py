@@ -2,7 +2,7 @@
 
 from msgspec import Struct
 
-from agent.catalog.model import Catalog
+from agent.catalog.model import Catalog, CatalogChange
 from agent.identity.spiffe import SpiffeId
 from agent.identity.svid import Bundle, Svid
 from agent.proxy.view import Settings
@@ -17,9 +17,21 @@ class Configure(Struct, frozen=True, tag="configure"):
 
 
 class SetCatalog(Struct, frozen=True, tag="catalog"):
-    """A new catalog snapshot is in force."""
+    """The whole catalog: for a worker that starts."""
 
     catalog: Catalog
+
+
+class ChangeCatalog(Struct, frozen=True, tag="catalog_change"):
+    """What is different in the catalog now."""
+
+    change: CatalogChange
+
+
+class SetNodeAddresses(Struct, frozen=True, tag="node_addresses"):
+    """The node's own addresses: from there its kubelet probes the pods."""
+
+    addresses: tuple[str, ...]
 
 
 class SetBundle(Struct, frozen=True, tag="bundle"):
@@ -75,7 +87,20 @@ class Sync(Struct, frozen=True, tag="sync"):
     number: int
 
 
-ToWorker = Configure | SetCatalog | SetBundle | SetSvid | ForgetSvid | Enrol | Unenrol | Drain | Scrape | Sync
+ToWorker = (
+    Configure
+    | SetCatalog
+    | ChangeCatalog
+    | SetNodeAddresses
+    | SetBundle
+    | SetSvid
+    | ForgetSvid
+    | Enrol
+    | Unenrol
+    | Drain
+    | Scrape
+    | Sync
+)
 
 
 class Captured(Struct, frozen=True, tag="captured"):

@@ -1,7 +1,7 @@
 """What the admin server answers: alive, ready (and who holds it back), metrics."""
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -9,7 +9,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
 from agent.identity.svid import Bundle
-from agent.telemetry.admin import Response
+from agent.policy.explain import Question, QuestionError
+from agent.telemetry.admin import Handler, Response
 from agent.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class Ready(msgspec.Struct, frozen=True):
     pods: int
     waiting: tuple[Waiting, ...]
     faults: tuple[str, ...]
+    warnings: tuple[str, ...]
 
 
 class Status:
@@ -38,14 +40,14 @@ class Status:
     def __init__(self, supervisor: "Supervisor") -> None:
         self._supervisor = supervisor
 
-    def handlers(self) -> Mapping[str, Callable[[], Awaitable[Response]]]:
+    def handlers(self) -> Mapping[str, Handler]:
         """One handler per path."""
-        return {"/live": self._live, "/ready": self._ready, "/metrics": self._metrics}
+        return {"/live": self._live, "/ready": self._ready, "/metrics": self._metrics, "/authz": self._authz}
 
-    async def _live(self) -> Response:
+    async def _live(self, _query: Mapping[str, str]) -> Response:
         return Response.text("alive\n")
 
-    async def _ready(self) -> Response:
+    async def _ready(self, _query: Mapping[str, str]) -> Response:
         supervisor = self._supervisor
         waiting = supervisor.waiting()
         body = Ready(
@@ -53,10 +55,11 @@ class Status:
             pods=len(supervisor.enrolment.captured),
             waiting=tuple(Waiting(pod, reason) for pod, reason in sorted(waiting.items())),
             faults=tuple(str(fault) for fault in supervisor.faults),
+            warnings=tuple(str(finding) for finding in supervisor.findings),
         )
         return Response.json(msgspec.json.encode(body) + b"\n", status=200 if body.ready else 503)
 
-    async def _metrics(self) -> Response:
+    async def _metrics(self, _query: Mapping[str, str]) -> Response:
         supervisor = self._supervisor
         await supervisor.workers.scrape()
         live: Counter[str] = Counter()
@@ -70,8 +73,9 @@ class Status:
                 expiries={str(spiffe_id): svid.not_after for spiffe_id, svid in supervisor.svids.items()},
                 worker_restarts=supervisor.workers.restarts,
                 pods={"captured": len(supervisor.enrolment.captured), "waiting": len(waiting)},
-                catalog_version=supervisor.catalog.catalog.version,
+                catalog_version=supervisor.catalog.version,
                 catalog_faults=len(supervisor.faults),
+                policy_warnings=len(supervisor.findings),
                 rule_repairs=supervisor.enrolment.repairs,
                 above=above(supervisor.bundle),
                 bundle_sequence=0 if supervisor.bundle is None else supervisor.bundle.sequence,
@@ -79,6 +83,17 @@ class Status:
                 authority_restarts=supervisor.authority_restarts,
             )
         )
+
+    async def _authz(self, query: Mapping[str, str]) -> Response:
+        """Explains: `?from=NS/POD` or `?from-ip=IP[&from-id=ID]`, and `&to=NS/POD&port=N`."""
+        try:
+            question = msgspec.convert(dict(query), Question, strict=False)
+            answer = self._supervisor.explainer().explain(question)
+        except msgspec.ValidationError as error:
+            return Response.text(f"{error}\n", 400)
+        except QuestionError as error:
+            return Response.text(f"{error}\n", 400)
+        return Response.json(msgspec.json.encode(answer) + b"\n")
 
 
 def above(bundle: Bundle | None) -> dict[str, float]:

@@ -13,15 +13,19 @@ from collections.abc import Iterable
 import msgspec
 
 from agent.capture.enrolment_socket import EnrolmentSocket, HandedOver
+from agent.capture.node_addresses import node_addresses
 from agent.catalog.fault import Fault
 from agent.catalog.files import FilesSource
 from agent.catalog.index import CatalogIndex
-from agent.catalog.model import Catalog, Pod
+from agent.catalog.memory import Memory
+from agent.catalog.model import Catalog, CatalogChange, Pod
 from agent.flags import ConfigError, HostPort
 from agent.identity.keeper import IdentityKeeper
 from agent.identity.spiffe import SpiffeId
 from agent.identity.svid import Bundle, Svid
-from agent.policy.index import PolicySettings
+from agent.policy.check import Finding, findings
+from agent.policy.explain import Explainer
+from agent.policy.index import PolicyIndex, PolicySettings
 from agent.proxy.view import Settings
 from agent.supervisor import identity_source, messages
 from agent.supervisor.config import Config
@@ -40,6 +44,10 @@ TICK_SECONDS = 0.25
 """How often something that is still missing (a namespace, an address) is looked for again."""
 IDLE_TICK_SECONDS = 2.0
 """How often namespaces are looked at when nothing is missing."""
+NODE_ADDRESS_SECONDS = 5.0
+"""How often the node's own addresses are looked at."""
+FINDINGS_SECONDS = 1.0
+"""Least time between two looks at the whole policy for what is odd in it."""
 DESCRIPTORS = 1 << 20
 
 
@@ -49,7 +57,10 @@ class Supervisor:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.catalog = CatalogIndex(Catalog())
+        self.policy = PolicyIndex(Catalog(), _policy_settings(config))
+        self.node_addresses: tuple[str, ...] = ()
         self.faults: tuple[Fault, ...] = ()
+        self.findings: tuple[Finding, ...] = ()
         self.totals = CounterTotals()
         self.live: dict[tuple[int, int], dict[str, int]] = {}
         self.workers = Workers(
@@ -68,6 +79,7 @@ class Supervisor:
         self._source: IdentitySource | None = None
         self._poked = asyncio.Event()
         self._in_force_changed = asyncio.Event()
+        self._policy_changed = asyncio.Event()
         self._stopping = asyncio.Event()
         self._said_ready = False
 
@@ -84,8 +96,12 @@ class Supervisor:
         await admin.start(config.admin.host, config.admin.port)
         serving = HostPort(config.admin.host, admin.port)
         log.info("admin server on %s", serving, extra={"fields": {"event": "admin", "address": str(serving)}})
-        source = FilesSource(config.manifests, self._catalog_changed)
+        config.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+        memory = Memory(config.state / "last-good.msgpack", config.manifests)
+        source = FilesSource(config.manifests, self._catalog_changed, memory)
         source.load()
+        self.node_addresses = node_addresses()
+        self.policy.set_node_addresses(self.node_addresses)
         identity = self._source = await identity_source.start(config)
         try:
             provider = identity.provider
@@ -94,6 +110,8 @@ class Supervisor:
             tasks = [
                 spawn(self.keeper.run(), name="identity"),
                 spawn(source.run(), name="catalog"),
+                spawn(self._follow_node_addresses(), name="node addresses"),
+                spawn(self._look_for_oddities(), name="policy warnings"),
                 spawn(self._reconcile(), name="enrolment"),
                 spawn(self._report(self.keeper), name="identity report"),
                 spawn(identity.run(), name="identity source"),
@@ -115,7 +133,7 @@ class Supervisor:
 
     # -- what comes in --
 
-    def _catalog_changed(self, catalog: Catalog, faults: tuple[Fault, ...]) -> None:
+    def _catalog_changed(self, change: CatalogChange | None, faults: tuple[Fault, ...]) -> None:
         for fault in faults:
             if fault not in self.faults:
                 log.error(
@@ -127,10 +145,12 @@ class Supervisor:
             if fault not in faults:
                 log.info("manifest is fine again: %s", fault.file)
         self.faults = faults
-        if catalog.version != self.catalog.catalog.version:
-            self.catalog = CatalogIndex(catalog)
+        if change is not None:
+            self.catalog.apply(change)
+            self.policy.apply(change)
             self._want_identities()
-            self.workers.broadcast(messages.SetCatalog(catalog))
+            self.workers.broadcast(messages.ChangeCatalog(change))
+            self._policy_changed.set()
         self._poke()
 
     def _svid_came(self, svid: Svid) -> None:
@@ -146,6 +166,38 @@ class Supervisor:
         self._in_force_changed.set()
         self.enrolment.retry_refused()
         self._poke()
+
+    async def _follow_node_addresses(self) -> None:
+        """The kubelet may come from a new address: a bridge that was made with the first pod, say."""
+        while True:
+            await asyncio.sleep(NODE_ADDRESS_SECONDS)
+            try:
+                found = await asyncio.to_thread(node_addresses)
+            except OSError as error:
+                log.error("this node's addresses cannot be read (%s): those that were known stay", error)
+                continue
+            if found != self.node_addresses:
+                log.info("this node's addresses are now %s", ", ".join(found) or "none")
+                self.node_addresses = found
+                self.policy.set_node_addresses(found)
+                self.workers.broadcast(messages.SetNodeAddresses(found))
+
+    async def _look_for_oddities(self) -> None:
+        """Says what is legal in the policy and surely not meant, a moment after each change."""
+        while True:
+            await self._policy_changed.wait()
+            self._policy_changed.clear()
+            catalog = self.catalog.catalog
+            found = await asyncio.to_thread(findings, catalog.pods, catalog.policies)
+            for finding in found:
+                if finding not in self.findings:
+                    log.warning("policy: %s", finding, extra={"fields": {"event": "policy", "object": finding.object}})
+            self.findings = found
+            await asyncio.sleep(FINDINGS_SECONDS)
+
+    def explainer(self) -> Explainer:
+        """Answers questions about what is in force now."""
+        return Explainer(self.catalog, self.policy, egress_mode=self.config.egress_mode)
 
     async def _report(self, keeper: IdentityKeeper) -> None:
         """Tells the authority what is in force here, once it is in force in every worker."""
@@ -201,7 +253,7 @@ class Supervisor:
     # -- what follows from it --
 
     def _local_pods(self) -> list[Pod]:
-        return [pod for pod in self.catalog.catalog.pods if pod.node == self.config.node and pod.settings.meshed]
+        return [pod for pod in self.catalog.pods() if pod.node == self.config.node and pod.settings.meshed]
 
     def _identity(self, pod: Pod) -> SpiffeId:
         return SpiffeId.for_service_account(self.config.trust_domain, pod.namespace, pod.service_account)
@@ -219,15 +271,12 @@ class Supervisor:
         config = self.config
         settings = Settings(
             node=config.node,
-            policy=PolicySettings(
-                trust_domain=config.trust_domain,
-                default_inbound_policy=config.default_inbound_policy,
-                cluster_networks=config.cluster_networks,
-            ),
+            policy=_policy_settings(config),
             egress_mode=config.egress_mode,
             access_log=config.access_log,
         )
         yield messages.Configure(settings, handle.index, config.workers), ()
+        yield messages.SetNodeAddresses(self.node_addresses), ()
         yield messages.SetCatalog(self.catalog.catalog), ()
         if self.bundle is not None:
             yield messages.SetBundle(self.bundle), ()
@@ -358,3 +407,11 @@ def _raise_descriptor_limit() -> None:
         except (ValueError, OSError):
             continue
         return
+
+
+def _policy_settings(config: Config) -> PolicySettings:
+    return PolicySettings(
+        trust_domain=config.trust_domain,
+        default_inbound_policy=config.default_inbound_policy,
+        cluster_networks=config.cluster_networks,
+    )

@@ -26,7 +26,7 @@ from agent.proxy.accept import Acceptor
 from agent.proxy.connection import Direction
 from agent.proxy.live import SWEEP_SECONDS
 from agent.proxy.runtime import EnrolledPod, Runtime
-from agent.proxy.view import View
+from agent.proxy.view import Touched, View
 from agent.supervisor import messages
 from agent.supervisor.channel import Channel, ChannelClosed
 from agent.supervisor.parent import die_with_parent
@@ -36,6 +36,9 @@ from agent.telemetry.access import AccessLog
 from agent.telemetry.counters import Counters
 
 log = logging.getLogger("quietwire.worker")
+
+JUDGED_AT_ONCE = 500
+"""Connections that are judged again before others get their turn."""
 
 
 class Worker:
@@ -76,10 +79,14 @@ class Worker:
         match message:
             case messages.SetCatalog(catalog):
                 self._view.set_catalog(catalog)
-                self._reauthorize()
+            case messages.ChangeCatalog(change):
+                await self._reauthorize(self._view.change_catalog(change))
+            case messages.SetNodeAddresses(addresses):
+                self._view.set_node_addresses(addresses)
+                await self._reauthorize(Touched())
             case messages.SetBundle(bundle):
                 self._view.set_bundle(bundle)
-                self._reauthorize()
+                self._end_unidentified()
             case messages.SetSvid(svid):
                 self._view.set_svid(svid)
             case messages.ForgetSvid(spiffe_id):
@@ -132,19 +139,27 @@ class Worker:
         enrolled.close()
         os.close(enrolled.netns_fd)
 
-    def _reauthorize(self) -> None:
-        """Judges every connection again under the view now in force, and ends those that are no longer permitted."""
+    async def _reauthorize(self, touched: Touched) -> None:
+        """Judges connections again under the catalog now in force, and ends those that are no longer permitted."""
+        for number, connection in enumerate(self._runtime.live.relayed(), 1):
+            if not self._runtime.live.is_joined(connection):
+                continue  # it ended while others were looked at
+            inward = connection.direction is Direction.INBOUND
+            denial = (inbound if inward else outbound).still_permitted(connection, touched)
+            if denial is not None and denial.outcome is not Outcome.UNENROLLED:
+                connection.decision = denial
+                connection.terminate(Outcome.TERMINATED, f"no longer permitted: {denial.message}")
+            if number % JUDGED_AT_ONCE == 0:
+                await asyncio.sleep(0)
+        for connection in self._runtime.live.opening():
+            connection.bell.ring()
+
+    def _end_unidentified(self) -> None:
+        """Ends connections that stand on a certificate which the bundle now in force does not bear."""
         for connection in self._runtime.live.relayed():
             problem = connection.identity_problem()
             if problem is not None:
                 connection.terminate(Outcome.TERMINATED, f"no longer permitted: {problem}")
-                continue
-            judge = inbound.still_permitted if connection.direction is Direction.INBOUND else outbound.still_permitted
-            denial = judge(connection, self._runtime)
-            if denial is not None and denial.outcome is not Outcome.UNENROLLED:
-                connection.terminate(Outcome.TERMINATED, f"no longer permitted: {denial.message}")
-        for connection in self._runtime.live.opening():
-            connection.bell.ring()
 
     def _send_counts(self, number: int) -> None:
         for connection in self._runtime.live.relayed():

@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Struct
 
 from agent.outcome import Outcome
+from agent.policy.model import Considered
 
 log = logging.getLogger("quietwire.access")
 
@@ -31,6 +32,7 @@ class ConnectionRecord(Struct, frozen=True, omit_defaults=True):
     tls_resumed: bool = False
     server: str | None = None
     authorization: str | None = None
+    considered: tuple[Considered, ...] = ()
     bytes_sent: int = 0
     bytes_received: int = 0
     duration_ms: float = 0.0

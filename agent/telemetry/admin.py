@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from urllib.parse import parse_qsl
 
 import h11
 from msgspec import Struct
@@ -40,7 +41,8 @@ class Response(Struct, frozen=True):
         return cls(200, CONTENT_TYPE, body)
 
 
-Handler = Callable[[], Awaitable[Response]]
+Handler = Callable[[Mapping[str, str]], Awaitable[Response]]
+"""Gets the query's parameters, the last of each name."""
 
 
 class AdminServer:
@@ -120,7 +122,7 @@ class AdminServer:
         return connection.our_state is h11.DONE and connection.their_state is h11.DONE
 
     async def _answer(self, request: h11.Request) -> Response:
-        path = request.target.partition(b"?")[0].decode("ascii", "backslashreplace")
+        path, _, query = request.target.decode("ascii", "backslashreplace").partition("?")
         handler = self._handlers.get(path)
         if handler is None:
             return Response.text(f"no {path} here; there are {', '.join(sorted(self._handlers))}\n", 404)
@@ -128,7 +130,7 @@ class AdminServer:
             return Response.text("only GET and HEAD\n", 405)
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
-                return await handler()
+                return await handler(dict(parse_qsl(query, keep_blank_values=True)))
         except TimeoutError:
             return Response.text(f"no answer in {ANSWER_SECONDS:g} s\n", 503)
 

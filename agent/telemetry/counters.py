@@ -12,13 +12,14 @@ OPENED = "opened"
 CLOSED = "closed"
 DENIED = "denied"
 BYTES = "bytes"
+DECIDED = "decided"
 
 
 class Counters:
     """What one worker has counted since it started."""
 
     def __init__(self) -> None:
-        self._values: Counter[tuple[str, str, str]] = Counter()
+        self._values: Counter[tuple[str, ...]] = Counter()
 
     def opened(self, direction: str, security: str) -> None:
         """A connection is being relayed."""
@@ -31,6 +32,10 @@ class Counters:
     def denied(self, direction: str, outcome: Outcome) -> None:
         """A connection was refused, or ended because it is no longer permitted."""
         self._values[DENIED, direction, outcome] += 1
+
+    def decided(self, verdict: str, server: str, authorization: str, reason: str) -> None:
+        """What policy said of a connection: `allow`, `audit` or `deny`."""
+        self._values[DECIDED, verdict, server, authorization, reason] += 1
 
     def moved(self, direction: str, sent: int, received: int) -> None:
         """Application bytes: sent and received by the pod's own process."""

@@ -18,6 +18,11 @@ _COUNTERS = {
     ),
     counters.CLOSED: ("quietwire_connections_closed", "Relayed connections that are over.", ("direction", "outcome")),
     counters.DENIED: ("quietwire_denials", "Connections refused or terminated.", ("direction", "reason")),
+    counters.DECIDED: (
+        "quietwire_authorizations",
+        "Inbound connections by what policy said of them: allow, audit or deny; deny also where it ended one later.",
+        ("verdict", "server", "authorization", "reason"),
+    ),
     counters.BYTES: ("quietwire_bytes", "Application bytes, as the pod's process sees them.", ("direction", "flow")),
 }
 
@@ -38,6 +43,7 @@ class Metrics:
         pods: Mapping[str, int],
         catalog_version: int,
         catalog_faults: int,
+        policy_warnings: int,
         above: Mapping[str, float],
         bundle_sequence: int,
         clock_skew: float | None,
@@ -68,6 +74,9 @@ class Metrics:
             CounterMetricFamily("quietwire_rule_repairs", "Pods whose rules were found changed.", value=rule_repairs),
             GaugeMetricFamily("quietwire_catalog_version", "Version of the catalog in force.", value=catalog_version),
             GaugeMetricFamily("quietwire_catalog_faults", "Manifests that cannot be used.", value=catalog_faults),
+            GaugeMetricFamily(
+                "quietwire_policy_warnings", "Policy that is legal, and surely not meant.", value=policy_warnings
+            ),
             _gauge(
                 "quietwire_authority_expiry_timestamp_seconds",
                 "When the issuer and the roots expire, POSIX seconds.",

@@ -15,7 +15,7 @@ from agent.catalog.document import documents
 from agent.catalog.fault import Fault, FaultError
 from agent.catalog.files import FilesSource
 from agent.catalog.index import CatalogIndex
-from agent.catalog.model import Catalog, Endpoint, Pod, PortRange
+from agent.catalog.model import Catalog, CatalogChange, Endpoint, Pod, PortRange
 
 POD = """\
     apiVersion: v1
@@ -40,14 +40,16 @@ class Source:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.catalog = Catalog()
+        self.index = CatalogIndex(Catalog())
         self.faults: tuple[Fault, ...] = ()
         self.changes = 0
         self.changed = asyncio.Event()
         self.source = FilesSource(directory, self._on_change)
 
-    def _on_change(self, catalog: Catalog, faults: tuple[Fault, ...]) -> None:
-        self.catalog, self.faults = catalog, faults
+    def _on_change(self, change: CatalogChange | None, faults: tuple[Fault, ...]) -> None:
+        self.faults = faults
+        if change is not None:
+            self.index.apply(change)
         self.changes += 1
         self.changed.set()
 
@@ -57,6 +59,10 @@ class Source:
     def load(self) -> "Source":
         self.source.load()
         return self
+
+    @property
+    def catalog(self) -> Catalog:
+        return self.index.catalog
 
     @property
     def pods(self) -> list[str]:
@@ -228,7 +234,7 @@ FAULTS = [
     ("kind: Pod\nmetadata:\n  name: a\n  labels:\n    x: 7\n", 5, "a string is expected"),
     ("kind: Namespace\nmetadata:\n  name: a\n  annotations:\n    linkerd.io/inject: perhaps\n", 5, "must be one of"),
     ("kind: EndpointSlice\nmetadata:\n  name: a\n", 3, "kubernetes.io/service-name is missing"),
-    ("apiVersion: policy.linkerd.io/v1beta3\nkind: Server\nmetadata: {name: a}\n", 2, "enforces no Server"),
+    ("apiVersion: policy.linkerd.io/v1beta3\nkind: Server\nmetadata: {name: a}\n", 1, "spec is missing"),
     ("kind: Pod\nmetadata: {name: a}\n---\nkind: Pod\nmetadata: {name: a}\n", 4, "comes twice"),
 ]
 

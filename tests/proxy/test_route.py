@@ -5,12 +5,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.capture.address import OriginalDst
+from agent.catalog.annotations import MESHED_ONLY
+from agent.catalog.mesh import accepts_mesh, sends_mesh
 from agent.catalog.model import Catalog, Endpoint, MeshSettings, Pod, PortRange, Service, ServicePort
 from agent.identity.spiffe import SpiffeId
 from agent.outcome import Outcome
 from agent.policy.index import PolicySettings
 from agent.proxy.route import Mesh, Plain, PlainReason, Refused, Route, route
-from agent.proxy.view import MESHED_ONLY, Settings, View, accepts_mesh, sends_mesh
+from agent.proxy.view import Settings, View
 
 API_ID = SpiffeId.for_service_account("example.test", "demo", "api")
 

@@ -4,7 +4,7 @@ import asyncio
 import json
 import logging
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 
 import h11
 import pytest
@@ -117,7 +117,8 @@ def test_the_metrics_page_has_every_family() -> None:
     totals.update(0, 1, counters.snapshot())
     page = Metrics(totals).render(
         live={"inbound": 3}, expiries={"spiffe://a/b": 5.0}, worker_restarts=1, rule_repairs=2, pods={"captured": 4},
-        catalog_version=7, catalog_faults=0, above={"issuer": 9.0}, bundle_sequence=3, clock_skew=-2.0,
+        catalog_version=7, catalog_faults=0, policy_warnings=2, above={"issuer": 9.0}, bundle_sequence=3,
+        clock_skew=-2.0,
         authority_restarts=0,
     ).decode()  # fmt: skip
     for wanted in (
@@ -137,7 +138,7 @@ def test_the_metrics_page_has_every_family() -> None:
 
 @pytest.fixture
 async def server() -> AsyncIterator[AdminServer]:
-    async def live() -> Response:
+    async def live(query: Mapping[str, str]) -> Response:
         return Response.text("alive\n")
 
     made = AdminServer({"/live": live})

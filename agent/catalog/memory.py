@@ -1,0 +1,59 @@
+"""What was last good, across restarts: an agent that starts finds a broken file, and still enforces what it said."""
+
+import logging
+import os
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from agent.catalog.key import ObjectKey
+from agent.catalog.objects import RawObject
+
+log = logging.getLogger("quietwire.catalog")
+
+Known = dict[str, dict[ObjectKey, tuple[int, RawObject]]]
+"""By file: its objects, each with its line."""
+
+
+class _Remembered(Struct, frozen=True):
+    directory: str
+    files: dict[str, list[tuple[ObjectKey, int, RawObject]]]
+
+
+class Memory:
+    """One file, replaced whole. It only ever stands in for what cannot be read any more."""
+
+    def __init__(self, path: Path, directory: Path) -> None:
+        self._path = path
+        self._directory = str(directory)
+
+    def load(self) -> Known:
+        """What was remembered for this directory; nothing where the file is missing, or of another version."""
+        try:
+            found = msgspec.msgpack.decode(self._path.read_bytes(), type=_Remembered)
+        except FileNotFoundError:
+            return {}
+        except (OSError, msgspec.MsgspecError) as error:
+            log.warning("%s cannot be used (%s): what was last good before this start is not known", self._path, error)
+            return {}
+        if found.directory != self._directory:
+            return {}
+        return {name: {key: (line, raw) for key, line, raw in objects} for name, objects in found.files.items()}
+
+    def save(self, known: Known) -> None:
+        """Remembers this. A disk that is full is said, and not fatal."""
+        files = {name: [(key, line, raw) for key, (line, raw) in objects.items()] for name, objects in known.items()}
+        body = msgspec.msgpack.encode(_Remembered(self._directory, files))
+        temporary = self._path.with_suffix(".new")
+        try:
+            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            with os.fdopen(fd, "wb") as file:
+                file.write(body)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(self._path)
+        except OSError as error:
+            log.error(
+                "what is in force could not be written to %s (%s): a restart would not know it", self._path, error
+            )

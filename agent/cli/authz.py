@@ -1,0 +1,294 @@
+"""`quietwire authz …`: who reaches what and why, policy tests as code, manifests checked before they are applied."""
+
+import http.client
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn
+from urllib.parse import urlencode
+
+import msgspec
+from cyclopts import App, Parameter
+
+from agent.catalog.fault import Fault, FaultError
+from agent.catalog.files import Loaded, load
+from agent.catalog.index import CatalogIndex
+from agent.catalog.join import Assembly
+from agent.catalog.model import Catalog
+from agent.catalog.workloads import templates
+from agent.cli.agent_flags import EXIT_FAILED, EXIT_USAGE, fail
+from agent.flags import ConfigError, HostPort
+from agent.identity.spiffe import SpiffeIdError, check_trust_domain
+from agent.policy.cases import Result, parse
+from agent.policy.cases import run as run_cases
+from agent.policy.check import Finding, findings
+from agent.policy.explain import Explainer, Explanation, Question, QuestionError
+from agent.policy.index import DEFAULT_CLUSTER_NETWORKS, PolicyIndex, PolicySettings, cluster_matches
+from agent.policy.model import DefaultPolicy
+
+ANSWER_SECONDS = 10.0
+
+AsJson = Annotated[bool, Parameter(name="--json", negative="", help="One JSON document on stdout.")]
+
+app = App(name="authz", help="Explain, test and check policy.")
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class PolicyFlags:
+    """What an agent's flags say about policy: give the same ones.
+
+    Parameters
+    ----------
+    trust_domain
+        The SPIFFE trust domain of the mesh.
+    default_inbound_policy
+        Policy of a pod that has no config.linkerd.io/default-inbound-policy annotation.
+    cluster_networks
+        Networks of the cluster, separated by commas.
+    egress_mode
+        Whether pods may dial destinations outside the mesh, where no quietwire.io/egress-mode annotation says.
+    """
+
+    trust_domain: str = "cluster.local"
+    default_inbound_policy: DefaultPolicy = DefaultPolicy.ALL_AUTHENTICATED
+    cluster_networks: str = ",".join(DEFAULT_CLUSTER_NETWORKS)
+    egress_mode: Literal["allow", "meshed-only"] = "allow"
+
+    def settings(self) -> PolicySettings:
+        """The same, checked. Raises ConfigError."""
+        networks = tuple(part.strip() for part in self.cluster_networks.split(",") if part.strip())
+        try:
+            check_trust_domain(self.trust_domain)
+        except SpiffeIdError as error:
+            raise ConfigError(f"--trust-domain {self.trust_domain!r}: {error.reason}") from None
+        try:
+            cluster_matches(networks)
+        except ValueError as error:
+            raise ConfigError(f"--cluster-networks: {error}") from None
+        return PolicySettings(self.trust_domain, self.default_inbound_policy, networks)
+
+
+_DEFAULTS = PolicyFlags()
+
+
+@app.command
+def explain(
+    *,
+    from_: Annotated[str | None, Parameter(name="--from")] = None,
+    from_ip: str | None = None,
+    from_id: str | None = None,
+    to: str,
+    port: str,
+    manifests: Path | None = None,
+    flags: PolicyFlags = _DEFAULTS,
+    admin: str = "127.0.0.1:4191",
+    as_json: AsJson = False,
+) -> None:
+    """Say whether a client reaches a port of a pod, what decides, and what each authorization lacked.
+
+    Asks the running agent, or, with --manifests, answers from a directory without any agent. Exits with 0 for every
+    verdict, and with 2 where there is none.
+
+    Example: quietwire authz explain --from shop/web --to shop/cart --port 8080
+
+    Parameters
+    ----------
+    from_
+        The client as NAMESPACE/POD.
+    from_ip
+        The client's address; a plaintext client where no --from-id is given.
+    from_id
+        Its SPIFFE ID, or its name as in web.shop.serviceaccount.identity.cluster.local.
+    to
+        The server as NAMESPACE/POD.
+    port
+        The port that the server's process listens on: a number, or its name in the pod.
+    manifests
+        Answer from these manifests. The flags about policy count only then: an agent has its own.
+    admin
+        HOST:PORT of the agent's admin server.
+    """
+    question = Question(to=to, port=port, from_=from_, from_ip=from_ip, from_id=from_id)
+    try:
+        if manifests is None:
+            answer = _ask(question, HostPort.parse(admin, "--admin"))
+        else:
+            answer = _explainer(_load_directory(manifests), flags).explain(question)
+    except (ConfigError, QuestionError) as error:
+        fail(str(error), EXIT_USAGE)
+    if as_json:
+        _print_json(answer)
+    else:
+        sys.stdout.write("".join(f"{line}\n" for line in (f"{answer.verdict}: {question}", *_lines(answer))))
+
+
+@app.command(name="test")
+def run_tests(
+    file: Path,
+    /,
+    *,
+    manifests: Path,
+    flags: PolicyFlags = _DEFAULTS,
+    as_json: AsJson = False,
+) -> None:
+    """Run policy tests: a YAML list of {from, from-ip, from-id, to, port, expect, because}.
+
+    Prints each that differs with its explanation, and exits with 1 if any does. `expect` is allow, deny or audit; `because` is printed with a case that differs. No agent is needed.
+
+    Example: quietwire authz test policy-tests.yaml --manifests deploy/examples/shop
+
+    Parameters
+    ----------
+    file
+        The cases.
+    manifests
+        The directory of manifests that they are about.
+    """
+    try:
+        cases = parse(file.read_bytes())
+    except OSError as error:
+        fail(f"{file}: {error.strerror}", EXIT_USAGE)
+    except FaultError as error:
+        fail(f"{file}:{error.line}: {error.reason}", EXIT_USAGE)
+    try:
+        results = run_cases(cases, _explainer(_load_directory(manifests), flags))
+    except ConfigError as error:
+        fail(str(error), EXIT_USAGE)
+    failed = [result for result in results if not result.passed]
+    if as_json:
+        _print_json({"cases": len(results), "failed": [_result(file, result) for result in failed]})
+    else:
+        for result in failed:
+            sys.stdout.write("".join(f"{line}\n" for line in _failure(file, result)))
+        sys.stdout.write(f"{len(results)} cases, {len(failed)} differ\n")
+    sys.exit(EXIT_FAILED if failed else 0)
+
+
+@app.command
+def check(*files: Path, as_json: AsJson = False) -> None:
+    """Validate manifests without an agent: every fault with file and line, and what is legal and surely not meant.
+
+    Exits with 1 where there is a fault; warnings alone are 0. Directories are read whole.
+
+    Example: quietwire authz check deploy/examples/shop
+
+    Parameters
+    ----------
+    files
+        Manifest files, or directories of them.
+    """
+    if not files:
+        fail("which files? For example: quietwire authz check policy.yaml", EXIT_USAGE)
+    loaded = load(files)
+    catalog = _catalog(loaded)
+    warned = findings((*catalog.pods, *templates(files)), catalog.policies)
+    if as_json:
+        _print_json(
+            {
+                "faults": [_fault(each) for each in loaded.faults],
+                "warnings": [_warning(loaded, each) for each in warned],
+            }
+        )
+    else:
+        for fault in loaded.faults:
+            what = f"{fault.object}: " if fault.object else ""
+            sys.stdout.write(f"{fault.file}:{fault.line}: error: {what}{fault.reason}\n")
+        for finding in warned:
+            name, line = loaded.places[finding.object]
+            sys.stdout.write(f"{name}:{line}: warning: {finding}\n")
+        objects = len(loaded.objects)
+        sys.stdout.write(f"{objects} objects, {len(loaded.faults)} errors, {len(warned)} warnings\n")
+    sys.exit(EXIT_FAILED if loaded.faults else 0)
+
+
+def _load_directory(directory: Path) -> Loaded:
+    if not directory.is_dir():
+        raise ConfigError(f"--manifests {directory} is no directory")
+    loaded = load([directory])
+    for fault in loaded.faults:
+        sys.stderr.write(f"quietwire: {fault}\n")
+    return loaded
+
+
+def _catalog(loaded: Loaded) -> Catalog:
+    change = Assembly().update(loaded.objects)
+    return Catalog() if change is None else Catalog(change.version, change.pods, change.services, change.policies)
+
+
+def _explainer(loaded: Loaded, flags: PolicyFlags) -> Explainer:
+    catalog = _catalog(loaded)
+    return Explainer(CatalogIndex(catalog), PolicyIndex(catalog, flags.settings()), egress_mode=flags.egress_mode)
+
+
+def _ask(question: Question, admin: HostPort) -> Explanation:
+    """Asks the running agent. Raises QuestionError with its words, or ends where there is none."""
+    parameters = {name: str(value) for name, value in msgspec.to_builtins(question).items() if value is not None}
+    connection = http.client.HTTPConnection(admin.host, admin.port, timeout=ANSWER_SECONDS)
+    try:
+        connection.request("GET", f"/authz?{urlencode(parameters)}")
+        answer = connection.getresponse()
+        body = answer.read()
+    except (OSError, http.client.HTTPException) as error:
+        _no_agent(admin, error)
+    finally:
+        connection.close()
+    if answer.status != http.HTTPStatus.OK:
+        raise QuestionError(body.decode("utf-8", "replace").strip())
+    return msgspec.json.decode(body, type=Explanation)
+
+
+def _no_agent(admin: HostPort, error: Exception) -> NoReturn:
+    fail(
+        f"no agent answers on {admin} ({error}): name its --admin, or give --manifests to answer without one",
+        EXIT_USAGE,
+    )
+
+
+def _print_json(value: Any) -> None:
+    sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
+
+
+def _lines(answer: Explanation) -> Iterable[str]:
+    if answer.server:
+        yield f"server: {answer.server}"
+    if answer.authorization:
+        yield f"authorization: {answer.authorization}"
+    yield f"reason: {answer.reason}"
+    if answer.considered:
+        yield "considered, in this order, and what each lacked:"
+        for each in answer.considered:
+            yield f"  {each.authorization}: {each.lacked}"
+
+
+def _failure(file: Path, result: Result) -> Iterable[str]:
+    case = result.case
+    came = result.problem if result.explanation is None else str(result.explanation.verdict)
+    yield f"{file}:{case.line}: {case.question}: expected {case.expect}, and it is {came}"
+    if case.because:
+        yield f"  because: {case.because}"
+    if result.explanation is not None:
+        for line in _lines(result.explanation):
+            yield f"  {line}"
+
+
+def _result(file: Path, result: Result) -> dict[str, Any]:
+    return {
+        "file": str(file),
+        "line": result.case.line,
+        "case": result.case.question,
+        "expect": result.case.expect,
+        "because": result.case.because,
+        "problem": result.problem,
+        "explanation": result.explanation,
+    }
+
+
+def _fault(fault: Fault) -> dict[str, Any]:
+    return {"file": fault.file, "line": fault.line, "object": fault.object, "reason": fault.reason}
+
+
+def _warning(loaded: Loaded, finding: Finding) -> dict[str, Any]:
+    name, line = loaded.places[finding.object]
+    return {"file": name, "line": line, "object": str(finding.object), "message": finding.message}
