@@ -135,7 +135,8 @@ def run_tests(
 ) -> None:
     """Run policy tests: a YAML list of {from, from-ip, from-id, to, port, expect, because}.
 
-    Prints each that differs with its explanation, and exits with 1 if any does. `expect` is allow, deny or audit; `because` is printed with a case that differs. No agent is needed.
+    Prints each that differs with its explanation, and exits with 1 if any does. `expect` is allow, deny or audit;
+    `because` is printed with a case that differs. No agent is needed.
 
     Example: quietwire authz test policy-tests.yaml --manifests deploy/examples/shop
 

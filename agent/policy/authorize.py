@@ -41,7 +41,11 @@ def _outcome(client: Client, permits: Permits) -> Outcome:
     usable = [authorization for authorization in permits.authorizations if not authorization.nobody]
     if not usable:
         return Outcome.POLICY_INCOMPLETE
-    if any(authorization.covers(client.address) for authorization in usable):
+    if client.address is None:
+        by_identity = all(authorization.lacks_identity(client) for authorization in usable)
+    else:
+        by_identity = any(authorization.covers(client.address) for authorization in usable)
+    if by_identity:
         return Outcome.UNAUTHENTICATED if client.identity is None else Outcome.IDENTITY_NOT_PERMITTED
     return Outcome.NETWORK_NOT_PERMITTED
 
@@ -54,7 +58,11 @@ def _message(server: ServerPort, client: Client, permits: Permits, outcome: Outc
                 "reference, or by config.linkerd.io/default-inbound-policy where no Server selects the port"
             )
         case Outcome.NETWORK_NOT_PERMITTED:
-            advice = "its address is in no network that policy allows. Is --cluster-networks right?"
+            advice = (
+                "its address is not known, and decides"
+                if client.address is None
+                else "its address is in no network that policy allows. Is --cluster-networks right?"
+            )
         case Outcome.DENIED_BY_DEFAULT:
             advice = (
                 "the default policy is deny, and nothing allows anybody"

@@ -127,14 +127,15 @@ class Authorization(Struct, frozen=True):
     nobody: str = ""
 
     def lacks(self, client: Client) -> str | None:
-        """What this client lacks for this authorization; None where it is allowed."""
+        """What this client lacks for this authorization, all of it; None where it is allowed."""
         if self.nobody:
             return self.nobody
-        if self.networks and not self.covers(client.address):
-            whose = "none of the cluster's networks" if self.in_cluster else "none of its networks"
-            if client.address is None:
-                return "its address, which decides here, is not known"
-            return f"address {client.address} is in {whose}"
+        network = self._lacks_network(client) if self.networks else None
+        identity = self.lacks_identity(client)
+        return f"{network}; {identity}" if network and identity else network or identity
+
+    def lacks_identity(self, client: Client) -> str | None:
+        """What the client lacks as to who it is, wherever it is."""
         if self.requirement is Requirement.MESH_IDENTITY:
             if client.identity is None:
                 without = "TLS without a client identity" if client.tls else "the client came without mTLS"
@@ -144,6 +145,14 @@ class Authorization(Struct, frozen=True):
         elif self.requirement is Requirement.TLS and not client.tls:
             return "no TLS"
         return None
+
+    def _lacks_network(self, client: Client) -> str | None:
+        if self.covers(client.address):
+            return None
+        if client.address is None:
+            return "its address, which decides here, is not known"
+        whose = "none of the cluster's networks" if self.in_cluster else "none of its networks"
+        return f"address {client.address} is in {whose}"
 
     def covers(self, address: Address | None) -> bool:
         """Whether the networks let this address in."""
