@@ -100,7 +100,7 @@ class Supervisor:
         memory = Memory(config.state / "last-good.msgpack", config.manifests)
         source = FilesSource(config.manifests, self._catalog_changed, memory)
         source.load()
-        self.node_addresses = node_addresses()
+        self.node_addresses = await asyncio.to_thread(node_addresses)  # pyroute2 cannot be used on uvloop's thread
         self.policy.set_node_addresses(self.node_addresses)
         identity = self._source = await identity_source.start(config)
         try:
