@@ -14,7 +14,7 @@ PORT = 7000
 
 
 def test_kill_9_of_a_worker_under_load(make_world: Callable[..., World]) -> None:
-    world = make_world("--access-log", workers=2)
+    world = make_world(workers=2)
     client, server = world.pod("client"), world.pod("server")
     echo = Echo(world, server, PORT)
     world.start()

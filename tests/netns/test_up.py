@@ -111,7 +111,7 @@ def test_the_admin_server_answers(make_world: Callable[..., World]) -> None:
     world.pod("one")
     world.start()
     assert world.mesh.ask("/live") == "alive\n"
-    assert world.ready() == {"ready": True, "pods": 1, "waiting": [], "faults": []}
+    assert world.ready() == {"ready": True, "pods": 1, "waiting": [], "faults": [], "warnings": []}
     page = world.mesh.metrics()
     assert re.search(
         r'quietwire_certificate_expiry_timestamp_seconds\{spiffe_id="spiffe://example.test/ns/demo/sa/one"\}', page
