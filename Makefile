@@ -7,10 +7,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 JOBS ?= auto
 
-.PHONY: help demo test test-unit lint fresh lock clean
+.PHONY: help demo test test-unit lint bench bench-smoke fresh lock clean
 
 help: ## what there is
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.runtime ## install what is missing and show the mesh on this machine (root)
 	@deploy/require-root.sh "make demo"
@@ -29,6 +29,16 @@ lint: $(VENV)/.dev ## ruff and mypy --strict
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+bench: $(VENV)/.bench ## measure quietwire beside its peers, about ten minutes; BENCH_ARGS=--quick: two (root)
+	@deploy/require-root.sh "make bench"
+	deploy/install-packages.sh bench
+	$(BIN)/python -m bench $(BENCH_ARGS)
+
+bench-smoke: $(VENV)/.bench ## see that the bench works, in a minute (root)
+	@deploy/require-root.sh "make bench-smoke"
+	deploy/install-packages.sh bench
+	$(BIN)/python -m bench --smoke --json >/dev/null
+
 fresh: ## prove both commands in a minimal Debian tree (root, not in CI)
 	deploy/fresh.sh
 
@@ -36,11 +46,12 @@ lock: ## renew the lock files after a change in pyproject.toml (needs uv)
 	uv pip compile --universal --generate-hashes --no-emit-index-url --no-annotate --no-header --python-version 3.11 requirements-build.in -o requirements-build.lock
 	uv pip compile --universal --generate-hashes --no-emit-index-url --no-annotate --no-header --python-version 3.11 pyproject.toml -o requirements.lock
 	uv pip compile --universal --generate-hashes --no-emit-index-url --no-annotate --no-header --python-version 3.11 --extra dev pyproject.toml -o requirements-dev.lock
+	uv pip compile --universal --generate-hashes --no-emit-index-url --no-annotate --no-header --python-version 3.11 --extra bench pyproject.toml -o requirements-bench.lock
 
 clean: ## remove what make made
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .cache
 
-$(VENV)/.runtime: requirements-build.lock requirements.lock pyproject.toml
+$(VENV)/.runtime: requirements-build.lock requirements.lock pyproject.toml agent/tls/_openssl.pyx deploy/build_native.py
 	deploy/install-packages.sh demo
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install --require-hashes -r requirements-build.lock
@@ -50,4 +61,8 @@ $(VENV)/.runtime: requirements-build.lock requirements.lock pyproject.toml
 
 $(VENV)/.dev: $(VENV)/.runtime requirements-dev.lock
 	$(PIP) install --require-hashes --no-build-isolation -r requirements-dev.lock
+	touch $@
+
+$(VENV)/.bench: $(VENV)/.runtime requirements-bench.lock
+	$(PIP) install --require-hashes --no-build-isolation -r requirements-bench.lock
 	touch $@

@@ -2,14 +2,18 @@
 # Installs the Debian or Ubuntu packages that are missing, and only those.
 #   deploy/install-packages.sh demo    what `make demo` needs
 #   deploy/install-packages.sh test    the applications of the scenarios too
+#   deploy/install-packages.sh bench   the peers and the load generators of bench/
 # No service that comes with a package is started on this machine: a scenario starts its own, in its own namespace.
 set -eu
 what=${1:-demo}
-packages="python3-venv python3-dev gcc libc6-dev iptables nftables libxtables12 libip4tc2 libip6tc2
+packages="python3-venv python3-dev gcc libc6-dev libssl-dev iptables nftables libxtables12 libip4tc2 libip6tc2
   iproute2 procps kmod curl nginx ca-certificates"
 if [ "$what" = test ]; then
   packages="$packages conntrack netcat-openbsd openssl redis-server redis-tools postgresql postgresql-client
     mariadb-server mariadb-client openssh-server openssh-client"
+fi
+if [ "$what" = bench ]; then
+  packages="$packages libnginx-mod-stream haproxy stunnel4 openssl wrk iperf3"
 fi
 
 missing=

@@ -1,7 +1,7 @@
 """Sockets as the agent needs them: listeners in a pod, and marked sockets to dial from inside it.
 
-Every function here makes sockets in the network namespace of the calling thread: call them through
-`NetnsThread.run`.
+Every function here makes sockets in the network namespace of the calling thread: call them in a visit
+(agent.capture.netns).
 
 Each socket is made with SO_LINGER on and zero, which accepted sockets inherit: whatever ends a process, the
 kernel then ends its connections with a reset, so that an agent's death is never taken for the end of a

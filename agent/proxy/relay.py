@@ -181,13 +181,12 @@ class TlsLeg(Leg):
     def forward(self, data: bytes) -> None:
         """Encrypts and writes."""
         if not self.lost:
-            machine = self.machine
             try:
-                machine.send(data)
+                sealed = self.machine.seal(data)
             except TlsFailure as failure:
                 self.relay.failed(failure.outcome, failure.detail)
                 return
-            self.transport.write(machine.outgoing())
+            self.transport.write(sealed)
 
     def forward_end(self) -> None:
         """Writes close_notify; what the peer still sends is read on."""

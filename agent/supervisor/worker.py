@@ -18,7 +18,7 @@ import sys
 import uvloop
 from setproctitle import setproctitle
 
-from agent.capture.netns import NetnsThread
+from agent.capture.netns import NetnsVisitor
 from agent.capture.sockets import BACKLOG
 from agent.outcome import Outcome
 from agent.proxy import inbound, outbound
@@ -54,7 +54,7 @@ class Worker:
             worker=configure.worker,
             workers=configure.workers,
         )
-        self._thread = NetnsThread()
+        self._visitor = NetnsVisitor()
         self._drained = False
         self._servers: dict[str, list[asyncio.Server]] = {}
         self._pods: dict[str, EnrolledPod] = {}
@@ -119,7 +119,7 @@ class Worker:
             return
         if message.pod in self._pods:
             self._unenrol(message.pod, "enrolled again")
-        enrolled = self._pods[message.pod] = EnrolledPod(message.pod, netns_fd, self._thread)
+        enrolled = self._pods[message.pod] = EnrolledPod(message.pod, netns_fd, self._visitor)
         servers = self._servers[message.pod] = []
         loop = asyncio.get_running_loop()
         for name, sock in zip(message.listeners, sockets, strict=True):
@@ -137,7 +137,6 @@ class Worker:
             return
         self._runtime.live.terminate(Outcome.UNENROLLED, reason, lambda connection: connection.enrolled is enrolled)
         enrolled.close()
-        os.close(enrolled.netns_fd)
 
     async def _reauthorize(self, touched: Touched) -> None:
         """Judges connections again under the catalog now in force, and ends those that are no longer permitted."""

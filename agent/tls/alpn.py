@@ -7,7 +7,7 @@ MESH: Final = "quietwire/1"
 SERVED: Final = (MESH, "http/1.1", "h2")
 """In the server's order of preference."""
 
-_SERVED_BYTES = tuple(name.encode() for name in SERVED)
+SERVED_BYTES = tuple(name.encode() for name in SERVED)
 
 
 class _Refused(Enum):
@@ -22,4 +22,4 @@ def choose(offered: tuple[bytes, ...]) -> bytes | Literal[_Refused.REFUSED] | No
     """The protocol that is served; None where the client offers no ALPN at all."""
     if not offered:
         return None
-    return next((name for name in _SERVED_BYTES if name in offered), REFUSED)
+    return next((name for name in SERVED_BYTES if name in offered), REFUSED)

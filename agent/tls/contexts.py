@@ -1,18 +1,20 @@
 """TLS contexts of one identity: made anew for every SVID and every bundle, so that old tickets die with the old.
 
-OpenSSL's ticket keys belong to the context; a ticket from a former one cannot be decrypted, and the handshake
-is a full one, verified against the bundle in force.
+The keys that tickets are sealed with come from the SVID's private key and the bundle: every worker has the same ones,
+so that a session is resumed whichever worker the kernel gives the connection to, and none has to be told. A ticket
+from under a former SVID or bundle cannot be opened: the handshake is a full one, under the bundle in force.
 """
 
 import hashlib
-import ssl
 
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from agent.identity.memfd import load_cert_chain
 from agent.identity.svid import Bundle, Svid
 from agent.tls import alpn
+from agent.tls._openssl import TICKET_KEYS, Context
 from agent.tls.machine import TlsMachine
 from agent.tls.sessions import SessionCache
 
@@ -41,15 +43,23 @@ class Contexts:
         self.anchors = anchor_ids(bundle)
         self._verified: dict[bytes, frozenset[bytes]] = {}
         self.sessions = SessionCache()
-        anchors = bundle.anchors_pem.decode("ascii")
-        self.server = _context(ssl.PROTOCOL_TLS_SERVER, svid, anchors)
-        # A client without a certificate is left to policy; one with a certificate that does not verify is refused.
-        self.server.verify_mode = ssl.CERT_OPTIONAL
-        self.server.set_alpn_protocols(list(alpn.SERVED))
-        self.server.num_tickets = 1
-        self.client = _context(ssl.PROTOCOL_TLS_CLIENT, svid, anchors)
-        self.client.verify_mode = ssl.CERT_REQUIRED
-        self.client.set_alpn_protocols([alpn.MESH])
+        # A client without a certificate is left to policy; one with a certificate that does not verify is refused. The
+        # name to verify is a SPIFFE ID: agent.tls.peer does it, after the chain.
+        self.server = Context(
+            server=True,
+            chain_pem=svid.chain_pem,
+            key_pem=svid.key_pem,
+            anchors_pem=bundle.anchors_pem,
+            alpn=alpn.SERVED_BYTES,
+            ticket_keys=ticket_keys(svid, bundle),
+        )
+        self.client = Context(
+            server=False,
+            chain_pem=svid.chain_pem,
+            key_pem=svid.key_pem,
+            anchors_pem=bundle.anchors_pem,
+            alpn=(alpn.MESH.encode(),),
+        )
 
     def anchors_of(self, machine: TlsMachine) -> frozenset[bytes]:
         """The anchor of the peer's chain; every one where a resumed session's full handshake is forgotten."""
@@ -64,12 +74,7 @@ class Contexts:
         return known
 
 
-def _context(protocol: int, svid: Svid, anchors: str) -> ssl.SSLContext:
-    context = ssl.SSLContext(protocol)
-    # The name to verify is a SPIFFE ID: agent.tls.peer does it, after the chain.
-    context.check_hostname = False
-    context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_3
-    context.verify_flags |= ssl.VERIFY_X509_STRICT
-    context.load_verify_locations(cadata=anchors)
-    load_cert_chain(context, svid.chain_pem, svid.key_pem)
-    return context
+def ticket_keys(svid: Svid, bundle: Bundle) -> bytes:
+    """Keys for session tickets (HKDF, RFC 5869). No traffic hangs on them alone: psk_dhe_ke adds a fresh exchange."""
+    purpose = b"quietwire ticket keys " + hashlib.sha256(bundle.anchors_pem).digest()
+    return HKDF(hashes.SHA256(), TICKET_KEYS, salt=None, info=purpose).derive(svid.key_pem)

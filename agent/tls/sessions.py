@@ -1,9 +1,9 @@
 """TLS sessions of one client context, kept for resumption: RFC 8446, section 2.2 (psk_dhe_ke)."""
 
-import ssl
 from collections import OrderedDict
 
 from agent.identity.spiffe import SpiffeId
+from agent.tls._openssl import Session
 
 MAX_SESSIONS = 1024
 """Destinations that are remembered per source identity; the one not used for longest makes room."""
@@ -14,12 +14,12 @@ class SessionCache:
 
     def __init__(self, limit: int = MAX_SESSIONS) -> None:
         self._limit = limit
-        self._sessions: OrderedDict[tuple[SpiffeId, str], ssl.SSLSession] = OrderedDict()
+        self._sessions: OrderedDict[tuple[SpiffeId, str], Session] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._sessions)
 
-    def get(self, destination: SpiffeId, address: str) -> ssl.SSLSession | None:
+    def get(self, destination: SpiffeId, address: str) -> Session | None:
         """The session for a destination. It stays, because many connections may open before a new ticket comes."""
         key = (destination, address)
         session = self._sessions.get(key)
@@ -27,7 +27,7 @@ class SessionCache:
             self._sessions.move_to_end(key)
         return session
 
-    def put(self, destination: SpiffeId, address: str, session: ssl.SSLSession) -> None:
+    def put(self, destination: SpiffeId, address: str, session: Session) -> None:
         """Remembers a newer session."""
         self._sessions[destination, address] = session
         self._sessions.move_to_end((destination, address))

@@ -1,5 +1,6 @@
 """The TLS machine: two ends joined by arbitrary chunking give the same bytes, and nothing else ever does."""
 
+import gc
 import itertools
 import ssl
 from collections.abc import Iterator
@@ -8,8 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agent.identity.svid import Bundle
 from agent.outcome import Outcome
-from agent.tls.contexts import Contexts
+from agent.tls._openssl import Context, OpenSslError, Session
+from agent.tls.contexts import Contexts, ticket_keys
 from agent.tls.machine import TlsFailure, TlsMachine
 from tests.tls.pki import Pki
 
@@ -19,7 +22,7 @@ CLIENT = Contexts(PKI.svid("client"), PKI.bundle())
 
 
 def ends(
-    client: Contexts = CLIENT, server: Contexts = SERVER, session: ssl.SSLSession | None = None
+    client: Contexts = CLIENT, server: Contexts = SERVER, session: Session | None = None
 ) -> tuple[TlsMachine, TlsMachine]:
     return TlsMachine.client(client.client, "server.test", session), TlsMachine.server(server.server)
 
@@ -38,7 +41,7 @@ def carry(one: TlsMachine, other: TlsMachine) -> tuple[bytes, bytes]:
 
 
 def joined(
-    client: Contexts = CLIENT, server: Contexts = SERVER, session: ssl.SSLSession | None = None
+    client: Contexts = CLIENT, server: Contexts = SERVER, session: Session | None = None
 ) -> tuple[TlsMachine, TlsMachine]:
     one, other = ends(client, server, session)
     one.start()
@@ -164,21 +167,103 @@ def test_a_session_is_resumed_and_shows_the_client_certificate_again() -> None:
     server.send(b"x")
     carry(client, server)
     assert client.session is not None
-    assert client.session.has_ticket
     again, other = joined(session=client.session)
     assert again.resumed
     assert other.resumed
     assert other.peer_certificate == server.peer_certificate
 
 
-def test_sessions_die_with_their_contexts() -> None:
-    client, server = joined()
-    server.send(b"x")
-    carry(client, server)
-    renewed = Contexts(SERVER.svid, PKI.bundle(sequence=2))
-    again, other = joined(server=renewed, session=client.session)
+def session_of(client: Contexts = CLIENT, server: Contexts = SERVER) -> Session:
+    """A session of a full handshake, with its ticket."""
+    one, other = joined(client, server)
+    other.send(b"x")
+    carry(one, other)
+    assert one.session is not None
+    return one.session
+
+
+def test_a_session_is_resumed_by_every_worker_because_all_have_the_same_ticket_keys() -> None:
+    neighbour = Contexts(SERVER.svid, PKI.bundle(sequence=2))
+    again, other = joined(server=neighbour, session=session_of())
+    assert again.resumed
+    assert other.resumed
+
+
+@pytest.mark.parametrize(
+    "server",
+    [
+        Contexts(PKI.svid("server"), PKI.bundle()),
+        Contexts(SERVER.svid, Bundle(PKI.trust_domain, PKI.bundle().anchors_pem + Pki().bundle().anchors_pem, 2)),
+    ],
+    ids=["renewed SVID", "other bundle"],
+)
+def test_sessions_die_with_the_svid_and_with_the_bundle(server: Contexts) -> None:
+    again, other = joined(server=server, session=session_of())
     assert not again.resumed
     assert not other.resumed
+    assert again.handshake_complete
+
+
+def test_one_session_serves_many_connections_also_after_one_of_them_was_cut() -> None:
+    session = session_of()
+    for _ in range(3):
+        one, other = joined(session=session)
+        assert one.resumed
+        one.send(b"half of a record")
+        del one, other
+        gc.collect()
+
+
+def test_a_resumed_connection_is_given_no_new_ticket() -> None:
+    for session, ticket in ((None, True), (session_of(), False)):
+        one, other = ends(session=session)
+        one.start()
+        other.receive(one.outgoing())
+        one.receive(other.outgoing())
+        other.receive(one.outgoing())
+        assert other.handshake_complete
+        assert bool(other.outgoing()) is ticket
+
+
+def test_a_ticket_key_is_told_by_nothing_but_the_private_key_and_the_bundle() -> None:
+    keys = {
+        ticket_keys(svid, bundle)
+        for svid in (SERVER.svid, CLIENT.svid)
+        for bundle in (PKI.bundle(), Pki().bundle(), PKI.bundle(sequence=9))
+    }
+    assert len(keys) == 4
+
+
+@pytest.mark.parametrize(
+    ("chain", "key", "reason"),
+    [
+        (b"", SERVER.svid.key_pem, "no certificate"),
+        (SERVER.svid.chain_pem, b"", "no start line|unsupported"),
+        (SERVER.svid.chain_pem, CLIENT.svid.key_pem, "key values mismatch"),
+    ],
+)
+def test_a_chain_and_a_key_that_do_not_fit_are_refused(chain: bytes, key: bytes, reason: str) -> None:
+    with pytest.raises(OpenSslError, match=reason):
+        Context(server=True, chain_pem=chain, key_pem=key, anchors_pem=PKI.bundle().anchors_pem, alpn=())
+
+
+def test_an_idle_connection_costs_no_memory_for_what_it_once_carried() -> None:
+    client, server = joined()
+    tracked = []
+    for _ in range(50):
+        client.send(b"x" * 300_000)
+        assert len(server.receive(client.outgoing())) == 300_000
+        tracked.append(client.outgoing())
+    assert set(tracked) == {b""}
+
+
+def test_what_comes_after_close_notify_is_not_read() -> None:
+    client, server = joined()
+    client.close()
+    stream = client.outgoing()
+    assert server.receive(stream + b"anything at all") == b""
+    assert server.peer_closed
+    assert server.receive(b"and more") == b""
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,577 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, embedsignature=False
+"""OpenSSL, as far as agent.tls needs it, without a copy or a call too many: what the ssl module cannot be told.
+
+Why this is native (the figures are in docs/performance.md): CPython's ssl module copies a session through its DER form
+each time it is taken and each time it is used, which parses the peer's certificate each time; it cannot share ticket
+keys between processes, so that with two workers half of all connections would be full handshakes; and it takes three
+calls and an exception for each message that comes in.
+
+`Context` is one SSL_CTX, `Connection` one SSL over memory: bytes in, bytes out, no I/O. `Session` is what a client keeps
+for resumption. Nothing here decides: verification beyond the chain, and what a failure means, is Python's. The
+interpreter's lock is held throughout: a worker has one thread.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from libc.stdlib cimport free, realloc
+from libc.string cimport memcpy
+
+
+cdef extern from "openssl/bio.h":
+    ctypedef struct BIO
+    ctypedef struct BIO_METHOD
+    int BIO_TYPE_SOURCE_SINK
+    int BIO_CTRL_FLUSH
+    int BIO_get_new_index()
+    BIO_METHOD *BIO_meth_new(int, const char *)
+    int BIO_meth_set_write(BIO_METHOD *, int (*)(BIO *, const char *, int))
+    int BIO_meth_set_read(BIO_METHOD *, int (*)(BIO *, char *, int))
+    int BIO_meth_set_ctrl(BIO_METHOD *, long (*)(BIO *, int, long, void *))
+    BIO *BIO_new(const BIO_METHOD *)
+    BIO *BIO_new_mem_buf(const void *, int)
+    int BIO_free(BIO *)
+    void BIO_set_data(BIO *, void *)
+    void *BIO_get_data(BIO *)
+    void BIO_set_init(BIO *, int)
+    void BIO_clear_retry_flags(BIO *)
+    void BIO_set_retry_read(BIO *)
+
+
+cdef extern from "openssl/err.h":
+    unsigned long ERR_get_error()
+    void ERR_clear_error()
+    const char *ERR_reason_error_string(unsigned long)
+
+
+cdef extern from "openssl/x509_vfy.h":
+    ctypedef struct X509
+    ctypedef struct X509_STORE
+    ctypedef struct X509_VERIFY_PARAM
+    unsigned long X509_V_FLAG_X509_STRICT
+    unsigned long X509_V_FLAG_TRUSTED_FIRST
+    int X509_STORE_add_cert(X509_STORE *, X509 *)
+    int X509_VERIFY_PARAM_set_flags(X509_VERIFY_PARAM *, unsigned long)
+    const char *X509_verify_cert_error_string(long)
+    void X509_free(X509 *)
+    int i2d_X509(X509 *, unsigned char **)
+
+
+cdef extern from "openssl/pem.h":
+    ctypedef struct EVP_PKEY
+    X509 *PEM_read_bio_X509(BIO *, X509 **, void *, void *)
+    EVP_PKEY *PEM_read_bio_PrivateKey(BIO *, EVP_PKEY **, void *, void *)
+    void EVP_PKEY_free(EVP_PKEY *)
+
+
+cdef extern from "openssl/ssl.h":
+    ctypedef struct SSL
+    ctypedef struct SSL_CTX
+    ctypedef struct SSL_METHOD
+    ctypedef struct SSL_SESSION
+    ctypedef struct SSL_CIPHER
+    ctypedef struct stack_st_X509 "STACK_OF(X509)"
+    int TLS1_3_VERSION
+    int SSL_VERIFY_PEER
+    int SSL_ERROR_WANT_READ, SSL_ERROR_ZERO_RETURN
+    int SSL_SENT_SHUTDOWN, SSL_RECEIVED_SHUTDOWN
+    int SSL_SESS_CACHE_OFF
+    long SSL_MODE_RELEASE_BUFFERS, SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER
+    int SSL_TLSEXT_ERR_OK, SSL_TLSEXT_ERR_ALERT_FATAL, OPENSSL_NPN_NEGOTIATED
+    const SSL_METHOD *TLS_server_method()
+    const SSL_METHOD *TLS_client_method()
+    SSL_CTX *SSL_CTX_new(const SSL_METHOD *)
+    void SSL_CTX_free(SSL_CTX *)
+    int SSL_CTX_set_min_proto_version(SSL_CTX *, int)
+    int SSL_CTX_set_max_proto_version(SSL_CTX *, int)
+    int SSL_CTX_set_ciphersuites(SSL_CTX *, const char *)
+    long SSL_CTX_set_mode(SSL_CTX *, long)
+    int SSL_CTX_use_certificate(SSL_CTX *, X509 *)
+    long SSL_CTX_add0_chain_cert(SSL_CTX *, X509 *)
+    int SSL_CTX_use_PrivateKey(SSL_CTX *, EVP_PKEY *)
+    int SSL_CTX_check_private_key(const SSL_CTX *)
+    X509_STORE *SSL_CTX_get_cert_store(const SSL_CTX *)
+    X509_VERIFY_PARAM *SSL_CTX_get0_param(SSL_CTX *)
+    void SSL_CTX_set_verify(SSL_CTX *, int, void *)
+    int SSL_CTX_set_session_id_context(SSL_CTX *, const unsigned char *, unsigned int)
+    long SSL_CTX_set_session_cache_mode(SSL_CTX *, long)
+    long SSL_CTX_set_tlsext_ticket_keys(SSL_CTX *, void *, long)
+    int SSL_CTX_set_num_tickets(SSL_CTX *, size_t)
+    int SSL_set_num_tickets(SSL *, size_t)
+    int SSL_CTX_set_alpn_protos(SSL_CTX *, const unsigned char *, unsigned int)
+    void SSL_CTX_set_alpn_select_cb(
+        SSL_CTX *,
+        int (*)(SSL *, const unsigned char **, unsigned char *, const unsigned char *, unsigned int, void *),
+        void *)
+    int SSL_select_next_proto(
+        unsigned char **, unsigned char *, const unsigned char *, unsigned int, const unsigned char *, unsigned int)
+    SSL *SSL_new(SSL_CTX *)
+    void SSL_free(SSL *)
+    void SSL_set_bio(SSL *, BIO *, BIO *)
+    void SSL_set_connect_state(SSL *)
+    void SSL_set_accept_state(SSL *)
+    long SSL_set_tlsext_host_name(SSL *, const char *)
+    int SSL_set_session(SSL *, SSL_SESSION *)
+    SSL_SESSION *SSL_get1_session(SSL *)
+    int SSL_SESSION_has_ticket(const SSL_SESSION *)
+    void SSL_SESSION_free(SSL_SESSION *)
+    int SSL_session_reused(const SSL *)
+    int SSL_do_handshake(SSL *)
+    int SSL_read(SSL *, void *, int)
+    int SSL_write(SSL *, const void *, int)
+    int SSL_shutdown(SSL *)
+    void SSL_set_shutdown(SSL *, int)
+    int SSL_get_error(const SSL *, int)
+    long SSL_get_verify_result(const SSL *)
+    X509 *SSL_get0_peer_certificate(const SSL *)
+    stack_st_X509 *SSL_get0_verified_chain(const SSL *)
+    int sk_X509_num(const stack_st_X509 *)
+    X509 *sk_X509_value(const stack_st_X509 *, int)
+    void SSL_get0_alpn_selected(const SSL *, const unsigned char **, unsigned int *)
+    const SSL_CIPHER *SSL_get_current_cipher(const SSL *)
+    const char *SSL_CIPHER_get_name(const SSL_CIPHER *)
+    const char *OpenSSL_version(int)
+
+
+cdef enum:
+    RECORD = 16384  # RFC 8446, section 5.1: plaintext of one record at most
+TICKET_KEYS = 80
+"""Bytes of a set of ticket keys: name, HMAC key, AES key."""
+
+cdef const char *_cipher_suites = "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
+"""RFC 8446, appendix B.4. The 128-bit suite first: its strength is ample for keys that live for a connection."""
+
+
+class OpenSslError(Exception):
+    """What OpenSSL had against it, in its own words."""
+
+
+def version() -> str:
+    """The library that is linked, in its own words."""
+    return OpenSSL_version(0).decode()
+
+
+cdef str _last_reason():
+    """The oldest reason in OpenSSL's error queue, which is empty afterwards."""
+    cdef unsigned long code = ERR_get_error()
+    cdef const char *text = ERR_reason_error_string(code) if code else NULL
+    ERR_clear_error()
+    return "unknown" if text == NULL else text.decode()
+
+
+cdef class _Pem:
+    """A memory BIO over PEM text."""
+
+    cdef BIO *bio
+    cdef bytes text
+
+    def __cinit__(self, bytes text):
+        self.text = text  # the BIO reads from it
+        self.bio = BIO_new_mem_buf(PyBytes_AS_STRING(text), <int>len(text))
+        if self.bio == NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        BIO_free(self.bio)
+
+    cdef X509 *certificate(self) except? NULL:
+        """The next certificate; NULL after the last."""
+        cdef X509 *found = PEM_read_bio_X509(self.bio, NULL, NULL, NULL)
+        ERR_clear_error()
+        return found
+
+
+cdef class Context:
+    """One end of many connections under one certificate: TLS 1.3 only, the peer's chain verified against `anchors`.
+
+    A server asks for a certificate and takes a client without one; a client demands the server's. `alpn` is what a
+    client offers, or what a server serves in its order of preference; a server refuses a list with none of these.
+    """
+
+    cdef SSL_CTX *ctx
+    cdef bytes protocols
+    cdef readonly bint server
+
+    def __init__(
+        self,
+        *,
+        bint server,
+        bytes chain_pem,
+        bytes key_pem,
+        bytes anchors_pem,
+        alpn,
+        bytes ticket_keys=None,
+    ):
+        if self.ctx != NULL:
+            raise RuntimeError("a context is made once")
+        self.server = server
+        self.ctx = SSL_CTX_new(TLS_server_method() if server else TLS_client_method())
+        if self.ctx == NULL:
+            raise OpenSslError(_last_reason())
+        SSL_CTX_set_min_proto_version(self.ctx, TLS1_3_VERSION)
+        SSL_CTX_set_max_proto_version(self.ctx, TLS1_3_VERSION)
+        # With OpenSSL's cache for clients on, a session that was used once could not be used again.
+        SSL_CTX_set_session_cache_mode(self.ctx, SSL_SESS_CACHE_OFF)
+        SSL_CTX_set_mode(self.ctx, SSL_MODE_RELEASE_BUFFERS | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER)
+        self._check(SSL_CTX_set_ciphersuites(self.ctx, _cipher_suites))
+        self._load(chain_pem, key_pem)
+        self._trust(anchors_pem)
+        self.protocols = b"".join([bytes([len(name)]) + name for name in alpn])
+        if server:
+            SSL_CTX_set_verify(self.ctx, SSL_VERIFY_PEER, NULL)
+            self._check(SSL_CTX_set_session_id_context(self.ctx, <const unsigned char *>"quietwire", 9))
+            SSL_CTX_set_num_tickets(self.ctx, 1)
+            SSL_CTX_set_alpn_select_cb(self.ctx, _select_protocol, <void *>self)
+            if ticket_keys is not None:
+                if len(ticket_keys) != TICKET_KEYS:
+                    raise ValueError(f"ticket keys are {TICKET_KEYS} bytes, not {len(ticket_keys)}")
+                self._check(SSL_CTX_set_tlsext_ticket_keys(self.ctx, PyBytes_AS_STRING(ticket_keys), TICKET_KEYS))
+        else:
+            SSL_CTX_set_verify(self.ctx, SSL_VERIFY_PEER, NULL)
+            if self.protocols and SSL_CTX_set_alpn_protos(
+                self.ctx, <const unsigned char *>PyBytes_AS_STRING(self.protocols), <unsigned int>len(self.protocols)
+            ):
+                raise OpenSslError(_last_reason())
+
+    def __dealloc__(self):
+        SSL_CTX_free(self.ctx)
+
+    cdef int _check(self, long good) except -1:
+        if good <= 0:
+            raise OpenSslError(_last_reason())
+        return 0
+
+    cdef int _load(self, bytes chain_pem, bytes key_pem) except -1:
+        cdef _Pem chain = _Pem(chain_pem), text = _Pem(key_pem)
+        cdef X509 *certificate = chain.certificate()
+        cdef int good
+        if certificate == NULL:
+            raise OpenSslError("the chain has no certificate")
+        good = SSL_CTX_use_certificate(self.ctx, certificate)
+        X509_free(certificate)
+        self._check(good)
+        while True:
+            certificate = chain.certificate()
+            if certificate == NULL:
+                break
+            if SSL_CTX_add0_chain_cert(self.ctx, certificate) <= 0:  # it is the context's where this succeeds
+                X509_free(certificate)
+                raise OpenSslError(_last_reason())
+        cdef EVP_PKEY *key = PEM_read_bio_PrivateKey(text.bio, NULL, NULL, NULL)
+        if key == NULL:
+            raise OpenSslError(_last_reason())
+        good = SSL_CTX_use_PrivateKey(self.ctx, key)
+        EVP_PKEY_free(key)
+        self._check(good)
+        return self._check(SSL_CTX_check_private_key(self.ctx))
+
+    cdef int _trust(self, bytes anchors_pem) except -1:
+        cdef _Pem anchors = _Pem(anchors_pem)
+        cdef X509_STORE *store = SSL_CTX_get_cert_store(self.ctx)
+        cdef X509 *certificate
+        cdef int good
+        while True:
+            certificate = anchors.certificate()
+            if certificate == NULL:
+                break
+            good = X509_STORE_add_cert(store, certificate)
+            X509_free(certificate)
+            self._check(good)
+        X509_VERIFY_PARAM_set_flags(
+            SSL_CTX_get0_param(self.ctx), X509_V_FLAG_X509_STRICT | X509_V_FLAG_TRUSTED_FIRST
+        )
+        return 0
+
+
+cdef class Session:
+    """A TLS session that a server gave a ticket for. It may be used for many connections."""
+
+    cdef SSL_SESSION *session
+
+    def __dealloc__(self):
+        SSL_SESSION_free(self.session)
+
+
+cdef class Connection:
+    """One end of one connection. What must go to the peer is in `outgoing`, or comes from `seal`."""
+
+    cdef SSL *ssl
+    cdef Context context
+    cdef const char *incoming
+    cdef int incoming_left
+    cdef char *out
+    cdef Py_ssize_t out_size
+    cdef Py_ssize_t out_used
+    cdef readonly bint handshake_complete
+    cdef readonly bint peer_closed
+    """The peer's close_notify has come: its direction ended cleanly."""
+    cdef readonly bint closed
+    """Our close_notify has gone out."""
+
+    def __init__(self, Context context, str server_name=None, Session session=None):
+        if self.ssl != NULL:
+            raise RuntimeError("a connection is made once")
+        cdef BIO *bio
+        cdef bytes name
+        self.context = context
+        self.ssl = SSL_new(context.ctx)
+        bio = BIO_new(_method)
+        if self.ssl == NULL or bio == NULL:
+            BIO_free(bio)
+            raise OpenSslError(_last_reason())
+        BIO_set_data(bio, <void *>self)
+        BIO_set_init(bio, 1)
+        SSL_set_bio(self.ssl, bio, bio)
+        if context.server:
+            SSL_set_accept_state(self.ssl)
+            return
+        SSL_set_connect_state(self.ssl)
+        if server_name:
+            name = server_name.encode("ascii")
+            if SSL_set_tlsext_host_name(self.ssl, PyBytes_AS_STRING(name)) <= 0:
+                raise OpenSslError(_last_reason())
+        if session is not None and SSL_set_session(self.ssl, session.session) <= 0:
+            ERR_clear_error()  # a session that cannot be used costs a full handshake, and nothing else
+
+    def __dealloc__(self):
+        if self.ssl != NULL:
+            # Without this, freeing a connection that was cut marks its session, which others share, as unusable.
+            SSL_set_shutdown(self.ssl, SSL_SENT_SHUTDOWN | SSL_RECEIVED_SHUTDOWN)
+            SSL_free(self.ssl)
+        free(self.out)
+
+    cpdef int start(self) except -1:
+        """Begins the handshake. Raises OpenSslError."""
+        self._shake()
+        return 0
+
+    cpdef bytes receive(self, bytes data):
+        """Takes ciphertext; returns the application data that it completes. Raises OpenSslError."""
+        self.incoming = PyBytes_AS_STRING(data)
+        self.incoming_left = <int>len(data)
+        try:
+            if not self.handshake_complete:
+                self._shake()
+                if not self.handshake_complete:
+                    return b""
+            if self.peer_closed:
+                return b""
+            return self._read()
+        finally:
+            self.incoming = NULL
+            self.incoming_left = 0
+
+    cdef int _shake(self) except -1:
+        ERR_clear_error()
+        cdef int done = SSL_do_handshake(self.ssl)
+        if done == 1:
+            self.handshake_complete = True
+            return 0
+        if SSL_get_error(self.ssl, done) == SSL_ERROR_WANT_READ:
+            return 0
+        raise self._failure()
+
+    cdef bytes _read(self):
+        # A record's plaintext is shorter than the record: what comes is at most what came in, and the one record whose
+        # beginning came before.
+        cdef Py_ssize_t size = self.incoming_left + RECORD, used = 0
+        cdef int got, error
+        cdef char *plain = _scratch_of(size)
+        ERR_clear_error()
+        while used < size:
+            got = SSL_read(self.ssl, plain + used, <int>(size - used))
+            if got > 0:
+                used += got
+                continue
+            error = SSL_get_error(self.ssl, got)
+            if error == SSL_ERROR_WANT_READ:
+                break
+            if error == SSL_ERROR_ZERO_RETURN:
+                self.peer_closed = True
+                break
+            raise self._failure()
+        return PyBytes_FromStringAndSize(plain, used) if used else b""
+
+    cpdef int send(self, data) except -1:
+        """Encrypts application data; it waits in `outgoing`. Raises OpenSslError."""
+        cdef const unsigned char[::1] view = data
+        cdef int done
+        if view.shape[0] == 0:
+            return 0
+        ERR_clear_error()
+        done = SSL_write(self.ssl, &view[0], <int>view.shape[0])
+        if done <= 0:
+            raise self._failure()
+        return 0
+
+    cpdef bytes seal(self, data):
+        """Encrypts application data; everything for the peer. Raises OpenSslError."""
+        self.send(data)
+        return self.outgoing()
+
+    cpdef bytes outgoing(self):
+        """What must go to the peer; empty where there is nothing."""
+        if self.out_used == 0:
+            return b""
+        result = PyBytes_FromStringAndSize(self.out, self.out_used)
+        self.out_used = 0
+        free(self.out)  # an idle connection keeps no buffer
+        self.out = NULL
+        self.out_size = 0
+        return result
+
+    cpdef int close(self) except -1:
+        """Sends close_notify, once. Receiving goes on. Raises OpenSslError."""
+        if self.closed:
+            return 0
+        self.closed = True
+        ERR_clear_error()
+        if SSL_shutdown(self.ssl) < 0:
+            raise self._failure()
+        return 0
+
+    cdef object _failure(self):
+        cdef long code = SSL_get_verify_result(self.ssl)
+        return self.failure(_last_reason(), code, X509_verify_cert_error_string(code).decode())
+
+    def failure(self, reason, verify_code, verify_message):
+        """The exception that is raised. `reason` is OpenSSL's text, the others are X509_verify_cert(3)'s result."""
+        return OpenSslError(reason)
+
+    @property
+    def session(self):
+        """The session of a client; None until its ticket has come, which follows the handshake."""
+        cdef SSL_SESSION *session = SSL_get1_session(self.ssl)
+        cdef Session kept
+        if session == NULL or not SSL_SESSION_has_ticket(session):
+            SSL_SESSION_free(session)
+            return None
+        kept = Session()
+        kept.session = session
+        return kept
+
+    @property
+    def resumed(self):
+        """Whether a session was resumed. OpenSSL did not verify the peer again then."""
+        return bool(SSL_session_reused(self.ssl))
+
+    @property
+    def peer_certificate(self):
+        """The peer's leaf certificate, DER, on resumed sessions too; None where it showed none."""
+        cdef X509 *certificate = SSL_get0_peer_certificate(self.ssl)
+        return None if certificate == NULL else _der(certificate)
+
+    @property
+    def verified_chain(self):
+        """The chain that was verified in a full handshake, leaf first, anchor last, DER; empty on a resumed session."""
+        cdef stack_st_X509 *chain = SSL_get0_verified_chain(self.ssl)
+        if chain == NULL:
+            return []
+        return [_der(sk_X509_value(chain, at)) for at in range(sk_X509_num(chain))]
+
+    @property
+    def alpn(self):
+        """The application protocol that was agreed on."""
+        cdef const unsigned char *name = NULL
+        cdef unsigned int length = 0
+        SSL_get0_alpn_selected(self.ssl, &name, &length)
+        return None if length == 0 else (<const char *>name)[:length].decode("ascii", "backslashreplace")
+
+    @property
+    def cipher(self):
+        """The cipher suite's name."""
+        cdef const SSL_CIPHER *cipher = SSL_get_current_cipher(self.ssl)
+        return None if cipher == NULL else SSL_CIPHER_get_name(cipher).decode()
+
+
+cdef char *_scratch = NULL
+cdef Py_ssize_t _scratch_size = 0
+
+
+cdef char *_scratch_of(Py_ssize_t size) except NULL:
+    """Room for plaintext, the same for every connection: it is copied out before another one reads."""
+    global _scratch, _scratch_size
+    cdef char *grown
+    if size > _scratch_size:
+        grown = <char *>realloc(_scratch, size)
+        if grown == NULL:
+            raise MemoryError
+        _scratch, _scratch_size = grown, size
+    return _scratch
+
+
+cdef bytes _der(X509 *certificate):
+    cdef int length = i2d_X509(certificate, NULL)
+    cdef bytes result
+    cdef unsigned char *place
+    if length <= 0:
+        raise OpenSslError(_last_reason())
+    result = PyBytes_FromStringAndSize(NULL, length)
+    place = <unsigned char *>PyBytes_AS_STRING(result)
+    i2d_X509(certificate, &place)
+    return result
+
+
+cdef int _select_protocol(
+    SSL *ssl,
+    const unsigned char **chosen,
+    unsigned char *chosen_length,
+    const unsigned char *offered,
+    unsigned int offered_length,
+    void *argument,
+) noexcept:
+    """RFC 7301, section 3.2. By now it is known whether a session is resumed: such a client needs no new ticket."""
+    cdef Context context = <Context>argument
+    if SSL_session_reused(ssl):
+        SSL_set_num_tickets(ssl, 0)
+    if SSL_select_next_proto(
+        <unsigned char **>chosen,
+        chosen_length,
+        <const unsigned char *>PyBytes_AS_STRING(context.protocols),
+        <unsigned int>len(context.protocols),
+        offered,
+        offered_length,
+    ) != OPENSSL_NPN_NEGOTIATED:
+        return SSL_TLSEXT_ERR_ALERT_FATAL
+    return SSL_TLSEXT_ERR_OK
+
+
+cdef int _bio_write(BIO *bio, const char *data, int length) noexcept:
+    """Adds to what must go to the peer."""
+    cdef Connection connection = <Connection>BIO_get_data(bio)
+    cdef Py_ssize_t needed = connection.out_used + length, size
+    cdef char *grown
+    if needed > connection.out_size:
+        size = max(needed, connection.out_size * 2)
+        grown = <char *>realloc(connection.out, size)
+        if grown == NULL:
+            return -1
+        connection.out = grown
+        connection.out_size = size
+    memcpy(connection.out + connection.out_used, data, length)
+    connection.out_used = needed
+    return length
+
+
+cdef int _bio_read(BIO *bio, char *data, int length) noexcept:
+    """Takes from what `receive` was given."""
+    cdef Connection connection = <Connection>BIO_get_data(bio)
+    cdef int count = min(length, connection.incoming_left)
+    BIO_clear_retry_flags(bio)
+    if count <= 0:
+        BIO_set_retry_read(bio)
+        return -1
+    memcpy(data, connection.incoming, count)
+    connection.incoming += count
+    connection.incoming_left -= count
+    return count
+
+
+cdef long _bio_ctrl(BIO *bio, int command, long number, void *pointer) noexcept:
+    return 1 if command == BIO_CTRL_FLUSH else 0
+
+
+cdef BIO_METHOD *_method = BIO_meth_new(BIO_get_new_index() | BIO_TYPE_SOURCE_SINK, b"quietwire memory")
+if _method == NULL:
+    raise MemoryError
+BIO_meth_set_write(_method, _bio_write)
+BIO_meth_set_read(_method, _bio_read)
+BIO_meth_set_ctrl(_method, _bio_ctrl)
