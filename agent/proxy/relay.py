@@ -7,7 +7,8 @@ reset too. When both directions have ended, both legs are closed; until then nei
 Backpressure is the transports' own: a leg whose write buffer is over its high-water mark pauses the reading of
 the other, so a reader that stops stops the writer, and what is buffered is bounded on each side.
 
-Only callbacks here, no task per connection: one wake-up reads, decrypts or encrypts, and writes.
+Only callbacks here, no task per connection: one wake-up reads, decrypts or encrypts, and writes. Every leg reads into
+one buffer of the process, and has passed on what is in it before the next one reads.
 """
 
 import asyncio
@@ -19,6 +20,11 @@ from agent.capture.sockets import FINISH_ON_CLOSE
 from agent.outcome import Outcome
 from agent.proxy.opening import ALERT_SECONDS, Opening
 from agent.tls.machine import TlsFailure, TlsMachine
+
+READ_SIZE = 262144
+"""Bytes that one read may bring: sixteen records under load, for one system call and one call of ours."""
+
+_read_buffer = memoryview(bytearray(READ_SIZE))
 
 WRITE_HIGH_WATER = 262144
 """Bytes that may wait in a leg's write buffer before the other leg's reading pauses."""
@@ -34,7 +40,7 @@ class Owner(Protocol):
         """Both legs are gone, or going."""
 
 
-class Leg(asyncio.Protocol):
+class Leg(asyncio.BufferedProtocol):
     """One plain TCP leg of a relay."""
 
     __slots__ = ("ended", "lost", "other", "paused", "received", "relay", "transport")
@@ -52,8 +58,17 @@ class Leg(asyncio.Protocol):
         self.paused = False
         """Reading is paused, because the other leg cannot write."""
 
-    def data_received(self, data: bytes) -> None:
-        """Passes bytes on."""
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Where the loop reads to."""
+        del sizehint
+        return _read_buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """The loop has read."""
+        self.took(_read_buffer[:nbytes])
+
+    def took(self, data: memoryview | bytes) -> None:
+        """Passes bytes on, before it returns."""
         self.received += len(data)
         self.other.forward(data)
 
@@ -82,10 +97,11 @@ class Leg(asyncio.Protocol):
             if not other.ended:
                 other.transport.resume_reading()
 
-    def forward(self, data: bytes) -> None:
+    def forward(self, data: memoryview | bytes) -> None:
         """Writes bytes that came in by the other leg."""
         if not self.lost:
-            self.transport.write(data)
+            # The transport may keep what it is given, and the read buffer is about to be used again.
+            self.transport.write(data if isinstance(data, bytes) else bytes(data))
 
     def forward_end(self) -> None:
         """Writes the end of the stream that came in by the other leg."""
@@ -123,7 +139,7 @@ class Leg(asyncio.Protocol):
         """Does what happened to the transport while its connection was set up."""
         held = opening.take()
         if held:
-            self.data_received(held)
+            self.took(held)
         if opening.lost:
             self.connection_lost(opening.error)
         elif opening.eof:
@@ -148,7 +164,7 @@ class TlsLeg(Leg):
         self.remember = remember
         """Asked after each read until it says true: keeps the session for the next connection."""
 
-    def data_received(self, data: bytes) -> None:
+    def took(self, data: memoryview | bytes) -> None:
         """Decrypts, passes on, and answers what TLS itself wants answered."""
         machine = self.machine
         try:
@@ -178,7 +194,7 @@ class TlsLeg(Leg):
             self.stream_ended()
         super().catch_up(opening)
 
-    def forward(self, data: bytes) -> None:
+    def forward(self, data: memoryview | bytes) -> None:
         """Encrypts and writes."""
         if not self.lost:
             try:

@@ -11,8 +11,8 @@ for resumption. Nothing here decides: verification beyond the chain, and what a 
 interpreter's lock is held throughout: a worker has one thread.
 """
 
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy
 
 
@@ -131,8 +131,18 @@ cdef extern from "openssl/ssl.h":
     const char *OpenSSL_version(int)
 
 
+cdef extern from "Python.h":
+    ctypedef struct PyObject
+    PyObject *new_bytes "PyBytes_FromStringAndSize"(const char *, Py_ssize_t) except NULL
+    char *bytes_content "PyBytes_AS_STRING"(PyObject *)
+    int _PyBytes_Resize(PyObject **, Py_ssize_t) except -1
+    void Py_DECREF(PyObject *)
+
+
 cdef enum:
     RECORD = 16384  # RFC 8446, section 5.1: plaintext of one record at most
+    OVERHEAD = 22  # what every TLS 1.3 suite adds to a record: header, content type and tag
+    SMALL = 4096  # what comes in one read and is copied sooner than its memory is cut to size
 TICKET_KEYS = 80
 """Bytes of a set of ticket keys: name, HMAC key, AES key."""
 
@@ -297,7 +307,7 @@ cdef class Connection:
     cdef Context context
     cdef const char *incoming
     cdef int incoming_left
-    cdef char *out
+    cdef bytes out
     cdef Py_ssize_t out_size
     cdef Py_ssize_t out_used
     cdef readonly bint handshake_complete
@@ -336,17 +346,18 @@ cdef class Connection:
             # Without this, freeing a connection that was cut marks its session, which others share, as unusable.
             SSL_set_shutdown(self.ssl, SSL_SENT_SHUTDOWN | SSL_RECEIVED_SHUTDOWN)
             SSL_free(self.ssl)
-        free(self.out)
 
     cpdef int start(self) except -1:
         """Begins the handshake. Raises OpenSslError."""
         self._shake()
         return 0
 
-    cpdef bytes receive(self, bytes data):
+    cpdef bytes receive(self, data):
         """Takes ciphertext; returns the application data that it completes. Raises OpenSslError."""
-        self.incoming = PyBytes_AS_STRING(data)
-        self.incoming_left = <int>len(data)
+        cdef Py_buffer view
+        PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+        self.incoming = <const char *>view.buf
+        self.incoming_left = <int>view.len
         try:
             if not self.handshake_complete:
                 self._shake()
@@ -354,10 +365,15 @@ cdef class Connection:
                     return b""
             if self.peer_closed:
                 return b""
-            return self._read()
+            # A record's plaintext is shorter than the record: what comes is at most what came in, and the one record
+            # whose beginning came before.
+            if self.incoming_left <= SMALL:
+                return self._read_small()
+            return self._read(self.incoming_left + RECORD)
         finally:
             self.incoming = NULL
             self.incoming_left = 0
+            PyBuffer_Release(&view)
 
     cdef int _shake(self) except -1:
         ERR_clear_error()
@@ -369,12 +385,10 @@ cdef class Connection:
             return 0
         raise self._failure()
 
-    cdef bytes _read(self):
-        # A record's plaintext is shorter than the record: what comes is at most what came in, and the one record whose
-        # beginning came before.
-        cdef Py_ssize_t size = self.incoming_left + RECORD, used = 0
+    cdef Py_ssize_t _decrypt(self, char *plain, Py_ssize_t size) except -1:
+        """Reads what there is, at most `size` bytes."""
+        cdef Py_ssize_t used = 0
         cdef int got, error
-        cdef char *plain = _scratch_of(size)
         ERR_clear_error()
         while used < size:
             got = SSL_read(self.ssl, plain + used, <int>(size - used))
@@ -388,18 +402,43 @@ cdef class Connection:
                 self.peer_closed = True
                 break
             raise self._failure()
+        return used
+
+    cdef bytes _read_small(self):
+        cdef char plain[SMALL + RECORD]
+        cdef Py_ssize_t used = self._decrypt(plain, SMALL + RECORD)
         return PyBytes_FromStringAndSize(plain, used) if used else b""
+
+    cdef bytes _read(self, Py_ssize_t size):
+        """Into the bytes that are returned: no copy of what may be a quarter of a megabyte."""
+        cdef PyObject *raw = new_bytes(NULL, size)
+        cdef Py_ssize_t used
+        try:
+            used = self._decrypt(bytes_content(raw), size)
+        except BaseException:
+            Py_DECREF(raw)
+            raise
+        _PyBytes_Resize(&raw, used)
+        result = <bytes>raw
+        Py_DECREF(raw)
+        return result
 
     cpdef int send(self, data) except -1:
         """Encrypts application data; it waits in `outgoing`. Raises OpenSslError."""
-        cdef const unsigned char[::1] view = data
+        cdef Py_buffer view
         cdef int done
-        if view.shape[0] == 0:
-            return 0
-        ERR_clear_error()
-        done = SSL_write(self.ssl, &view[0], <int>view.shape[0])
-        if done <= 0:
-            raise self._failure()
+        PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+        try:
+            if view.len == 0:
+                return 0
+            if self.out_used == 0:
+                self._reserve(view.len + (view.len // RECORD + 1) * OVERHEAD)
+            ERR_clear_error()
+            done = SSL_write(self.ssl, view.buf, <int>view.len)
+            if done <= 0:
+                raise self._failure()
+        finally:
+            PyBuffer_Release(&view)
         return 0
 
     cpdef bytes seal(self, data):
@@ -407,15 +446,20 @@ cdef class Connection:
         self.send(data)
         return self.outgoing()
 
+    cdef int _reserve(self, Py_ssize_t size) except -1:
+        """Makes room in the bytes that `outgoing` will return. An idle connection keeps none."""
+        self.out = PyBytes_FromStringAndSize(NULL, size)
+        self.out_size = size
+        return 0
+
     cpdef bytes outgoing(self):
         """What must go to the peer; empty where there is nothing."""
+        cdef bytes result
         if self.out_used == 0:
             return b""
-        result = PyBytes_FromStringAndSize(self.out, self.out_used)
-        self.out_used = 0
-        free(self.out)  # an idle connection keeps no buffer
-        self.out = NULL
-        self.out_size = 0
+        result = self.out if self.out_used == self.out_size else self.out[: self.out_used]
+        self.out = None
+        self.out_used = self.out_size = 0
         return result
 
     cpdef int close(self) except -1:
@@ -482,22 +526,6 @@ cdef class Connection:
         return None if cipher == NULL else SSL_CIPHER_get_name(cipher).decode()
 
 
-cdef char *_scratch = NULL
-cdef Py_ssize_t _scratch_size = 0
-
-
-cdef char *_scratch_of(Py_ssize_t size) except NULL:
-    """Room for plaintext, the same for every connection: it is copied out before another one reads."""
-    global _scratch, _scratch_size
-    cdef char *grown
-    if size > _scratch_size:
-        grown = <char *>realloc(_scratch, size)
-        if grown == NULL:
-            raise MemoryError
-        _scratch, _scratch_size = grown, size
-    return _scratch
-
-
 cdef bytes _der(X509 *certificate):
     cdef int length = i2d_X509(certificate, NULL)
     cdef bytes result
@@ -537,16 +565,17 @@ cdef int _select_protocol(
 cdef int _bio_write(BIO *bio, const char *data, int length) noexcept:
     """Adds to what must go to the peer."""
     cdef Connection connection = <Connection>BIO_get_data(bio)
-    cdef Py_ssize_t needed = connection.out_used + length, size
-    cdef char *grown
+    cdef Py_ssize_t needed = connection.out_used + length
+    cdef bytes former
     if needed > connection.out_size:
-        size = max(needed, connection.out_size * 2)
-        grown = <char *>realloc(connection.out, size)
-        if grown == NULL:
+        former = connection.out
+        try:
+            connection._reserve(max(needed, connection.out_size * 2))
+        except MemoryError:
             return -1
-        connection.out = grown
-        connection.out_size = size
-    memcpy(connection.out + connection.out_used, data, length)
+        if connection.out_used:
+            memcpy(PyBytes_AS_STRING(connection.out), PyBytes_AS_STRING(former), connection.out_used)
+    memcpy(PyBytes_AS_STRING(connection.out) + connection.out_used, data, length)
     connection.out_used = needed
     return length
 
