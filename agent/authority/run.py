@@ -25,6 +25,10 @@ SUBDIRECTORY = "authority"
 """Of the state directory that --state names: an agent's own things may lie beside it."""
 
 
+class AuthorityFault(RuntimeError):
+    """Something that the authority cannot be without has ended; whoever runs it starts it again."""
+
+
 class AuthorityConfig(Struct, frozen=True, kw_only=True):
     """What an authority is told. `ready_fd` gets one JSON line, {address, bundle_pem}, once it serves."""
 
@@ -57,7 +61,7 @@ async def serve(config: AuthorityConfig) -> None:
 async def _serve(config: AuthorityConfig, store: Store, ledger: Ledger, stop: asyncio.Event) -> None:
     workloads = CatalogWorkloads()
     source = FilesSource(config.manifests, workloads.update)
-    source.load()
+    await source.start()
     service = AuthorityService(
         store,
         ledger,
@@ -85,8 +89,13 @@ async def _serve(config: AuthorityConfig, store: Store, ledger: Ledger, stop: as
         bundle = service.publication.anchors.anchors_pem.decode()
         os.write(config.ready_fd, json.dumps({"address": str(listening), "bundle_pem": bundle}).encode() + b"\n")
         os.close(config.ready_fd)
-    await stop.wait()
+    stopping = spawn(stop.wait(), name="stopping")
+    await asyncio.wait([stopping, *tasks], return_when=asyncio.FIRST_COMPLETED)
+    ended = [task.get_name() for task in tasks if task.done()]
+    stopping.cancel()
     await server.stop()
     for task in tasks:
         task.cancel()
     await asyncio.wait(tasks)
+    if ended:  # its traceback is logged: an authority that follows nothing any more would sign by yesterday's catalog
+        raise AuthorityFault(f"what follows the {ended[0]} has ended by a fault")

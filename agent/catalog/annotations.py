@@ -38,7 +38,7 @@ def settings(
         skip_inbound_ports=_ports(merged.get(SKIP_INBOUND), ()),
         skip_outbound_ports=_ports(merged.get(SKIP_OUTBOUND), ()),
         skip_subnets=_subnets(merged.get(SKIP_SUBNETS)),
-        opaque_ports=_ports(merged.get(OPAQUE), ports),
+        opaque_ports=_ports(merged.get(OPAQUE), ports, of_namespace=OPAQUE not in own),
         default_policy=_one_of(merged.get(DEFAULT_POLICY), DEFAULT_POLICY, tuple(DefaultPolicy)),
         egress_mode=_one_of(merged.get(EGRESS_MODE), EGRESS_MODE, EGRESS_MODES),
     )
@@ -46,8 +46,8 @@ def settings(
 
 def check(annotations: Mapping[str, Field]) -> None:
     """Raises FaultError where a namespace's annotation cannot be used."""
-    without_names = {key: field for key, field in annotations.items() if key != OPAQUE}
-    settings(without_names, {}, (), host_network=False)
+    settings({key: field for key, field in annotations.items() if key != OPAQUE}, {}, (), host_network=False)
+    _ports(annotations.get(OPAQUE), (), of_namespace=True)
 
 
 def _injected(annotations: Mapping[str, Field]) -> bool:
@@ -64,7 +64,9 @@ def _one_of(field: Field | None, name: str, allowed: tuple[str, ...]) -> str | N
     return value
 
 
-def _ports(field: Field | None, named: tuple[ContainerPort, ...]) -> tuple[PortRange, ...]:
+def _ports(
+    field: Field | None, named: tuple[ContainerPort, ...], *, of_namespace: bool = False
+) -> tuple[PortRange, ...]:
     if field is None:
         return ()
     found: list[PortRange] = []
@@ -80,8 +82,8 @@ def _ports(field: Field | None, named: tuple[ContainerPort, ...]) -> tuple[PortR
         try:
             ports = PortRange(_port(first), _port(last if dash else first))
         except ValueError:
-            if field.line == 0 and _PORT_NAME.fullmatch(text):
-                continue  # inherited from the namespace: other pods have a port of this name
+            if of_namespace and _PORT_NAME.fullmatch(text):
+                continue  # other pods of the namespace have a port of this name
             raise FaultError(field, f"{text!r} is no port, port range or port name; write 22 or 8000-8100") from None
         if ports.last < ports.first:
             raise FaultError(field, f"port range {text!r} ends before it begins")
@@ -104,7 +106,7 @@ def _subnets(field: Field | None) -> tuple[str, ...]:
         if not text:
             continue
         try:
-            found.append(str(ipaddress.ip_network(text)))
+            found.append(str(ipaddress.ip_network(text, strict=False)))  # host bits are cut off, as in Go
         except ValueError as error:
             raise FaultError(field, f"{SKIP_SUBNETS}: {error}") from None
     return tuple(sorted(set(found)))

@@ -1,10 +1,18 @@
-"""YAML and JSON documents with the line of every field, so that a fault can say where it is."""
+"""YAML documents with the line of every field, so that a fault can say where it is.
 
-import re
+Values are composed from the parser's events, without recursion: libyaml's own composer recurses in C, and 200,000
+brackets end the process. What a value means is what kubectl makes of it (sigs.k8s.io/yaml): a scalar that is a key is a
+text, and so is what looks like a date.
+"""
+
+import json
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 import yaml
+from yaml.constructor import SafeConstructor
+from yaml.resolver import Resolver
 
 from agent.catalog.fault import FaultError
 
@@ -13,9 +21,7 @@ MAX_FILE = 64 * 1024 * 1024
 FREE_NODES = 100_000
 """Values of one file, aliases counted each time: this many, or as many as it has bytes. More only aliases can do."""
 MAX_DEPTH = 64
-
-_DOCUMENT = re.compile(rb"^---(?=[ \t\r\n]|$)", re.MULTILINE)
-_DIRECTIVE = re.compile(rb"^(%|\.\.\.)", re.MULTILINE)
+"""Mappings and sequences inside one another."""
 
 try:
     from yaml import CSafeLoader as Loader
@@ -99,52 +105,86 @@ def _kind(value: object) -> str:
     return repr(value)[:60]
 
 
+class OverBudgetError(FaultError):
+    """The values of a file are too many, or too deeply nested: raised for whichever document comes last."""
+
+
+class AliasError(FaultError):
+    """An alias (`*name`) of something that this document has not: it may stand in what was cut off."""
+
+
 class Budget:
     """How many more values the documents of one file may unfold into."""
 
     def __init__(self, size: int) -> None:
-        if size > MAX_FILE:
-            raise FaultError(0, f"the file has {size} bytes, over the limit of {MAX_FILE}")
         self.left = max(FREE_NODES, size)
 
-
-def parts(data: bytes) -> list[tuple[int, bytes]]:
-    """A file in its documents, each with the number of lines before it, unparsed: what is as it was can stay parsed.
-
-    A line of `---` begins a document wherever it stands (YAML 1.2, section 9.1.2). Files with directives stay whole.
-    """
-    if _DIRECTIVE.search(data):
-        return [(0, data)]
-    starts = [0, *(match.start() for match in _DOCUMENT.finditer(data))]
-    ends = [*starts[1:], len(data)]
-    found: list[tuple[int, bytes]] = []
-    line = 0
-    for start, end in zip(starts, ends, strict=True):
-        part = data[start:end]
-        if part.strip():
-            found.append((line, part))
-        line += part.count(b"\n")
-    return found
+    def spend(self, line: int, depth: int) -> None:
+        """Takes one value. Raises OverBudgetError."""
+        self.left -= 1
+        if self.left < 0 or depth > MAX_DEPTH:
+            raise OverBudgetError(line, "the file unfolds into too many or too deeply nested values")
 
 
 def documents(data: bytes, budget: Budget | None = None) -> list[Field]:
     """Every document in `data`, `List` kinds unfolded. Raises FaultError with the line of the fault."""
+    return [document for whole in trees(data, budget) for document in unfold(whole)]
+
+
+def trees(data: bytes, budget: Budget | None = None) -> list[Field]:
+    """Every YAML document in `data` as it stands. Raises FaultError with the line of the fault."""
     budget = budget or Budget(len(data))
     found: list[Field] = []
     try:
         loader = Loader(data)
         try:
-            while loader.check_node():
-                node = loader.get_node()
-                if node is not None:
-                    found.extend(_unfold(_convert(loader, node, budget, 0, "")))
+            while True:
+                event = loader.get_event()
+                if isinstance(event, yaml.StreamEndEvent):
+                    return found
+                if isinstance(event, yaml.DocumentStartEvent):
+                    found.append(_Composer(loader, budget).compose())
         finally:
             loader.dispose()
     except yaml.YAMLError as error:
-        raise _syntax_fault(error) from error
-    except (UnicodeDecodeError, RecursionError) as error:
+        as_json = _from_json(data, budget)
+        if as_json is None:
+            raise _syntax_fault(error) from error
+        return [as_json]
+    except UnicodeDecodeError as error:
         raise FaultError(0, f"the file is no YAML: {error}") from error
-    return found
+
+
+def _from_json(data: bytes, budget: Budget) -> Field | None:
+    """JSON that libyaml does not take (an escaped surrogate pair, say): without the lines of its fields."""
+    if not data.lstrip().startswith((b"{", b"[")):
+        return None
+    try:
+        return _json_field(json.loads(data), budget, 0, "")
+    except (ValueError, RecursionError):
+        return None
+
+
+def _json_field(value: Any, budget: Budget, depth: int, path: str) -> Field:
+    budget.spend(1, depth)
+    if isinstance(value, dict):
+        stem = f"{path}." if path else ""
+        return Field({key: _json_field(each, budget, depth + 1, stem + key) for key, each in value.items()}, 1, path)
+    if isinstance(value, list):
+        return Field([_json_field(each, budget, depth + 1, f"{path}[{at}]") for at, each in enumerate(value)], 1, path)
+    return Field(value, 1, path)
+
+
+def unfold(document: Field) -> Iterator[Field]:
+    """What a document holds: itself, or the items of a `List`. Raises FaultError where those are no list."""
+    if document.value is None:
+        return
+    kind = document.get("kind").value if isinstance(document.value, dict) else None
+    if isinstance(kind, str) and kind.endswith("List") and document.get("items").value is not None:
+        for item in document.get("items").items():
+            yield from unfold(item)
+    else:
+        yield document
 
 
 def _syntax_fault(error: yaml.YAMLError) -> FaultError:
@@ -154,40 +194,195 @@ def _syntax_fault(error: yaml.YAMLError) -> FaultError:
     return FaultError(line, f"the file is no valid YAML: {problem}")
 
 
-def _unfold(document: Field) -> Iterator[Field]:
-    if document.value is None:
-        return
-    kind = document.get("kind").value if isinstance(document.value, dict) else None
-    if isinstance(kind, str) and kind.endswith("List") and document.get("items").value is not None:
-        for item in document.get("items").items():
-            yield from _unfold(item)
-    else:
-        yield document
+class _Open:
+    """A mapping or sequence whose end has not come; `key` is the mapping's key whose value has not."""
+
+    __slots__ = ("anchor", "field", "key", "merge", "merged")
+
+    def __init__(self, field: Field, anchor: str | None) -> None:
+        self.field = field
+        self.anchor = anchor
+        self.key: str | None = None
+        self.merge = False
+        """The key is `<<`."""
+        self.merged: list[Field] = []
 
 
-def _convert(loader: Any, node: yaml.Node, budget: Budget, depth: int, path: str) -> Field:
-    line = node.start_mark.line + 1
-    budget.left -= 1
-    if budget.left < 0 or depth > MAX_DEPTH:
-        raise FaultError(line, "the file unfolds into too many or too deeply nested values")
-    if isinstance(node, yaml.MappingNode):
-        values: dict[str, Field] = {}
-        stem = f"{path}." if path else ""
-        for key_node, value_node in node.value:
-            key = loader.construct_object(key_node) if isinstance(key_node, yaml.ScalarNode) else None
-            if not isinstance(key, str):
-                raise FaultError(key_node.start_mark.line + 1, "a key must be a string; quote it")
-            if key in values:
-                raise FaultError(key_node.start_mark.line + 1, f"key {key!r} comes twice")
-            values[key] = _convert(loader, value_node, budget, depth + 1, stem + key)
-        return Field(values, line, path)
-    if isinstance(node, yaml.SequenceNode):
-        return Field(
-            [_convert(loader, child, budget, depth + 1, f"{path}[{at}]") for at, child in enumerate(node.value)],
-            line,
-            path,
-        )
+class _Composer:
+    """One document, from the event after its beginning on."""
+
+    def __init__(self, loader: Any, budget: Budget) -> None:
+        self._next = loader.get_event
+        self._budget = budget
+        self._open: list[_Open] = []
+        self._anchors: dict[str, Field | None] = {}
+        """None while the value is not complete."""
+
+    def compose(self) -> Field:
+        """The document, up to and with its end."""
+        root: Field | None = None
+        while True:
+            event = self._next()
+            if isinstance(event, yaml.CollectionEndEvent):
+                self._close(self._open.pop())
+            elif isinstance(event, yaml.DocumentEndEvent):
+                return root or Field(None, 0 if event.start_mark is None else event.start_mark.line + 1)
+            elif self._open and self._open[-1].key is None and isinstance(self._open[-1].field.value, dict):
+                self._key(self._open[-1], event)
+            else:
+                field = self._value(event)
+                root = root or field
+
+    def _value(self, event: Any) -> Field:
+        line = event.start_mark.line + 1
+        parent = self._open[-1] if self._open else None
+        path = "" if parent is None else _path(parent)
+        self._budget.spend(line, len(self._open))
+        if isinstance(event, yaml.ScalarEvent):
+            field = Field(_scalar(event, line), line, path)
+            if event.anchor is not None:
+                self._anchors[event.anchor] = field
+        elif isinstance(event, yaml.AliasEvent):
+            field = self._graft(self._aliased(event, line), path, len(self._open))
+        else:
+            sequence = isinstance(event, yaml.SequenceStartEvent)
+            if event.tag not in {None, "!", "tag:yaml.org,2002:seq" if sequence else "tag:yaml.org,2002:map"}:
+                raise FaultError(line, f"the tag {event.tag} has no place in a manifest")
+            field = Field([] if sequence else {}, line, path)
+            if event.anchor is not None:
+                self._anchors[event.anchor] = None
+            self._open.append(_Open(field, event.anchor))
+        if parent is None:
+            return field
+        if isinstance(parent.field.value, list):
+            parent.field.value.append(field)
+        elif parent.merge:
+            parent.merged.append(field)
+        else:
+            parent.field.value[parent.key] = field
+        parent.key, parent.merge = None, False
+        return field
+
+    def _key(self, parent: _Open, event: Any) -> None:
+        line = event.start_mark.line + 1
+        if isinstance(event, yaml.AliasEvent):
+            value = self._aliased(event, line).value
+            key = None if isinstance(value, dict | list) else _key_text(value, "")
+        elif isinstance(event, yaml.ScalarEvent):
+            if event.value == "<<" and event.implicit[0]:
+                parent.key, parent.merge = "<<", True
+                return
+            key = _key_text(_scalar(event, line), event.value)
+            if event.anchor is not None:
+                self._anchors[event.anchor] = Field(key, line)
+        else:
+            key = None
+        if key is None:
+            raise FaultError(line, "a key must be a text, a number or a boolean")
+        if key in parent.field.value:
+            raise FaultError(line, f"key {key!r} comes twice")
+        parent.key = key
+
+    def _close(self, done: _Open) -> None:
+        """Merges what `<<` named: the mapping's own keys go first, then the first that was named."""
+        field = done.field
+        for merged in done.merged:
+            for source in merged.value if isinstance(merged.value, list) else (merged,):
+                if not isinstance(source.value, dict):
+                    raise FaultError(source.line, "<< merges mappings, and nothing else")
+                for key, value in source.value.items():
+                    if key not in field.value:
+                        path = f"{field.path}.{key}" if field.path else key
+                        field.value[key] = self._graft(value, path, len(self._open) + 1)
+        if done.anchor is not None:
+            self._anchors[done.anchor] = field
+
+    def _aliased(self, event: Any, line: int) -> Field:
+        if event.anchor not in self._anchors:
+            raise AliasError(line, f"the file is no valid YAML: there is no anchor {event.anchor!r} before this alias")
+        found = self._anchors[event.anchor]
+        if found is None:
+            raise FaultError(line, f"the alias {event.anchor!r} stands in what it is an alias of")
+        return found
+
+    def _graft(self, field: Field, path: str, depth: int) -> Field:
+        """The same value in another place; as deep as the budget lets values be, so that recursion is bounded."""
+        self._budget.spend(field.line, depth)
+        value = field.value
+        if isinstance(value, dict):
+            stem = f"{path}." if path else ""
+            value = {key: self._graft(inner, stem + key, depth + 1) for key, inner in value.items()}
+        elif isinstance(value, list):
+            value = [self._graft(inner, f"{path}[{at}]", depth + 1) for at, inner in enumerate(value)]
+        return Field(value, field.line, path)
+
+
+def _path(parent: _Open) -> str:
+    field = parent.field
+    if isinstance(field.value, list):
+        return f"{field.path}[{len(field.value)}]"
+    return f"{field.path}.{parent.key}" if field.path else str(parent.key)
+
+
+def _key_text(value: Any, written: str) -> str | None:
+    """A key as sigs.k8s.io/yaml has it: a number or a boolean becomes its text; null is no key."""
+    match value:
+        case None:
+            return None
+        case bool():
+            return "true" if value else "false"
+        case int():
+            return str(value)
+        case float():
+            return written or str(value)
+        case _:
+            return str(value)
+
+
+_CONSTRUCTOR = SafeConstructor()
+_TAG = "tag:yaml.org,2002:"
+
+
+def _scalar(event: Any, line: int) -> Any:
+    """A scalar's value: by its tag, or, for one without quotes, by what it looks like."""
+    text: str = event.value
+    tag = event.tag
     try:
-        return Field(loader.construct_object(node), line, path)
-    except ValueError as error:
-        raise FaultError(line, f"a value cannot be read: {error}") from error
+        if tag is None:
+            return _plain(text) if event.implicit[0] else text
+        return text if tag == "!" else _constructed(tag, text)
+    except (ValueError, LookupError, ArithmeticError) as error:
+        raise FaultError(line, f"{text[:60]!r} cannot be read as {(tag or 'a number').removeprefix(_TAG)}") from error
+
+
+@lru_cache(maxsize=16384)
+def _plain(text: str) -> Any:
+    resolvers = Resolver.yaml_implicit_resolvers
+    for tag, pattern in (*resolvers.get(text[:1], ()), *resolvers.get(None, ())):
+        if pattern.match(text):
+            return text if tag in _TEXTS else _constructed(tag, text)
+    return text
+
+
+_TEXTS = frozenset(f"{_TAG}{name}" for name in ("str", "timestamp", "value", "merge"))
+"""What stays a text. Dates do, as in sigs.k8s.io/yaml."""
+
+
+def _constructed(tag: str, text: str) -> Any:
+    """Raises ValueError, LookupError or ArithmeticError where the text is nothing of the sort."""
+    node = yaml.ScalarNode(tag, text)
+    match tag.removeprefix(_TAG):
+        case "null":
+            return None
+        case "bool":
+            return _CONSTRUCTOR.construct_yaml_bool(node)
+        case "int" | "float" if ":" in text:
+            return text  # base 60, which YAML 1.2 has dropped, and kubectl does not know
+        case "int":
+            return _CONSTRUCTOR.construct_yaml_int(node)
+        case "float":
+            return _CONSTRUCTOR.construct_yaml_float(node)
+        case "str" | "timestamp":
+            return text
+        case _:
+            raise ValueError(tag)

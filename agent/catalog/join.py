@@ -1,28 +1,78 @@
 """From raw objects to a catalog, change by change: namespaces are inherited, endpoints joined to services. Pure."""
 
+import logging
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from typing import TypeVar
+from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
 
 from agent.catalog import annotations
 from agent.catalog.document import Field
+from agent.catalog.fault import FaultError
 from agent.catalog.key import ObjectKey
 from agent.catalog.model import CatalogChange, Endpoint, Pod, Service, ServicePort
-from agent.catalog.objects import RawNamespace, RawObject, RawPod, RawService, RawServicePort, RawSlice
+from agent.catalog.objects import CLOSED, RawNamespace, RawObject, RawPod, RawService, RawServicePort, RawSlice
 from agent.policy.objects import PolicyObject
 
-T = TypeVar("T")
+log = logging.getLogger("quietwire.catalog")
+
+
+class _Namespace:
+    """What one namespace holds that is joined to each other."""
+
+    def __init__(self) -> None:
+        self.pods: dict[ObjectKey, RawPod] = {}
+        self.services: dict[str, RawService] = {}
+        self.slices: defaultdict[str, dict[ObjectKey, RawSlice]] = defaultdict(dict)
+        """By service."""
+
+    def __bool__(self) -> bool:
+        return bool(self.pods or self.services or self.slices)
+
+    def selecting(self, names: Iterable[str]) -> "_Selectors":
+        """These services by what they select, but for those whose endpoints come from slices."""
+        return _Selectors(self.services[name] for name in names if not self.slices.get(name))
+
+
+class _Selectors:
+    """Services by one label of their selector: which of them select a pod costs its labels, not their number."""
+
+    def __init__(self, services: Iterable[RawService]) -> None:
+        self._by_label: defaultdict[tuple[str, str], list[RawService]] = defaultdict(list)
+        for service in services:
+            if service.selector:
+                self._by_label[min(service.selector.items())].append(service)
+
+    def matching(self, labels: Mapping[str, str]) -> Iterator[RawService]:
+        """Those that select a pod with these labels."""
+        for item in labels.items():
+            for service in self._by_label.get(item, ()):
+                if all(labels.get(name) == value for name, value in service.selector.items()):
+                    yield service
+
+
+class _Stale:
+    """What must be joined anew in one namespace."""
+
+    def __init__(self) -> None:
+        self.services: set[str] = set()
+        self.labels: list[Mapping[str, str]] = []
+        """Of pods that are new, changed or gone: the services that selected or select them."""
 
 
 class Assembly:
-    """The joined objects of now. `update` joins anew only what a change bears on: pods and services by namespace."""
+    """The joined objects of now.
+
+    `update` joins anew what a change bears on: a service where its own objects change, or a pod that it selects or
+    selected.
+    """
 
     def __init__(self) -> None:
         self.version = 0
+        self.joined = 0
+        """Services that were joined so far: the measure of the work."""
         self._raw: dict[ObjectKey, RawObject] = {}
-        self._by_namespace: defaultdict[str, dict[ObjectKey, RawPod | RawService | RawSlice]] = defaultdict(dict)
+        self._spaces: defaultdict[str, _Namespace] = defaultdict(_Namespace)
         self._pods: dict[ObjectKey, Pod] = {}
         self._services: dict[ObjectKey, Service] = {}
 
@@ -32,41 +82,62 @@ class Assembly:
         changed = {key: raw for key, raw in objects.items() if not _same(raw, self._raw.get(key))}
         if not gone and not changed:
             return None
-        spaces: set[str] = set()
-        """Namespaces whose services must be joined anew."""
+        stale: defaultdict[str, _Stale] = defaultdict(_Stale)
         affected: dict[ObjectKey, None] = {}
-        """Pods that must."""
+        """Pods that must be joined anew."""
         policies: list[PolicyObject] = []
         for key in gone:
             former = self._raw.pop(key)
             if isinstance(former, RawNamespace):
-                affected.update(dict.fromkeys(self._pods_in(former.name)))
-            elif isinstance(former, RawPod | RawService | RawSlice):
-                del self._by_namespace[key.namespace][key]
-                spaces.add(key.namespace)
+                affected.update(dict.fromkeys(self._spaces[former.name].pods))
+            self._leave(key, former, stale)
             self._pods.pop(key, None)
         for key, raw in changed.items():
+            self._leave(key, self._raw.get(key), stale)
             self._raw[key] = raw
             match raw:
                 case RawNamespace(name):
-                    affected.update(dict.fromkeys(self._pods_in(name)))
-                case RawPod() | RawService() | RawSlice():
-                    self._by_namespace[key.namespace][key] = raw
-                    spaces.add(key.namespace)
-                    if isinstance(raw, RawPod):
-                        affected[key] = None
+                    affected.update(dict.fromkeys(self._spaces[name].pods))
+                case RawPod():
+                    self._spaces[key.namespace].pods[key] = raw
+                    stale[key.namespace].labels.append(raw.pod.labels)
+                    affected[key] = None
+                case RawService():
+                    self._spaces[key.namespace].services[key.name] = raw
+                    stale[key.namespace].services.add(key.name)
+                case RawSlice():
+                    self._spaces[key.namespace].slices[raw.service][key] = raw
+                    stale[key.namespace].services.add(raw.service)
                 case _:
                     policies.append(raw)
         pods = self._join_pods(affected)
-        services, ended = self._join_services(spaces)
+        services, ended = self._join_services(stale)
+        for space in [name for name, here in self._spaces.items() if not here]:
+            del self._spaces[space]
         names = {key for key in gone if key.kind not in _NOT_IN_CATALOG} | ended
         if not (pods or services or policies or names):
             return None  # an endpoint slice, say, that changed nothing
         self.version += 1
         return CatalogChange(self.version, tuple(pods), tuple(services), tuple(policies), tuple(sorted(names)))
 
-    def _pods_in(self, namespace: str) -> list[ObjectKey]:
-        return [key for key, raw in self._by_namespace[namespace].items() if isinstance(raw, RawPod)]
+    def _leave(self, key: ObjectKey, former: RawObject | None, stale: defaultdict[str, _Stale]) -> None:
+        """Takes a former version out of its namespace."""
+        here = self._spaces[key.namespace]
+        match former:
+            case RawPod():
+                here.pods.pop(key, None)
+                stale[key.namespace].labels.append(former.pod.labels)
+            case RawService():
+                here.services.pop(key.name, None)
+                stale[key.namespace].services.add(key.name)
+            case RawSlice():
+                slices = here.slices[former.service]
+                slices.pop(key, None)
+                if not slices:
+                    del here.slices[former.service]
+                stale[key.namespace].services.add(former.service)
+            case _:
+                return
 
     def _join_pods(self, affected: Iterable[ObjectKey]) -> list[Pod]:
         found = []
@@ -81,26 +152,33 @@ class Assembly:
                 found.append(pod)
         return found
 
-    def _join_services(self, spaces: set[str]) -> tuple[list[Service], set[ObjectKey]]:
+    def _join_services(self, stale: Mapping[str, _Stale]) -> tuple[list[Service], set[ObjectKey]]:
         """Services that are different now, and the names of those that are no more."""
         found: list[Service] = []
         ended = set()
-        for space in spaces:
-            here = self._by_namespace[space]
-            slices: dict[str, list[RawSlice]] = defaultdict(list)
-            for raw in _of(here, RawSlice):
-                slices[raw.service].append(raw)
-            neighbours = _of(here, RawPod)
-            for raw_service in _of(here, RawService):
-                service = _service(raw_service, slices.get(raw_service.name), neighbours)
-                if self._services.get(service.object_key) != service:
-                    self._services[service.object_key] = service
-                    found.append(service)
-            for key in [key for key in self._services if key.namespace == space and key not in here]:
-                del self._services[key]
-                ended.add(key)
-            if not here:
-                del self._by_namespace[space]
+        for space, what in stale.items():
+            here = self._spaces[space]
+            names = set(what.services)
+            selectors = here.selecting(here.services)
+            for labels in what.labels:
+                names.update(service.name for service in selectors.matching(labels))
+            members: defaultdict[str, list[RawPod]] = defaultdict(list)
+            wanted = here.selecting(name for name in names if name in here.services)
+            for raw in here.pods.values():
+                for service in wanted.matching(raw.pod.labels):
+                    members[service.name].append(raw)
+            for name in sorted(names):
+                key = ObjectKey("Service", space, name)
+                raw_service = here.services.get(name)
+                if raw_service is None:
+                    if self._services.pop(key, None) is not None:
+                        ended.add(key)
+                    continue
+                self.joined += 1
+                joined = _service(raw_service, here.slices.get(name), members[name])
+                if self._services.get(key) != joined:
+                    self._services[key] = joined
+                    found.append(joined)
         return found, ended
 
 
@@ -112,45 +190,42 @@ def _same(one: RawObject, other: RawObject | None) -> bool:
     return one is other or one == other
 
 
-def _of(objects: Mapping[ObjectKey, object], kind: type[T]) -> list[T]:
-    return [raw for raw in objects.values() if isinstance(raw, kind)]
-
-
 def _pod(raw: RawPod, inherited: dict[str, str] | None) -> Pod:
     if not inherited:
         return raw.pod
     pod = raw.pod
     own = {name: Field(value, 0) for name, value in raw.own.items()}
-    settings = annotations.settings(own, inherited, pod.container_ports, host_network=pod.host_network)
+    try:
+        settings = annotations.settings(own, inherited, pod.container_ports, host_network=pod.host_network)
+    except FaultError as fault:  # each was checked where it was written: together they must not open anything either
+        log.error("Pod %s is closed: its annotations and its namespace's do not go together: %s", pod.key, fault.reason)
+        settings = CLOSED
     return msgspec.structs.replace(pod, settings=settings)
 
 
-def _service(raw: RawService, slices: list[RawSlice] | None, neighbours: list[RawPod]) -> Service:
+def _service(raw: RawService, slices: Mapping[ObjectKey, RawSlice] | None, members: list[RawPod]) -> Service:
     ports = []
     for port in raw.ports:
         if slices is not None:
-            ready = tuple(dict.fromkeys(found for each in slices for found in each.endpoints(port.name)))
+            ready = tuple(dict.fromkeys(found for each in slices.values() for found in each.endpoints(port.name)))
         else:
-            ready = _selected(raw, port, neighbours)
+            ready = _selected(port, members)
         ports.append(ServicePort(port.name, port.port, ready))
     return Service(raw.namespace, raw.name, raw.cluster_ips, tuple(ports))
 
 
-def _selected(service: RawService, port: RawServicePort, neighbours: list[RawPod]) -> tuple[Endpoint, ...]:
+def _selected(port: RawServicePort, members: list[RawPod]) -> tuple[Endpoint, ...]:
     """What Kubernetes' endpoint slice controller would write: the pods that the selector finds, where ready."""
-    if not service.selector:
-        return ()
     found: list[Endpoint] = []
-    for raw in neighbours:
-        pod = raw.pod
-        if not raw.ready or any(pod.labels.get(name) != value for name, value in service.selector.items()):
+    for raw in members:
+        if not raw.ready:
             continue
         if isinstance(port.target, int):
             target = port.target
         else:
-            named = [known.port for known in pod.container_ports if known.name == port.target]
+            named = [known.port for known in raw.pod.container_ports if known.name == port.target]
             if not named:
                 continue
             target = named[0]
-        found.extend(Endpoint(ip, target) for ip in pod.ips)
+        found.extend(Endpoint(ip, target) for ip in raw.pod.ips)
     return tuple(found)

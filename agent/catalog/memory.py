@@ -28,17 +28,17 @@ class Memory:
         self._path = path
         self._directory = str(directory)
 
-    def load(self) -> Known:
-        """What was remembered for this directory; nothing where the file is missing, or of another version."""
+    def load(self) -> Known | None:
+        """What was remembered for this directory; None where the file is missing, or of another version."""
         try:
             found = msgspec.msgpack.decode(self._path.read_bytes(), type=_Remembered)
         except FileNotFoundError:
-            return {}
+            return None
         except (OSError, msgspec.MsgspecError) as error:
             log.warning("%s cannot be used (%s): what was last good before this start is not known", self._path, error)
-            return {}
+            return None
         if found.directory != self._directory:
-            return {}
+            return None
         return {name: {key: (line, raw) for key, line, raw in objects} for name, objects in found.files.items()}
 
     def save(self, known: Known) -> None:

@@ -14,13 +14,19 @@ from agent.catalog.key import ObjectKey
 from agent.catalog.model import ContainerPort, Endpoint, MeshSettings, Pod
 from agent.policy import manifests
 from agent.policy.model import DefaultPolicy
-from agent.policy.objects import GATEWAY_GROUP, PolicyObject
+from agent.policy.objects import GATEWAY_GROUP, POLICY_GROUP, PolicyObject
 
 SERVICE_NAME_LABEL = "kubernetes.io/service-name"
 
 _DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _DNS_SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+_KIND = re.compile(r"[A-Za-z][A-Za-z0-9]{0,62}")
 _FINISHED = ("Succeeded", "Failed")
+MAX_NAME = 253
+_GROUPS = {"Pod": "", "Namespace": "", "Service": "", "EndpointSlice": "discovery.k8s.io"} | dict.fromkeys(
+    manifests.KINDS, POLICY_GROUP
+)
+"""The API group of each kind that means something here; another group's kind of that name is another thing."""
 
 CLOSED = MeshSettings(default_policy=DefaultPolicy.DENY.value, egress_mode=annotations.MESHED_ONLY)
 """What holds for a pod whose annotations cannot be read: it is meshed, and nobody is let in or, unmeshed, out."""
@@ -85,19 +91,26 @@ def key_of(document: Field) -> ObjectKey:
     """What a document is about. Raises FaultError where it says nothing usable."""
     kind = document.get("kind")
     if not isinstance(kind.value, str):
-        raise FaultError(document, "the document has no kind: is it a Kubernetes manifest?")
+        raise FaultError(kind, "the document has no kind: is it a Kubernetes manifest?")
+    if not _KIND.fullmatch(kind.value):
+        raise FaultError(kind, f"{kind.value[:80]!r} is no kind")
+    version = document.get("apiVersion")
+    group = version.text(default="").rpartition("/")[0]
     metadata = document.get("metadata")
     name = metadata.get("name")
     text = name.text(default="")
-    if not text or len(text) > 253 or not _DNS_SUBDOMAIN.fullmatch(text):
-        raise FaultError(name, f"metadata.name {text!r} is no DNS name (RFC 1123)")
+    if not text or len(text) > MAX_NAME or not _DNS_SUBDOMAIN.fullmatch(text):
+        raise FaultError(name, f"metadata.name {text[:MAX_NAME]!r} is no DNS name (RFC 1123)")
     namespace = metadata.get("namespace")
     space = "" if kind.value == "Namespace" else namespace.text(default="default")
     if space and not _DNS_LABEL.fullmatch(space):
-        raise FaultError(namespace, f"metadata.namespace {space!r} is no DNS label (RFC 1123)")
-    version = document.get("apiVersion").value
-    routed = kind.value == "HTTPRoute" and isinstance(version, str) and version.startswith(f"{GATEWAY_GROUP}/")
-    return ObjectKey(f"{kind.value}.{GATEWAY_GROUP}" if routed else kind.value, space, text)
+        raise FaultError(namespace, f"metadata.namespace {space[:MAX_NAME]!r} is no DNS label (RFC 1123)")
+    known = _GROUPS.get(kind.value)
+    if known == POLICY_GROUP and not group:
+        raise FaultError(version, f"a {kind.value} is of {POLICY_GROUP}: write apiVersion: {POLICY_GROUP}/VERSION")
+    routed = kind.value == "HTTPRoute" and group == GATEWAY_GROUP
+    foreign = known is not None and group != known and version.value is not None
+    return ObjectKey(f"{kind.value}.{group}" if routed or foreign else kind.value, space, text)
 
 
 def decode(key: ObjectKey, document: Field) -> RawObject | None:
@@ -117,15 +130,15 @@ def _pod(key: ObjectKey, document: Field) -> RawPod | None:
     own = {name: field.text() for name, field in fields.items()}
     ports = tuple(
         ContainerPort(port.get("name").text(default=""), port.get("containerPort").port())
-        for container in spec.get("containers").items()
+        for container in (*spec.get("containers").items(), *_sidecars(spec))
         for port in container.get("ports").items()
         if port.get("protocol").text(default="TCP") == "TCP"
     )
     host_network = spec.get("hostNetwork").flag(default=False)
     account = spec.get("serviceAccountName")
     service_account = account.text(default="default")
-    if not _DNS_SUBDOMAIN.fullmatch(service_account):
-        raise FaultError(account, f"spec.serviceAccountName {service_account!r} is no DNS name (RFC 1123)")
+    if len(service_account) > MAX_NAME or not _DNS_SUBDOMAIN.fullmatch(service_account):
+        raise FaultError(account, f"spec.serviceAccountName {service_account[:MAX_NAME]!r} is no DNS name (RFC 1123)")
     ready = all(
         condition.get("status").text() != "False"
         for condition in status.get("conditions").items()
@@ -152,6 +165,11 @@ def _pod(key: ObjectKey, document: Field) -> RawPod | None:
         closed = msgspec.structs.replace(bare, settings=CLOSED, annotations={})
         raise FaultError(fault.line, fault.reason, RawPod(closed, _CLOSED_ANNOTATIONS, ready)) from fault
     return RawPod(msgspec.structs.replace(bare, settings=settings), own, ready)
+
+
+def _sidecars(spec: Field) -> list[Field]:
+    """Init containers that stay: what they listen on is the pod's for its whole life."""
+    return [each for each in spec.get("initContainers").items() if each.get("restartPolicy").value == "Always"]
 
 
 def _probe_ports(spec: Field) -> tuple[int, ...]:
@@ -205,7 +223,7 @@ def _service(key: ObjectKey, document: Field) -> RawService | None:
         return None
     ips = [_address(entry) for entry in spec.get("clusterIPs").items() if entry.value != "None"]
     single = spec.get("clusterIP")
-    if single.value not in {None, "None", ""} and (address := _address(single)) not in ips:
+    if single.value not in (None, "None", "") and (address := _address(single)) not in ips:
         ips.insert(0, address)
     ports = []
     for port in spec.get("ports").items():

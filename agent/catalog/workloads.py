@@ -1,13 +1,14 @@
 """Pods that a Deployment or another controller would make: manifests of a repository have those, and no pods."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
+from msgspec import Struct
+
 from agent.catalog.document import Field, documents
-from agent.catalog.fault import FaultError
+from agent.catalog.fault import Fault, FaultError
 from agent.catalog.files import SUFFIXES
 from agent.catalog.key import ObjectKey
-from agent.catalog.model import Pod
 from agent.catalog.objects import RawPod, decode, key_of
 
 _TEMPLATES = {
@@ -21,26 +22,53 @@ _TEMPLATES = {
 }
 
 
-def templates(paths: Iterable[Path]) -> list[Pod]:
-    """The pod of each template in these files and directories; what cannot be read is left out."""
-    found: list[Pod] = []
-    for path in paths:
-        for each in sorted(path.iterdir()) if path.is_dir() else [path]:
-            if each.is_file() and (not path.is_dir() or each.name.endswith(SUFFIXES)):
-                try:
-                    found.extend(pod for document in documents(each.read_bytes()) if (pod := _pod(document)))
-                except (FaultError, OSError):
-                    continue  # `load` has said so
-    return found
+class Templates(Struct, frozen=True):
+    """One pod for each template, under the name of its controller, and what cannot be used."""
+
+    pods: dict[ObjectKey, RawPod]
+    faults: tuple[Fault, ...]
 
 
-def _pod(document: Field) -> Pod | None:
-    try:
-        key = key_of(document)
-        path = _TEMPLATES.get(key.kind)
+def templates(paths: Iterable[Path], taken: Collection[ObjectKey] = ()) -> Templates:
+    """The pod of each template in these files and directories.
+
+    Deployment shop/web gives pod shop/web. Where that name is taken, by a real pod or by a controller that came
+    before, it is shop/deployment-web. A file that cannot be parsed is left out: `load` says so.
+    """
+    pods: dict[ObjectKey, RawPod] = {}
+    faults: list[Fault] = []
+    for file, document in _documents(paths):
+        try:
+            controller = key_of(document)
+        except FaultError:
+            continue
+        path = _TEMPLATES.get(controller.kind)
         if path is None:
-            return None
-        raw = decode(ObjectKey("Pod", key.namespace, f"{key.kind.lower()}-{key.name}"), document.get(*path))
-    except FaultError:
-        return None
-    return raw.pod if isinstance(raw, RawPod) else None
+            continue
+        name = ObjectKey("Pod", controller.namespace, controller.name)
+        if name in taken or name in pods:
+            name = ObjectKey("Pod", controller.namespace, f"{controller.kind.lower()}-{controller.name}")
+        if name in taken or name in pods:
+            continue  # the same document twice
+        try:
+            raw = decode(name, document.get(*path))
+        except FaultError as fault:
+            raw = fault.stand_in
+            line = fault.line or document.line
+            faults.append(Fault(str(file), line, str(controller), fault.reason, closed=raw is not None))
+        if isinstance(raw, RawPod):
+            pods[name] = raw
+    return Templates(pods, tuple(faults))
+
+
+def _documents(paths: Iterable[Path]) -> Iterator[tuple[Path, Field]]:
+    for path in paths:
+        inside = sorted(path.iterdir()) if path.is_dir() else [path]
+        for each in inside:
+            if path.is_dir() and (not each.name.endswith(SUFFIXES) or each.name.startswith(".")):
+                continue
+            try:
+                found = documents(each.read_bytes())
+            except (FaultError, OSError):
+                continue
+            yield from ((each, document) for document in found)

@@ -20,6 +20,7 @@ from agent.policy.objects import (
     POLICY_GROUP,
     AccountRef,
     AuthorizationPolicy,
+    BrokenServer,
     HttpLayer,
     LabelExpression,
     LabelSelector,
@@ -40,7 +41,9 @@ MAX_PORT_NAME = 15
 
 _PORT_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 _LABEL = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+"""RFC 1123."""
 _IDENTITY = re.compile(rf"(\*|{_LABEL})(\.{_LABEL})*")
+_ONE_LABEL = re.compile(_LABEL)
 _NAME = re.compile(rf"{_LABEL}(\.{_LABEL})*")
 _CIDR = re.compile(r"[0-9a-fA-F:.]+(/\d{1,3})?")
 
@@ -52,22 +55,38 @@ def decode(key: ObjectKey, document: Field) -> PolicyObject | None:
         return routes.decode(key, document, group, version)
     if key.kind in {"HTTPRoute", "GRPCRoute"}:
         return routes.decode(key, document, group, version)
-    known = _KINDS.get(key.kind)
+    known = KINDS.get(key.kind)
     if known is None:
         raise FaultError(
             document.get("kind"),
             f"this version knows no {key.kind} of {POLICY_GROUP}: what it would forbid or allow is not in force",
         )
     versions, decoder = known
-    if version not in versions:
-        raise FaultError(
-            document.get("apiVersion"),
-            f"apiVersion {group}/{version} is not known for {key.kind}; these are: {', '.join(versions)}",
-        )
     spec = document.get("spec")
-    if spec.value is None:
-        raise FaultError(document, "spec is missing")
-    return decoder(key, document, spec)
+    try:
+        if version not in versions:
+            raise FaultError(
+                document.get("apiVersion"),
+                f"apiVersion {group}/{version} is not known for {key.kind}; these are: {', '.join(versions)}",
+            )
+        if spec.value is None:
+            raise FaultError(document, "spec is missing")
+        return decoder(key, document, spec)
+    except FaultError as fault:
+        if key.kind != "Server":
+            raise
+        raise FaultError(fault.line, fault.reason, _closed(key, spec)) from fault
+
+
+def _closed(key: ObjectKey, spec: Field) -> PolicyObject | None:
+    """What is in force for a Server that cannot be used: its port, as far as one can tell, is closed."""
+    try:
+        pods = spec.get("podSelector")
+        if pods.value is None and spec.get("externalWorkloadSelector").value is not None:
+            return None
+        return Server(key.namespace, key.name, port=_port(spec.get("port")), selector=label_selector(pods))
+    except FaultError:
+        return BrokenServer(key.namespace, key.name)
 
 
 def _group(document: Field) -> tuple[str, str]:
@@ -196,7 +215,14 @@ def _server_authorization(key: ObjectKey, document: Field, spec: Field) -> Serve
 
 def _account(field: Field, namespace: str) -> AccountRef:
     only(field, "name", "namespace")
-    return AccountRef(field.get("namespace").text(default=namespace) or namespace, _name(field.get("name")))
+    return AccountRef(_namespace(field.get("namespace"), namespace), _name(field.get("name")))
+
+
+def _namespace(field: Field, default: str) -> str:
+    text = field.text(default=default) or default
+    if len(text) > 63 or not _ONE_LABEL.fullmatch(text):
+        raise FaultError(field, f"{text!r} is no namespace (RFC 1123)")
+    return text
 
 
 def _name(field: Field) -> str:
@@ -325,7 +351,7 @@ def _authentication_ref(field: Field, namespace: str) -> Ref:
             f"unsupported authentication kind {kind}{f' of {group}' if group else ''}; these are supported: "
             f"MeshTLSAuthentication and NetworkAuthentication of {POLICY_GROUP}, and ServiceAccount",
         )
-    return Ref(found, field.get("namespace").text(default=namespace) or namespace, _name(field.get("name")))
+    return Ref(found, _namespace(field.get("namespace"), namespace), _name(field.get("name")))
 
 
 def _mesh_tls(key: ObjectKey, document: Field, spec: Field) -> MeshTLSAuthentication:
@@ -341,9 +367,7 @@ def _mesh_tls(key: ObjectKey, document: Field, spec: Field) -> MeshTLSAuthentica
         group, kind, space = routes.group_of(field), field.get("kind").text(), field.get("namespace")
         match (group, kind.lower()):
             case ("", "serviceaccount"):
-                accounts.append(
-                    AccountRef(space.text(default=key.namespace) or key.namespace, _name(field.get("name")))
-                )
+                accounts.append(AccountRef(_namespace(space, key.namespace), _name(field.get("name"))))
             case ("", "namespace"):
                 if space.value is not None:
                     raise FaultError(space, "a Namespace has no namespace: leave the field out")
@@ -411,7 +435,7 @@ def _rate(field: Field, limit: int | None, what: str) -> int | None:
     return found
 
 
-_KINDS: dict[str, tuple[tuple[str, ...], Callable[[ObjectKey, Field, Field], PolicyObject]]] = {
+KINDS: dict[str, tuple[tuple[str, ...], Callable[[ObjectKey, Field, Field], PolicyObject]]] = {
     "Server": (("v1beta3", "v1beta2", "v1beta1", "v1alpha1"), _server),
     "ServerAuthorization": (("v1beta1", "v1alpha1"), _server_authorization),
     "AuthorizationPolicy": (("v1alpha1",), _authorization_policy),

@@ -108,6 +108,19 @@ class Server(_Object, frozen=True, tag=True):
         return (float("inf") if self.created is None else self.created, self.name)
 
 
+class BrokenServer(_Object, frozen=True, tag=True):
+    """Stands in for a Server of which not even the pods and the port can be read, and no good version is known.
+
+    What it could be about falls to nobody instead of to a default: every port of its namespace (of every namespace,
+    where that is empty) that no other Server selects.
+    """
+
+    @property
+    def kind(self) -> str:
+        """It takes the place of a Server."""
+        return "Server"
+
+
 class ServerAuthorization(_Object, frozen=True, tag=True):
     """Lets clients into the Servers that it names or selects.
 
@@ -214,6 +227,7 @@ class HttpLayer(_Object, frozen=True, tag=True):
 
 PolicyObject = (
     Server
+    | BrokenServer
     | ServerAuthorization
     | AuthorizationPolicy
     | MeshTLSAuthentication

@@ -21,8 +21,8 @@ _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, section 5.6.2
 
 
 def group_of(ref: Field, default: str = "") -> str:
-    """The API group of a reference; the core group is the empty text."""
-    group = ref.get("group").text(default=default)
+    """The API group of a reference, in lower case as Linkerd compares it; the core group is the empty text."""
+    group = ref.get("group").text(default=default).lower()
     return "" if group == "core" else group
 
 

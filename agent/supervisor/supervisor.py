@@ -12,8 +12,8 @@ from collections.abc import Iterable
 
 import msgspec
 
+from agent.capture import node_addresses
 from agent.capture.enrolment_socket import EnrolmentSocket, HandedOver
-from agent.capture.node_addresses import node_addresses
 from agent.catalog.fault import Fault
 from agent.catalog.files import FilesSource
 from agent.catalog.index import CatalogIndex
@@ -44,11 +44,11 @@ TICK_SECONDS = 0.25
 """How often something that is still missing (a namespace, an address) is looked for again."""
 IDLE_TICK_SECONDS = 2.0
 """How often namespaces are looked at when nothing is missing."""
-NODE_ADDRESS_SECONDS = 5.0
-"""How often the node's own addresses are looked at."""
 FINDINGS_SECONDS = 1.0
 """Least time between two looks at the whole policy for what is odd in it."""
 DESCRIPTORS = 1 << 20
+EXIT_FAULT = 70
+"""Exit status after a fault of ours (EX_SOFTWARE of sysexits(3))."""
 
 
 class Supervisor:
@@ -57,7 +57,7 @@ class Supervisor:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.catalog = CatalogIndex(Catalog())
-        self.policy = PolicyIndex(Catalog(), _policy_settings(config))
+        self.policy = PolicyIndex(Catalog(), _policy_settings(config), node=config.node)
         self.node_addresses: tuple[str, ...] = ()
         self.faults: tuple[Fault, ...] = ()
         self.findings: tuple[Finding, ...] = ()
@@ -99,8 +99,9 @@ class Supervisor:
         config.state.mkdir(parents=True, exist_ok=True, mode=0o700)
         memory = Memory(config.state / "last-good.msgpack", config.manifests)
         source = FilesSource(config.manifests, self._catalog_changed, memory)
-        source.load()
-        self.node_addresses = await asyncio.to_thread(node_addresses)  # pyroute2 cannot be used on uvloop's thread
+        await source.start()
+        # pyroute2 cannot be used on uvloop's thread
+        self.node_addresses = await asyncio.to_thread(node_addresses.node_addresses)
         self.policy.set_node_addresses(self.node_addresses)
         identity = self._source = await identity_source.start(config)
         try:
@@ -110,7 +111,7 @@ class Supervisor:
             tasks = [
                 spawn(self.keeper.run(), name="identity"),
                 spawn(source.run(), name="catalog"),
-                spawn(self._follow_node_addresses(), name="node addresses"),
+                spawn(node_addresses.follow(self.node_addresses, self._node_addresses_changed), name="node addresses"),
                 spawn(self._look_for_oddities(), name="policy warnings"),
                 spawn(self._reconcile(), name="enrolment"),
                 spawn(self._report(self.keeper), name="identity report"),
@@ -119,7 +120,7 @@ class Supervisor:
             self.workers.start()
             sock = EnrolmentSocket(config.run_dir / "agent.sock", self._handed_over)
             await sock.start()
-            await self._stopping.wait()
+            status_code = await self._until_stopped(tasks)
             await sock.close()
             await self._shut_down(tasks)
             await provider.close()
@@ -129,27 +130,48 @@ class Supervisor:
             await identity.stop()
             await admin.close()
             os.close(lock)
-        return 0
+        return status_code
+
+    async def _until_stopped(self, tasks: list[asyncio.Task[None]]) -> int:
+        """Waits for a signal; the exit status.
+
+        Each task is one that the agent cannot be without: without its catalog, say, it would enforce for ever what was
+        allowed yesterday. So the end of one ends the agent, and its pods are refused until it is started again.
+        """
+        stopping = spawn(self._stopping.wait(), name="stopping")
+        await asyncio.wait([stopping, *tasks], return_when=asyncio.FIRST_COMPLETED)
+        ended = [task.get_name() for task in tasks if task.done()]
+        if not ended:
+            return 0
+        log.critical(
+            "what follows %s has ended by a fault (its traceback is above): the agent ends, and its pods are refused "
+            "until it is started again",
+            ended[0],
+        )
+        stopping.cancel()
+        self._stopping.set()
+        return EXIT_FAULT
 
     # -- what comes in --
 
     def _catalog_changed(self, change: CatalogChange | None, faults: tuple[Fault, ...]) -> None:
+        former, now = frozenset(self.faults), frozenset(faults)
         for fault in faults:
-            if fault not in self.faults:
+            if fault not in former:
                 log.error(
                     "manifest refused: %s",
                     fault,
                     extra={"fields": {"event": "fault", "file": fault.file, "line": fault.line}},
                 )
         for fault in self.faults:
-            if fault not in faults:
+            if fault not in now:
                 log.info("manifest is fine again: %s", fault.file)
         self.faults = faults
         if change is not None:
             self.catalog.apply(change)
             self.policy.apply(change)
-            self._want_identities()
             self.workers.broadcast(messages.ChangeCatalog(change))
+            self._want_identities()
             self._policy_changed.set()
         self._poke()
 
@@ -167,20 +189,12 @@ class Supervisor:
         self.enrolment.retry_refused()
         self._poke()
 
-    async def _follow_node_addresses(self) -> None:
+    def _node_addresses_changed(self, found: tuple[str, ...]) -> None:
         """The kubelet may come from a new address: a bridge that was made with the first pod, say."""
-        while True:
-            await asyncio.sleep(NODE_ADDRESS_SECONDS)
-            try:
-                found = await asyncio.to_thread(node_addresses)
-            except OSError as error:
-                log.error("this node's addresses cannot be read (%s): those that were known stay", error)
-                continue
-            if found != self.node_addresses:
-                log.info("this node's addresses are now %s", ", ".join(found) or "none")
-                self.node_addresses = found
-                self.policy.set_node_addresses(found)
-                self.workers.broadcast(messages.SetNodeAddresses(found))
+        log.info("this node's addresses are now %s", ", ".join(found) or "none")
+        self.node_addresses = found
+        self.policy.set_node_addresses(found)
+        self.workers.broadcast(messages.SetNodeAddresses(found))
 
     async def _look_for_oddities(self) -> None:
         """Says what is legal in the policy and surely not meant, a moment after each change."""
@@ -189,8 +203,9 @@ class Supervisor:
             self._policy_changed.clear()
             catalog = self.catalog.catalog
             found = await asyncio.to_thread(findings, catalog.pods, catalog.policies)
+            former = frozenset(self.findings)
             for finding in found:
-                if finding not in self.findings:
+                if finding not in former:
                     log.warning("policy: %s", finding, extra={"fields": {"event": "policy", "object": finding.object}})
             self.findings = found
             await asyncio.sleep(FINDINGS_SECONDS)
@@ -220,6 +235,7 @@ class Supervisor:
         if pod is None:
             return
         self.enrolment.hand_over(pod.key, os.dup(handed.netns_fd))
+        self._want_identities()  # somebody waits for it now
         self._poke()
         said = ""
         while not self._stopping.is_set():
@@ -259,13 +275,19 @@ class Supervisor:
         return SpiffeId.for_service_account(self.config.trust_domain, pod.namespace, pod.service_account)
 
     def _want_identities(self) -> None:
-        wanted = frozenset(self._identity(pod) for pod in self._local_pods())
+        local = self._local_pods()
+        wanted = frozenset(self._identity(pod) for pod in local)
         if self.keeper is not None:
-            self.keeper.want(wanted)
+            awaited = frozenset(self._identity(pod) for pod in local if self._can_be_enrolled(pod))
+            self.keeper.want(awaited, ahead=wanted - awaited)
         for spiffe_id in list(self.svids):
             if spiffe_id not in wanted:
                 del self.svids[spiffe_id]
                 self.workers.broadcast(messages.ForgetSvid(spiffe_id))
+
+    def _can_be_enrolled(self, pod: Pod) -> bool:
+        """Whether its namespace and an address are known; until then, nothing waits for its SVID alone."""
+        return bool(pod.ips) and (pod.netns is not None or self.enrolment.knows(pod.key))
 
     def _greet(self, handle: WorkerHandle) -> Iterable[tuple[msgspec.Struct, tuple[int, ...]]]:
         config = self.config
