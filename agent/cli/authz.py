@@ -22,10 +22,11 @@ from agent.flags import ConfigError, HostPort
 from agent.identity.spiffe import SpiffeIdError, check_trust_domain
 from agent.policy.cases import Result, parse
 from agent.policy.cases import run as run_cases
-from agent.policy.check import Finding, findings
+from agent.policy.check import Finding, findings, probed
 from agent.policy.explain import Explainer, Explanation, Question, QuestionError
 from agent.policy.index import DEFAULT_CLUSTER_NETWORKS, PolicyIndex, PolicySettings, cluster_matches
 from agent.policy.model import DefaultPolicy
+from agent.telemetry.logs import printable
 
 ANSWER_SECONDS = 10.0
 
@@ -88,8 +89,9 @@ def explain(
 ) -> None:
     """Say whether a client reaches a port of a pod, what decides, and what each authorization lacked.
 
-    Asks the running agent, or, with --manifests, answers from a directory without any agent. Exits with 0 for every
-    verdict, and with 2 where there is none.
+    Asks the running agent, or, with --manifests, answers from a directory without any agent. There a Deployment or
+    another controller stands for its pods: shop/web is the pod of that name, or else of Deployment web; where the name
+    is taken it is shop/deployment-web. Exits with 0 for every verdict, and with 2 where there is none.
 
     Example: quietwire authz explain --from shop/web --to shop/cart --port 8080
 
@@ -115,13 +117,13 @@ def explain(
         if manifests is None:
             answer = _ask(question, HostPort.parse(admin, "--admin"))
         else:
-            answer = _explainer(_load_directory(manifests), flags).explain(question)
+            answer = _explainer(_read_directory(manifests)[1], flags).explain(question)
     except (ConfigError, QuestionError) as error:
-        fail(str(error), EXIT_USAGE)
+        fail(printable(str(error)), EXIT_USAGE)
     if as_json:
         _print_json(answer)
     else:
-        sys.stdout.write("".join(f"{line}\n" for line in (f"{answer.verdict}: {question}", *_lines(answer))))
+        _say(f"{answer.verdict}: {question}", *_lines(answer))
 
 
 @app.command(name="test")
@@ -131,12 +133,15 @@ def run_tests(
     *,
     manifests: Path,
     flags: PolicyFlags = _DEFAULTS,
+    allow_faults: Annotated[bool, Parameter(negative="")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Run policy tests: a YAML list of {from, from-ip, from-id, to, port, expect, because}.
 
-    Prints each that differs with its explanation, and exits with 1 if any does. `expect` is allow, deny or audit;
-    `because` is printed with a case that differs. No agent is needed.
+    Prints each that differs with its explanation, and exits with 1 if any does, or if a manifest has a fault. `expect`
+    is allow, deny or audit; `because` is printed with a case that differs. No agent is needed, and no pods: a
+    Deployment or another controller stands for those that it makes. shop/web is the pod of that name, or else of
+    Deployment web; where the name is taken it is shop/deployment-web.
 
     Example: quietwire authz test policy-tests.yaml --manifests deploy/examples/shop
 
@@ -146,25 +151,42 @@ def run_tests(
         The cases.
     manifests
         The directory of manifests that they are about.
+    allow_faults
+        Exit with 0 though manifests have faults, if all cases are as expected. What has a fault is not in force here,
+        while an agent may still have a former version of it.
     """
     try:
         cases = parse(file.read_bytes())
     except OSError as error:
         fail(f"{file}: {error.strerror}", EXIT_USAGE)
     except FaultError as error:
-        fail(f"{file}:{error.line}: {error.reason}", EXIT_USAGE)
+        fail(printable(f"{file}:{error.line}: {error.reason}"), EXIT_USAGE)
     try:
-        results = run_cases(cases, _explainer(_load_directory(manifests), flags))
+        loaded, catalog = _read_directory(manifests)
+        results = run_cases(cases, _explainer(catalog, flags))
     except ConfigError as error:
-        fail(str(error), EXIT_USAGE)
+        fail(printable(str(error)), EXIT_USAGE)
     failed = [result for result in results if not result.passed]
     if as_json:
-        _print_json({"cases": len(results), "failed": [_result(file, result) for result in failed]})
+        _print_json(
+            {
+                "cases": len(results),
+                "failed": [_result(file, result) for result in failed],
+                "faults": [_fault(each) for each in loaded.faults],
+            }
+        )
     else:
         for result in failed:
-            sys.stdout.write("".join(f"{line}\n" for line in _failure(file, result)))
-        sys.stdout.write(f"{len(results)} cases, {len(failed)} differ\n")
-    sys.exit(EXIT_FAILED if failed else 0)
+            _say(*_failure(file, result))
+        faults = f", {len(loaded.faults)} faults in the manifests" if loaded.faults else ""
+        _say(f"{len(results)} cases, {len(failed)} differ{faults}")
+    refused = bool(loaded.faults) and not allow_faults
+    if refused:
+        _warn(
+            f"{manifests} has manifests that cannot be used, so that the cases were tried without them: mend them, or "
+            f"accept that with --allow-faults"
+        )
+    sys.exit(EXIT_FAILED if failed or refused else 0)
 
 
 @app.command
@@ -182,9 +204,8 @@ def check(*files: Path, as_json: AsJson = False) -> None:
     """
     if not files:
         fail("which files? For example: quietwire authz check policy.yaml", EXIT_USAGE)
-    loaded = load(files)
-    catalog = _catalog(loaded)
-    warned = findings((*catalog.pods, *templates(files)), catalog.policies)
+    loaded, catalog = _read(files)
+    warned = sorted((*findings(catalog.pods, catalog.policies), *probed(catalog.pods, catalog.policies)))
     if as_json:
         _print_json(
             {
@@ -195,31 +216,37 @@ def check(*files: Path, as_json: AsJson = False) -> None:
     else:
         for fault in loaded.faults:
             what = f"{fault.object}: " if fault.object else ""
-            sys.stdout.write(f"{fault.file}:{fault.line}: error: {what}{fault.reason}\n")
+            _say(f"{fault.file}:{fault.line}: error: {what}{fault.reason}")
         for finding in warned:
             name, line = loaded.places[finding.object]
-            sys.stdout.write(f"{name}:{line}: warning: {finding}\n")
+            _say(f"{name}:{line}: warning: {finding}")
         objects = len(loaded.objects)
-        sys.stdout.write(f"{objects} objects, {len(loaded.faults)} errors, {len(warned)} warnings\n")
+        _say(f"{objects} objects, {len(loaded.faults)} errors, {len(warned)} warnings")
     sys.exit(EXIT_FAILED if loaded.faults else 0)
 
 
-def _load_directory(directory: Path) -> Loaded:
+def _read_directory(directory: Path) -> tuple[Loaded, Catalog]:
+    """What a directory says, and its faults said. Raises ConfigError where there is none."""
     if not directory.is_dir():
         raise ConfigError(f"--manifests {directory} is no directory")
-    loaded = load([directory])
+    loaded, catalog = _read([directory])
     for fault in loaded.faults:
-        sys.stderr.write(f"quietwire: {fault}\n")
-    return loaded
+        _warn(str(fault))
+    return loaded, catalog
 
 
-def _catalog(loaded: Loaded) -> Catalog:
-    change = Assembly().update(loaded.objects)
-    return Catalog() if change is None else Catalog(change.version, change.pods, change.services, change.policies)
+def _read(paths: Iterable[Path]) -> tuple[Loaded, Catalog]:
+    """What some files say, with every fault, and the catalog of it: with a pod for each controller."""
+    files = tuple(paths)
+    loaded = load(files)
+    made = templates(files, loaded.objects)
+    faults = tuple(sorted((*loaded.faults, *made.faults)))
+    change = Assembly().update({**loaded.objects, **made.pods})
+    catalog = Catalog() if change is None else Catalog(change.version, change.pods, change.services, change.policies)
+    return msgspec.structs.replace(loaded, faults=faults), catalog
 
 
-def _explainer(loaded: Loaded, flags: PolicyFlags) -> Explainer:
-    catalog = _catalog(loaded)
+def _explainer(catalog: Catalog, flags: PolicyFlags) -> Explainer:
     return Explainer(CatalogIndex(catalog), PolicyIndex(catalog, flags.settings()), egress_mode=flags.egress_mode)
 
 
@@ -245,6 +272,15 @@ def _no_agent(admin: HostPort, error: Exception) -> NoReturn:
         f"no agent answers on {admin} ({error}): name its --admin, or give --manifests to answer without one",
         EXIT_USAGE,
     )
+
+
+def _say(*lines: str) -> None:
+    """Prints lines of what strangers may have written: no control character of theirs reaches the terminal."""
+    sys.stdout.write("".join(f"{printable(line)}\n" for line in lines))
+
+
+def _warn(line: str) -> None:
+    sys.stderr.write(f"quietwire: {printable(line)}\n")
 
 
 def _print_json(value: Any) -> None:

@@ -8,9 +8,10 @@ from msgspec import Struct
 
 from agent.catalog.key import ObjectKey
 from agent.catalog.model import Pod
-from agent.policy.index import by_port
+from agent.policy.index import by_port, ports_of
 from agent.policy.objects import (
     AuthorizationPolicy,
+    BrokenServer,
     HttpLayer,
     MeshTLSAuthentication,
     NetworkAuthentication,
@@ -57,6 +58,38 @@ def findings(pods: Iterable[Pod], policies: Iterable[PolicyObject]) -> tuple[Fin
     return tuple(sorted(found))
 
 
+def probed(pods: Iterable[Pod], policies: Iterable[PolicyObject]) -> tuple[Finding, ...]:
+    """Servers on ports that probes go to as well: their authorizations are not all that lets in there. Sorted.
+
+    Apart from `findings`, because it is no mistake in what runs: it is worth a thought when policy is written.
+    """
+    servers: defaultdict[str, list[Server]] = defaultdict(list)
+    for policy in policies:
+        if isinstance(policy, Server):
+            servers[policy.namespace].append(policy)
+    there: defaultdict[tuple[ObjectKey, int], list[str]] = defaultdict(list)
+    for pod in pods:
+        for server in servers.get(pod.namespace, ()) if pod.probe_ports else ():
+            if server.selector is not None and server.selector.matches(pod.labels):
+                for port in set(ports_of(pod, server)) & set(pod.probe_ports):
+                    there[server.key, port].append(pod.key)
+    return tuple(
+        sorted(
+            Finding(
+                key,
+                f"port {port} of {_shown(those)} is a probe's port too: from the node's own addresses, where traffic "
+                f"of a NodePort or of masquerading comes from as well, plaintext reaches it whatever is authorized. "
+                f"Give the probe a port of its own if that is too much",
+            )
+            for (key, port), those in there.items()
+        )
+    )
+
+
+def _shown(pods: list[str]) -> str:
+    return ", ".join(pods[:SHOWN]) + (f" and {len(pods) - SHOWN} more" if len(pods) > SHOWN else "")
+
+
 def _selection(servers: list[Server], pods: list[Pod]) -> Iterator[Finding]:
     selected: dict[str, int] = dict.fromkeys((server.name for server in servers), 0)
     with_port: dict[str, int] = dict(selected)
@@ -83,11 +116,10 @@ def _selection(servers: list[Server], pods: list[Pod]) -> Iterator[Finding]:
         elif not with_port[name]:
             yield Finding(server.key, f"none of the pods that it selects has a port called {server.port!r}")
     for (loser_name, winner, port), those in beaten.items():
-        shown = ", ".join(those[:SHOWN]) + (f" and {len(those) - SHOWN} more" if len(those) > SHOWN else "")
         yield Finding(
             by_name[loser_name].key,
-            f"it is without effect on port {port} of {shown}: Server {winner} selects it too, and is older or first "
-            f"by name",
+            f"it is without effect on port {port} of {_shown(those)}: Server {winner} selects it too, and is older or "
+            f"first by name",
         )
 
 
@@ -130,7 +162,7 @@ def _messages(
             if policy.server is not None and ObjectKey("Server", policy.namespace, policy.server) not in known:
                 yield f"it hangs on Server {policy.namespace}/{policy.server}, which does not exist"
             yield "it is not enforced by this version: it bears on requests, not on connections"
-        case Server():
+        case Server() | BrokenServer():
             return
 
 

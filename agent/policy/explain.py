@@ -12,8 +12,10 @@ from agent.catalog.model import Pod
 from agent.identity.spiffe import SpiffeId, SpiffeIdError
 from agent.outcome import Outcome
 from agent.policy.authorize import authorize
+from agent.policy.identities import LINKERD_NAMESPACE
 from agent.policy.index import PolicyIndex
-from agent.policy.model import LINKERD_NAMESPACE, Address, Client, Considered, Denial, Permit, ServerPort
+from agent.policy.model import Client, Considered, Denial, Permit, Permits, ServerPort, egress_rule
+from agent.policy.networks import Address
 
 
 class Verdict(StrEnum):
@@ -77,24 +79,25 @@ class Explainer:
     def _from_pod(self, source: Pod, target: Pod, port: int) -> Explanation:
         if source.key == target.key:
             return Explanation(Verdict.ALLOW, "", "", "a pod always reaches itself")
-        pairs = [(mine, theirs) for mine in source.ips for theirs in target.ips if (":" in mine) == (":" in theirs)]
+        pairs: list[tuple[str | None, str | None]]
+        pairs = [(mine, theirs) for mine in source.ips for theirs in target.ips if _same_family(mine, theirs)]
+        if not pairs:  # which address it would come from is unknown, where it is one of the same family
+            mine = source.ips[0] if source.ips and not target.ips else None
+            pairs = [(mine, target.ips[0] if target.ips else None)]
         answers = [self._between(source, target, port, mine, theirs) for mine, theirs in pairs[:_MAX_PAIRS]]
-        if not answers:
-            mine = source.ips[0] if source.ips else None
-            answers = [self._between(source, target, port, mine, target.ips[0] if target.ips else None)]
         # Where address families differ, what an operator must know is the one that does not work.
         return min(answers, key=lambda answer: _STRICTEST.index(answer.verdict))
 
     def _between(self, source: Pod, target: Pod, port: int, mine: str | None, theirs: str | None) -> Explanation:
         captured = source.settings.meshed and (theirs is None or sends_mesh(source.settings, port, theirs))
-        awaited = target.settings.meshed and (mine is None or accepts_mesh(target.settings, port, mine))
+        awaited = target.settings.meshed and not _keeps_out(target, port, source, theirs, mine)
         mode = source.settings.egress_mode or self._egress_mode
         if captured and not awaited and mode == MESHED_ONLY:
             reason = (
                 f"{source.key} may only dial meshed pods (egress mode {MESHED_ONLY}), and {target.key}:{port} is none "
                 f"of the mesh"
             )
-            return Explanation(Verdict.DENY, f"egress:{mode}", "", f"{Outcome.EGRESS_NOT_MESHED}: {reason}")
+            return Explanation(Verdict.DENY, egress_rule(mode), "", f"{Outcome.EGRESS_NOT_MESHED}: {reason}")
         meshed = captured and awaited
         identity = None
         if meshed:
@@ -111,8 +114,8 @@ class Explainer:
         if skipped or (peer is not None and not accepts_mesh(target.settings, port, peer)):
             reason = f"the annotations of {target.key} keep this traffic out of the mesh: no policy is enforced for it"
             return Explanation(Verdict.ALLOW, "", "", reason)
-        answer = authorize(ServerPort(target.key, port), client, self._policy.permits(target, port))
-        return explanation(answer)
+        permits = self._policy.permits(target, port)
+        return explanation(authorize(ServerPort(target.key, port), client, permits), client, permits)
 
     def _pod(self, name: str, what: str) -> Pod:
         pod = self._catalog.pod(name)
@@ -150,17 +153,40 @@ _STRICTEST = (Verdict.DENY, Verdict.AUDIT, Verdict.ALLOW)
 _MAX_PAIRS = 64
 
 
-def explanation(answer: Permit | Denial) -> Explanation:
-    """A decision as the answer to a question."""
+def explanation(answer: Permit | Denial, client: Client, permits: Permits) -> Explanation:
+    """A decision as the answer to a question; where it allows, with those that were asked before."""
     if isinstance(answer, Denial):
         return Explanation(Verdict.DENY, answer.server, "", f"{answer.outcome}: {answer.message}", answer.considered)
     verdict = Verdict.AUDIT if answer.audit else Verdict.ALLOW
-    reason = (
-        f"{answer.server} audits: what would be denied is let through, logged and counted"
-        if answer.audit
-        else f"{answer.authorization} lets it in"
-    )
-    return Explanation(verdict, answer.server, answer.authorization, reason, answer.considered)
+    if answer.audited is None:
+        considered = permits.considered(client, until=answer.authorization)
+        reason = f"{answer.authorization} lets it in"
+    else:
+        considered = answer.considered
+        reason = (
+            f"{answer.server} audits: what would be denied is let through, logged and counted. "
+            f"{answer.audited.outcome}: {answer.audited.message}"
+        )
+    return Explanation(verdict, answer.server, answer.authorization, reason, considered)
+
+
+def _same_family(one: str, other: str) -> bool:
+    return (":" in one) == (":" in other)
+
+
+def _keeps_out(target: Pod, port: int, source: Pod, theirs: str | None, mine: str | None) -> bool:
+    """Whether the target's rules do not capture what this source sends to this port: what `route` goes by.
+
+    It takes any of the source's addresses of the family for one that it may come from; where there is none, or none is
+    known, only the port can keep it out.
+    """
+    if theirs is None:
+        sources = [] if mine is None else [mine]
+    else:
+        sources = [ip for ip in source.ips if _same_family(ip, theirs)]
+    if not sources:
+        return any(port in ports for ports in target.settings.skip_inbound_ports)
+    return not any(accepts_mesh(target.settings, port, ip) for ip in sources)
 
 
 def _address(text: str) -> Address:

@@ -15,16 +15,12 @@ from msgspec import Struct
 from agent.catalog.key import ObjectKey
 from agent.catalog.model import Catalog, CatalogChange, Pod
 from agent.identity.spiffe import SpiffeId
-from agent.policy.model import (
-    Authorization,
-    DefaultPolicy,
-    IdentityMatch,
-    NetworkMatch,
-    Permits,
-    Requirement,
-)
+from agent.policy.identities import IdentityMatch
+from agent.policy.model import Authorization, DefaultPolicy, Permits, Requirement
+from agent.policy.networks import NetworkMatch
 from agent.policy.objects import (
     AuthorizationPolicy,
+    BrokenServer,
     MeshTLSAuthentication,
     NetworkAuthentication,
     NetworkRange,
@@ -73,6 +69,8 @@ class _Namespace:
         self.permits: dict[str, Permits] = {}
         """By Server."""
         self.targets: _Targets | None = None
+        self.broken: dict[str, BrokenServer] = {}
+        """Servers that cannot even be told apart: their namespace's defaults are closed."""
 
     def forget_authorizations(self) -> None:
         """Something that authorizes has changed."""
@@ -146,10 +144,21 @@ class _Targets:
 
 
 class PolicyIndex:
-    """The policy in force. `permits` is asked by the data path; `apply` follows the catalog."""
+    """The policy in force. `permits` is asked by the data path; `apply` follows the catalog.
 
-    def __init__(self, catalog: Catalog, settings: PolicySettings, node_addresses: Iterable[str] = ()) -> None:
+    `node_addresses` are those from which the kubelet probes the pods of `node`; None means every pod.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        settings: PolicySettings,
+        node_addresses: Iterable[str] = (),
+        *,
+        node: str | None = None,
+    ) -> None:
         self.settings = settings
+        self._node = node
         self._spaces: defaultdict[str, _Namespace] = defaultdict(_Namespace)
         self._authentications: dict[ObjectKey, MeshTLSAuthentication | NetworkAuthentication] = {}
         self._node_addresses = tuple(node_addresses)
@@ -174,6 +183,7 @@ class PolicyIndex:
     def _put(self, key: ObjectKey, policy: PolicyObject | None, touched: set[str]) -> None:
         space = self._spaces[key.namespace]
         if key.kind == "Server":
+            self._set_broken(key, policy if isinstance(policy, BrokenServer) else None)
             space.set_server(key.name, policy if isinstance(policy, Server) else None)
             return
         if key.kind in {"MeshTLSAuthentication", "NetworkAuthentication"}:
@@ -201,6 +211,26 @@ class PolicyIndex:
                 space.routes.pop(key, None)
         touched.add(key.namespace)
 
+    def _set_broken(self, key: ObjectKey, broken: BrokenServer | None) -> None:
+        here = self._spaces[key.namespace]
+        if broken is None and here.broken.pop(key.name, None) is None:
+            return
+        if broken is not None:
+            here.broken[key.name] = broken
+        for name, space in self._spaces.items():
+            if not key.namespace or name == key.namespace:
+                space.tables.clear()
+
+    def _default_of(self, pod: Pod) -> Permits:
+        """What holds for the ports of a pod that no Server selects."""
+        for space in (self._spaces[pod.namespace], self._spaces[""]):
+            for broken in space.broken.values():
+                where = str(broken.key) if broken.namespace else f"a policy that cannot be read, in {broken.name}"
+                return Permits(where, ())
+        annotated = pod.settings.default_policy
+        policy = self.settings.default_inbound_policy if annotated is None else DefaultPolicy(annotated)
+        return default_permits(policy, self.settings.cluster_networks)
+
     def set_node_addresses(self, addresses: Iterable[str]) -> None:
         """From where the kubelet of this node probes its pods."""
         self._node_addresses = tuple(addresses)
@@ -217,13 +247,12 @@ class PolicyIndex:
 
     def _compile(self, pod: Pod) -> PodPolicy:
         space = self._spaces[pod.namespace]
-        annotated = pod.settings.default_policy
-        policy = self.settings.default_inbound_policy if annotated is None else DefaultPolicy(annotated)
-        default = default_permits(policy, self.settings.cluster_networks)
+        default = self._default_of(pod)
         ports = {
             port: self._permits_of(space, servers[0]) for port, servers in by_port(pod, space.servers_of(pod)).items()
         }
-        probing = _probe_authorization((*self._node_addresses, *pod.host_ips))
+        here = self._node is None or pod.node == self._node
+        probing = _probe_authorization((*(self._node_addresses if here else ()), *pod.host_ips))
         if probing is not None:
             for port in pod.probe_ports:
                 ports[port] = msgspec.structs.replace(ports.get(port, default), probe=probing)

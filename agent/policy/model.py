@@ -1,19 +1,16 @@
 """Policy as frozen values: who asks, what could let them in, and the two answers."""
 
-import ipaddress
 from enum import StrEnum
-from functools import lru_cache
+from functools import cached_property
 
 from msgspec import Struct
 
 from agent.identity.spiffe import SpiffeId
 from agent.outcome import Outcome
-
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-
-LINKERD_NAMESPACE = "linkerd"
-"""Where Linkerd's own names have its control plane: `<sa>.<ns>.serviceaccount.identity.linkerd.<trust domain>`."""
+from agent.policy import advice
+from agent.policy.identities import IdentityMatch, whose_own
+from agent.policy.matcher import Matcher
+from agent.policy.networks import Address, NetworkMatch, address_set, number_of
 
 
 class DefaultPolicy(StrEnum):
@@ -54,55 +51,6 @@ class ServerPort(Struct, frozen=True):
         return f"{self.pod}:{self.port}"
 
 
-class NetworkMatch(Struct, frozen=True):
-    """Addresses of a network without some parts of it."""
-
-    network: Network
-    excepts: tuple[Network, ...] = ()
-
-    def covers(self, address: Address) -> bool:
-        """Whether the address is meant. An address of the other family never is."""
-        return address in self.network and not any(address in each for each in self.excepts)
-
-
-class IdentityMatch(Struct, frozen=True):
-    """Which mesh identities are meant; each part alone is enough.
-
-    `names` are whole DNS names in lower case, `suffixes` begin with a dot, `accounts` are (namespace, name).
-    """
-
-    everyone: bool = False
-    ids: frozenset[SpiffeId] = frozenset()
-    names: frozenset[str] = frozenset()
-    suffixes: tuple[str, ...] = ()
-    accounts: frozenset[tuple[str, str]] = frozenset()
-    namespaces: frozenset[str] = frozenset()
-
-    def includes(self, identity: SpiffeId) -> bool:
-        """Whether this identity is meant, by its SPIFFE ID or by either of its DNS names."""
-        if self.everyone or identity in self.ids:
-            return True
-        account, names = names_of(identity)
-        if account is None:
-            return False
-        return (
-            account in self.accounts
-            or account[0] in self.namespaces
-            or not self.names.isdisjoint(names)
-            or (bool(self.suffixes) and any(name.endswith(self.suffixes) for name in names))
-        )
-
-
-@lru_cache(maxsize=65536)
-def names_of(identity: SpiffeId) -> tuple[tuple[str, str] | None, tuple[str, ...]]:
-    """(namespace, service account) of a workload, and its DNS names in lower case: our form, and Linkerd's own."""
-    account = identity.workload
-    if account is None:
-        return None, ()
-    stem = f"{account[1]}.{account[0]}.serviceaccount.identity".lower()
-    return account, (f"{stem}.{identity.trust_domain}", f"{stem}.{LINKERD_NAMESPACE}.{identity.trust_domain}")
-
-
 class Requirement(StrEnum):
     """What an authorization demands of the client's identity."""
 
@@ -126,6 +74,16 @@ class Authorization(Struct, frozen=True):
     in_cluster: bool = False
     nobody: str = ""
 
+    @property
+    def of_plaintext(self) -> bool:
+        """Whether it asks nothing of a client but where it comes from."""
+        return self.requirement is Requirement.NOTHING
+
+    @property
+    def of_tls(self) -> bool:
+        """Whether it is content with TLS, whoever speaks it."""
+        return self.requirement is not Requirement.MESH_IDENTITY
+
     def lacks(self, client: Client) -> str | None:
         """What this client lacks for this authorization, all of it; None where it is allowed."""
         if self.nobody:
@@ -140,9 +98,13 @@ class Authorization(Struct, frozen=True):
             if client.identity is None:
                 without = "TLS without a client identity" if client.tls else "the client came without mTLS"
                 return f"no mesh identity: {without}"
-            if self.identities is not None and not self.identities.includes(client.identity):
+            owner = whose_own(client.identity)
+            named = self.identities is not None and self.identities.includes(client.identity)
+            if owner and not named:
+                return f"no mesh identity: {client.identity} is {owner}'s own identity, no workload's"
+            if self.identities is not None and not named:
                 return f"{client.identity} is none of its identities"
-        elif self.requirement is Requirement.TLS and not client.tls:
+        elif self.requirement is Requirement.TLS and not client.tls and client.identity is None:
             return "no TLS"
         return None
 
@@ -160,12 +122,11 @@ class Authorization(Struct, frozen=True):
             return True
         if address is None:
             return self.in_cluster
-        if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-            address = address.ipv4_mapped
-        return any(network.covers(address) for network in self.networks)
+        number, six = number_of(address)
+        return address_set(self.networks).has(number, six=six)
 
 
-class Permits(Struct, frozen=True):
+class Permits(Struct, frozen=True, dict=True):
     """Everything that could let a client into one port; authorizations are ORed.
 
     `server` names what decides (`Server shop/cart`, `default:all-authenticated`); with `audit`, what would be denied
@@ -179,6 +140,22 @@ class Permits(Struct, frozen=True):
     only_routes: tuple[str, ...] = ()
     probe: Authorization | None = None
 
+    @cached_property
+    def matcher(self) -> Matcher:
+        """The same, prepared for decisions."""
+        return Matcher(self.authorizations, self.probe)
+
+    def considered(self, client: Client, until: str = "") -> "tuple[Considered, ...]":
+        """Each authorization that does not let this client in, with what is lacking; in order, `until` one by name."""
+        found = []
+        for each in self.authorizations if self.probe is None else (*self.authorizations, self.probe):
+            if until and each.name == until:
+                break
+            lacked = each.lacks(client)
+            if lacked is not None:
+                found.append(Considered(each.name, lacked))
+        return tuple(found)
+
 
 class Considered(Struct, frozen=True):
     """One authorization that did not let the client in, and what was lacking."""
@@ -187,19 +164,70 @@ class Considered(Struct, frozen=True):
     lacked: str
 
 
-class Permit(Struct, frozen=True):
-    """Allowed, and by what. `audit` where only audit let it through; `considered` are those that did not."""
+class Judged(Struct, frozen=True):
+    """What a decision was about."""
 
-    server: str
-    authorization: str
-    audit: bool = False
-    considered: tuple[Considered, ...] = ()
+    server: ServerPort
+    client: Client
+    permits: Permits
 
 
-class Denial(Struct, frozen=True):
-    """Not allowed: how it counts, what was considered, and a message for an operator."""
+class Denial(Struct, frozen=True, dict=True):
+    """Not allowed: what decided, and how it counts. The words are found when somebody asks for them.
+
+    `server` is a rule, never an address or a name that anybody could choose: it is a metric's label. `judged` is None
+    where no authorizations were asked; then `said` is the message.
+    """
 
     server: str
     outcome: Outcome
-    considered: tuple[Considered, ...]
-    message: str
+    said: str = ""
+    judged: Judged | None = None
+
+    @cached_property
+    def message(self) -> str:
+        """For an operator: what, why, and what to do."""
+        if self.judged is None:
+            return self.said
+        return advice.message(self.judged.server, self.judged.client, self.judged.permits, self.outcome)
+
+    @cached_property
+    def considered(self) -> tuple[Considered, ...]:
+        """Each authorization, and what the client lacked for it."""
+        return () if self.judged is None else self.judged.permits.considered(self.judged.client)
+
+
+class Permit(Struct, frozen=True):
+    """Allowed, and by what. `audited` is the denial that only audit keeps from being one."""
+
+    server: str
+    authorization: str
+    audited: Denial | None = None
+
+    @property
+    def audit(self) -> bool:
+        """Whether only audit let it through."""
+        return self.audited is not None
+
+    @property
+    def considered(self) -> tuple[Considered, ...]:
+        """Where only audit let it through: each authorization, and what the client lacked for it."""
+        return () if self.audited is None else self.audited.considered
+
+
+class Rule(StrEnum):
+    """What ends a connection besides authorizations, and is then named as what decided."""
+
+    POD = "pod"
+    """The pod has left the catalog."""
+    ADDRESS = "address"
+    """An address is another pod's now, or nobody's."""
+    IDENTITY = "identity"
+    """A pod has another service account now."""
+    MESH = "mesh"
+    """The destination is meshed now, or is no longer the pod that it was."""
+
+
+def egress_rule(mode: str) -> str:
+    """The same for an egress mode: `egress:meshed-only`."""
+    return f"egress:{mode}"

@@ -11,7 +11,7 @@ from agent.outcome import Outcome
 from agent.policy.model import Denial, Permit, Permits
 from agent.proxy.opening import Bell, Opening
 from agent.proxy.relay import Leg, Relay
-from agent.telemetry.access import ConnectionRecord
+from agent.telemetry.access import AUDITED, CLOSED, DENIED, ConnectionRecord
 from agent.tls.contexts import Contexts
 from agent.tls.machine import TlsMachine
 from agent.tls.peer import PeerIdentity
@@ -133,8 +133,26 @@ class Connection:
         if isinstance(self.decision, Permit):
             verdict = "audit" if self.decision.audit else "allow"
             self.runtime.counters.decided(verdict, self.decision.server, self.decision.authorization, "")
+            if self.decision.audited is not None:
+                self._say_audited(self.decision.audited, "only audit lets it in")
         self.accepted_leg = self.dialled_leg = None
         relay.start(*application, *peer, first)
+
+    @property
+    def is_audited(self) -> bool:
+        """Whether only audit has let it in."""
+        return isinstance(self.decision, Permit) and self.decision.audit
+
+    def kept_by_audit(self, permit: Permit) -> None:
+        """Policy has changed, and only audit permits this connection now: said, and counted, if it is relayed."""
+        if permit.audited is not None and self.runtime.live.is_joined(self):
+            self.runtime.counters.decided("audit", permit.server, permit.authorization, "")
+            self._say_audited(permit.audited, "only audit keeps it, after a change")
+
+    def _say_audited(self, instead: Denial, what: str) -> None:
+        access_log = self.runtime.access_log
+        if access_log.wants(AUDITED, self.pod, instead.outcome):
+            access_log.write(self._record(AUDITED, instead.outcome, f"{what}: {instead.message}"))
 
     def stands_on(self, contexts: Contexts, machine: TlsMachine, identity: PeerIdentity | None) -> None:
         """Remembers the certificates of a handshake. Raises Refusal where one is revoked."""
@@ -202,14 +220,17 @@ class Connection:
             runtime.counters.closed(self.direction, outcome)
         if outcome.is_denial:
             runtime.counters.denied(self.direction, outcome)
-        if isinstance(self.decision, Denial):
+        if isinstance(self.decision, Denial) and outcome.is_denial:
             runtime.counters.decided("deny", self.decision.server, "", outcome)
-        runtime.access_log.record(self._record(outcome, detail))
+        event = DENIED if outcome.is_denial else CLOSED
+        if runtime.access_log.wants(event, self.pod, outcome, audit=self.is_audited):
+            runtime.access_log.write(self._record(event, outcome, detail))
 
-    def _record(self, outcome: Outcome, detail: str) -> ConnectionRecord:
+    def _record(self, event: str, outcome: Outcome, detail: str) -> ConnectionRecord:
         decision = self.decision
+        told = isinstance(decision, Denial) or event == AUDITED
         return ConnectionRecord(
-            event="denied" if outcome.is_denial else "closed",
+            event=event,
             direction=self.direction.value,
             pod=self.pod,
             client=str(self.accepted.client),
@@ -220,11 +241,11 @@ class Connection:
             tls_resumed=self.resumed,
             server=None if decision is None else decision.server,
             authorization=decision.authorization if isinstance(decision, Permit) else None,
-            considered=decision.considered[:MAX_CONSIDERED] if isinstance(decision, Denial) else (),
+            considered=decision.considered[:MAX_CONSIDERED] if told and decision is not None else (),
             outcome=outcome,
             reason=detail,
             bytes_sent=self._reported[0],
             bytes_received=self._reported[1],
             duration_ms=round((time.monotonic() - self.opened_at) * 1000, 1),
-            audit=isinstance(decision, Permit) and decision.audit,
+            audit=self.is_audited,
         )

@@ -1,15 +1,15 @@
 """The inbound path: detect, terminate mesh TLS, authorize, dial the application, relay."""
 
 import asyncio
-import ipaddress
 
 from msgspec import Struct
 
+from agent.capture.address import parsed
 from agent.catalog.mesh import sends_mesh
 from agent.catalog.model import Pod
 from agent.outcome import Outcome
 from agent.policy.authorize import authorize, could_permit_unauthenticated
-from agent.policy.model import Client, Denial, Permit, ServerPort
+from agent.policy.model import Client, Denial, Permit, Rule, ServerPort
 from agent.proxy import detect
 from agent.proxy.connection import Connection, Refusal, Security
 from agent.proxy.handshake import shake_hands
@@ -17,6 +17,7 @@ from agent.proxy.opening import Opening
 from agent.proxy.relay import Leg, Relay, TlsLeg
 from agent.proxy.view import Touched
 from agent.tls import alerts, peer
+from agent.tls.contexts import Contexts
 from agent.tls.machine import TlsMachine
 
 
@@ -39,13 +40,11 @@ async def serve(connection: Connection, client_leg: Opening) -> None:
             Outcome.NOT_A_POD_ADDRESS,
             f"{original} is no address of {pod.key} ({', '.join(pod.ips)}); the agent does not forward for others",
         )
-    contexts = runtime.view.contexts_of(pod, runtime.now())
-    if contexts is None:
-        raise Refusal(Outcome.NO_IDENTITY, f"{pod.key} has no valid SVID now; see the agent's /ready")
+    _contexts(connection, pod)
     server = ServerPort(pod=pod.key, port=original.port)
     server_id = connection.server_id = runtime.view.identity_of(pod)
     server_name = (server_id.dns_name or "").lower()
-    address = ipaddress.ip_address(client.address)
+    address = parsed(client.address)
     application = Opening(connection.bell)
 
     source = runtime.view.catalog.pod_at(client.address)
@@ -65,6 +64,9 @@ async def serve(connection: Connection, client_leg: Opening) -> None:
     else:
         detected = await detect.wait_for_hello(client_leg, server_name, deadline)
 
+    # That may have taken hours, if nobody spoke: what was known at accept is asked for anew.
+    pod = runtime.pod_of(connection.enrolled)
+    contexts = _contexts(connection, pod)
     machine: TlsMachine | None = None
     first = b""
     match detected:
@@ -100,14 +102,14 @@ async def serve(connection: Connection, client_leg: Opening) -> None:
     if connection.dialled_leg is None:
         connection.dialled_leg = application
         await runtime.dial(connection.enrolled, application, original.address, original.port, client)
-        # Dialling took a moment, and everything may have changed in it.
-        connection.check_identity()
-        gone = still_permitted(connection)
-        if gone is not None:
-            connection.decision = gone
-            raise Refusal(gone.outcome, gone.message)
     if client_leg.lost:
         raise Refusal(Outcome.RESET_BY_PEER, "the client left while its connection was set up")
+    # Since accept everything may have changed: whose the addresses are, who is revoked, and what is permitted.
+    connection.check_identity()
+    gone = still_permitted(connection)
+    if gone is not None:
+        connection.decision = gone
+        raise Refusal(gone.outcome, gone.message)
 
     relay = connection.relay = Relay(connection)
     transport = client_leg.transport
@@ -115,19 +117,22 @@ async def serve(connection: Connection, client_leg: Opening) -> None:
     connection.start_relay((Leg(relay, application.transport), application), (peer_leg, client_leg), first)
 
 
+def _contexts(connection: Connection, pod: Pod) -> Contexts:
+    contexts = connection.runtime.view.contexts_of(pod, connection.runtime.now())
+    if contexts is None:
+        raise Refusal(Outcome.NO_IDENTITY, f"{pod.key} has no valid SVID now; see the agent's /ready")
+    return contexts
+
+
 def judge(connection: Connection, fact: InboundFact) -> Permit | Denial:
     """What policy says now about a connection that is known. The decision is the connection's from then on."""
     view = connection.runtime.view
     pod = view.catalog.pod(fact.server.pod)
     if pod is None:
-        return _ended(fact, Outcome.UNENROLLED, f"{fact.server.pod} left the catalog")
+        return Denial(Rule.POD, Outcome.UNENROLLED, f"{fact.server.pod} left the catalog")
     connection.permits = view.policy.permits(pod, fact.server.port)
     connection.decision = authorize(fact.server, fact.client, connection.permits)
     return connection.decision
-
-
-def _ended(fact: InboundFact, outcome: Outcome, message: str) -> Denial:
-    return Denial(server=fact.server.pod, outcome=outcome, considered=(), message=message)
 
 
 def _denied(denial: Denial, detected: detect.Detected, pod: Pod, connection: Connection) -> Refusal:
@@ -154,22 +159,33 @@ def still_permitted(connection: Connection, touched: Touched | None = None) -> D
     view, accepted = connection.runtime.view, connection.accepted
     pod = view.catalog.pod(fact.server.pod)
     if pod is None:
-        return _ended(fact, Outcome.UNENROLLED, f"{fact.server.pod} left the catalog")
+        return Denial(Rule.POD, Outcome.UNENROLLED, f"{fact.server.pod} left the catalog")
     if touched is None or pod.key in touched.pods:
         if accepted.original.address not in pod.ips:
-            return _ended(fact, Outcome.TERMINATED, f"{accepted.original.address} is no address of {pod.key} any more")
+            message = f"{accepted.original.address} is no address of {pod.key} any more"
+            return Denial(Rule.ADDRESS, Outcome.TERMINATED, message)
         identity = view.identity_of(pod)
         if identity != connection.server_id:
-            return _ended(fact, Outcome.TERMINATED, f"{pod.key} is {identity} now")
+            return Denial(Rule.IDENTITY, Outcome.TERMINATED, f"{pod.key} is {identity} now")
     if touched is None or accepted.client.address in touched.addresses:
         now = view.catalog.pod_at(accepted.client.address)
-        if fact.source is not None and now is not None and not _same_pod(now, fact.source):
-            message = f"{accepted.client.address} was {fact.source.key}'s, and is {now.key}'s now"
-            return _ended(fact, Outcome.TERMINATED, message)
+        if fact.source is not None and now is not None:
+            if not _same_pod(now, fact.source):
+                message = f"{accepted.client.address} was {fact.source.key}'s, and is {now.key}'s now"
+                return Denial(Rule.ADDRESS, Outcome.TERMINATED, message)
+            if now.service_account != fact.source.service_account:
+                message = f"{now.key} was {view.identity_of(fact.source)}, and is {view.identity_of(now)} now"
+                return Denial(Rule.IDENTITY, Outcome.TERMINATED, message)
     permits = view.policy.permits(pod, fact.server.port)
-    if permits is connection.permits or permits == connection.permits:
+    if permits is connection.permits:
         return None
+    if permits == connection.permits:
+        connection.permits = permits  # so that the next look is a look at one pointer
+        return None
+    audited = connection.is_audited
     verdict = judge(connection, fact)
+    if isinstance(verdict, Permit) and verdict.audited is not None and not audited:
+        connection.kept_by_audit(verdict)
     return verdict if isinstance(verdict, Denial) else None
 
 

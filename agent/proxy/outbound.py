@@ -7,7 +7,7 @@ from msgspec import Struct
 
 from agent.capture.address import OriginalDst, show
 from agent.outcome import Outcome
-from agent.policy.model import Denial
+from agent.policy.model import Denial, Rule, egress_rule
 from agent.proxy import detect
 from agent.proxy.connection import Connection, Refusal, Security
 from agent.proxy.handshake import shake_hands
@@ -32,6 +32,9 @@ async def serve(connection: Connection, app_leg: Opening) -> None:
     pod = runtime.pod_of(connection.enrolled)
     taken = route(pod, original, runtime.view, runtime.pick)
     if isinstance(taken, Refused):
+        if taken.outcome is Outcome.EGRESS_NOT_MESHED:
+            rule = egress_rule(runtime.view.egress_mode(pod))
+            connection.decision = Denial(rule, taken.outcome, taken.message)
         raise Refusal(taken.outcome, taken.message)
     connection.destination = show(taken.address, taken.port)
     connection.fact = OutboundFact(taken)
@@ -64,6 +67,7 @@ async def serve(connection: Connection, app_leg: Opening) -> None:
     connection.check_identity()
     gone = still_permitted(connection)  # the catalog may have changed while we dialled
     if gone is not None:
+        connection.decision = gone
         raise Refusal(gone.outcome, gone.message)
 
     connection.start_relay((Leg(relay, app_leg.transport), app_leg), (towards_peer, peer_leg), first)
@@ -120,7 +124,7 @@ def still_permitted(connection: Connection, touched: Touched | None = None) -> D
         return None  # un-enrolment ends it
     if isinstance(taken, Mesh) and runtime.view.identity_of(pod) != connection.client_id:
         message = f"{pod.key} is {runtime.view.identity_of(pod)} now, and no longer {connection.client_id}"
-        return Denial(server=taken.address, outcome=Outcome.TERMINATED, considered=(), message=message)
+        return Denial(Rule.IDENTITY, Outcome.TERMINATED, message)
     now = route(pod, OriginalDst(taken.address, taken.port), runtime.view, lambda endpoints: endpoints[0])
     if isinstance(taken, Mesh):
         if runtime.view.catalog.pod_at(taken.address) is None:
@@ -128,10 +132,14 @@ def still_permitted(connection: Connection, touched: Touched | None = None) -> D
         if isinstance(now, Mesh) and now.server_id == taken.server_id and now.pod == taken.pod:
             return None
         message = f"{connection.destination} is no longer {taken.pod} as {taken.server_id}"
-    else:
-        if isinstance(now, Plain):
+        rule = Rule.MESH if not isinstance(now, Mesh) else Rule.ADDRESS if now.pod != taken.pod else Rule.IDENTITY
+        return Denial(rule, Outcome.TERMINATED, message)
+    match now:
+        case Plain():
             return None
-        message = (
-            now.message if isinstance(now, Refused) else f"{connection.destination} is meshed now: plaintext must end"
-        )
-    return Denial(server=taken.address, outcome=Outcome.TERMINATED, considered=(), message=message)
+        case Refused(outcome, message):
+            mode = egress_rule(runtime.view.egress_mode(pod))
+            return Denial(mode if outcome is Outcome.EGRESS_NOT_MESHED else Rule.ADDRESS, Outcome.TERMINATED, message)
+        case Mesh():
+            message = f"{connection.destination} is meshed now: plaintext must end"
+            return Denial(Rule.MESH, Outcome.TERMINATED, message)

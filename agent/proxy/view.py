@@ -50,7 +50,7 @@ class View:
     def set_catalog(self, catalog: Catalog) -> None:
         """Puts a whole catalog in force, with the policy that it holds."""
         self.catalog = CatalogIndex(catalog)
-        self.policy = PolicyIndex(catalog, self.settings.policy, self._node_addresses)
+        self.policy = PolicyIndex(catalog, self.settings.policy, self._node_addresses, node=self.settings.node)
 
     def change_catalog(self, change: CatalogChange) -> Touched:
         """Puts a change of the catalog in force; what it was about."""

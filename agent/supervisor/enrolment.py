@@ -110,6 +110,10 @@ class Enrolment:
                 return handle.refused.get(key, f"worker {handle.index} does not listen for it yet")
         return None
 
+    def knows(self, key: str) -> bool:
+        """Whether the namespace of a pod is enrolled, or was handed over."""
+        return key in self._pods or key in self._handed
+
     def greeting(self, handle: WorkerHandle) -> Iterable[tuple[messages.Enrol, tuple[int, ...]]]:
         """What a replacement worker must be told: the same pods, with the same sockets."""
         for enrolled in self._pods.values():

@@ -1,5 +1,6 @@
 """What the admin server answers: alive, ready (and who holds it back), metrics."""
 
+import time
 from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -81,6 +82,7 @@ class Status:
                 bundle_sequence=0 if supervisor.bundle is None else supervisor.bundle.sequence,
                 clock_skew=supervisor.clock_skew,
                 authority_restarts=supervisor.authority_restarts,
+                now=time.time(),
             )
         )
 

@@ -1,4 +1,4 @@
-"""The access log: every denial, and, where asked for, every connection at its end."""
+"""The access log: every denial and whatever only audit lets in, and, where asked for, every connection at its end."""
 
 import logging
 import time
@@ -12,12 +12,20 @@ from agent.policy.model import Considered
 
 log = logging.getLogger("quietwire.access")
 
+DENIED = "denied"
+AUDITED = "audited"
+"""At accept, or when policy has changed: what would be denied, and goes on."""
+CLOSED = "closed"
+
 DENIALS_PER_SECOND = 20
-"""Lines per second for one pod and reason; what is over is counted and said in one line."""
+"""Lines per second for one event, pod and reason; what is over is counted and said in one line."""
 
 
 class ConnectionRecord(Struct, frozen=True, omit_defaults=True):
-    """One connection, at its end. `bytes_sent` is what the pod's application sent."""
+    """One connection, at its end, or, with `event` AUDITED, at its beginning.
+
+    `bytes_sent` is what the pod's application sent; `outcome` of what is audited is that of the denial that is not.
+    """
 
     event: str
     direction: str
@@ -40,37 +48,58 @@ class ConnectionRecord(Struct, frozen=True, omit_defaults=True):
 
 
 class AccessLog:
-    """Writes records. Denials always, at a bounded rate; the rest only if `enabled`."""
+    """Writes records. Denials and what audit lets in always, at a bounded rate; the rest only if `enabled`.
+
+    `wants` is asked before a record is made: most connections end without a line.
+    """
 
     def __init__(self, *, enabled: bool, clock: Callable[[], float] = time.monotonic) -> None:
         self._enabled = enabled
         self._clock = clock
-        self._windows: dict[tuple[str, str], tuple[int, int]] = {}
+        self._windows: dict[tuple[str, str, str], tuple[int, int]] = {}
+
+    def wants(self, event: str, pod: str, outcome: Outcome, *, audit: bool = False) -> bool:
+        """Whether a record will be written; asked once for each, because it counts."""
+        if event == CLOSED and (self._enabled or outcome is Outcome.FAILED):
+            return True
+        return (event != CLOSED or audit) and self._may_say((event, pod, outcome.value), int(self._clock()))
 
     def record(self, record: ConnectionRecord) -> None:
-        """Logs one connection."""
-        if record.event == "denied":
-            if self._may_say(record, int(self._clock())):
-                log.warning("denied: %s", record.reason, extra={"fields": _fields(record)})
-        elif self._enabled or record.audit:
-            log.info("closed: %s", record.reason or record.outcome.value, extra={"fields": _fields(record)})
-        elif record.outcome is Outcome.FAILED:
-            log.error("failed: %s", record.reason, extra={"fields": _fields(record)})
+        """Logs one connection, if it is wanted."""
+        if self.wants(record.event, record.pod, record.outcome, audit=record.audit):
+            self.write(record)
 
-    def _may_say(self, record: ConnectionRecord, second: int) -> bool:
-        key = (record.pod, record.outcome.value)
+    def write(self, record: ConnectionRecord) -> None:
+        """Logs one connection that `wants` has said yes to."""
+        fields = {"fields": _fields(record)}
+        if record.event == DENIED:
+            log.warning("denied: %s", record.reason, extra=fields)
+        elif record.event == AUDITED:
+            log.warning("audit: %s", record.reason, extra=fields)
+        elif record.outcome is Outcome.FAILED:
+            log.error("failed: %s", record.reason, extra=fields)
+        else:
+            log.info("closed: %s", record.reason or record.outcome.value, extra=fields)
+
+    def _may_say(self, key: tuple[str, str, str], second: int) -> bool:
         since, count = self._windows.get(key, (second, 0))
         if since != second:
             if count > DENIALS_PER_SECOND:
+                event, pod, outcome = key
                 log.warning(
-                    "%d more denials of %s with reason %s were not logged, only counted",
+                    "%d more %s of %s with reason %s were not logged, only counted",
                     count - DENIALS_PER_SECOND,
-                    *key,
-                    extra={"fields": {"event": "suppressed", "pod": key[0], "outcome": key[1]}},
+                    _PLURALS[event],
+                    pod,
+                    outcome,
+                    extra={"fields": {"event": "suppressed", "pod": pod, "outcome": outcome}},
                 )
             since, count = second, 0
         self._windows[key] = (since, count + 1)
         return count < DENIALS_PER_SECOND
+
+
+_PLURALS = {DENIED: "denials", AUDITED: "audited connections", CLOSED: "ends of audited connections"}
 
 
 def _fields(record: ConnectionRecord) -> dict[str, object]:

@@ -51,7 +51,7 @@ class TextFormatter(logging.Formatter):
             for key, value in getattr(record, FIELDS, {}).items()
             if value is not None and value != "" and str(value) not in record.getMessage()
         )
-        text = _escape(f"{record.getMessage()}{fields}")
+        text = printable(f"{record.getMessage()}{fields}")
         line = f"{_timestamp(record)[11:23]} {record.levelname.lower():8}{self._process}: {text}"
         if record.exc_info and record.exc_info[0] is not None:
             line += "\n" + "".join(traceback.format_exception(*record.exc_info)).rstrip()
@@ -62,7 +62,8 @@ def _timestamp(record: logging.LogRecord) -> str:
     return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _escape(text: str) -> str:
+def printable(text: str) -> str:
+    """The text with control characters escaped: what a stranger could choose forges no line, and moves no cursor."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from agent.identity.expiry import nearness
 from agent.telemetry import counters
 from agent.telemetry.counters import CounterTotals
 
@@ -20,7 +21,7 @@ _COUNTERS = {
     counters.DENIED: ("quietwire_denials", "Connections refused or terminated.", ("direction", "reason")),
     counters.DECIDED: (
         "quietwire_authorizations",
-        "Inbound connections by what policy said of them: allow, audit or deny; deny also where it ended one later.",
+        "Connections by what policy said: allow, audit or deny inbound, deny outbound; audit, deny after a change too.",
         ("verdict", "server", "authorization", "reason"),
     ),
     counters.BYTES: ("quietwire_bytes", "Application bytes, as the pod's process sees them.", ("direction", "flow")),
@@ -48,6 +49,7 @@ class Metrics:
         bundle_sequence: int,
         clock_skew: float | None,
         authority_restarts: int,
+        now: float,
     ) -> bytes:
         """The page. `live` is by direction, `expiries` POSIX seconds by SPIFFE ID, `pods` by state.
 
@@ -82,6 +84,12 @@ class Metrics:
                 "When the issuer and the roots expire, POSIX seconds.",
                 "certificate",
                 above,
+            ),
+            _gauge(
+                "quietwire_authority_expiry_warning",
+                "How near that is: 1 within 30 days, 2 within 7 days, 3 expired.",
+                "certificate",
+                {which: nearness(not_after, now) for which, not_after in above.items()},
             ),
             GaugeMetricFamily("quietwire_bundle_sequence", "The trust bundle in force.", value=bundle_sequence),
             CounterMetricFamily(
