@@ -146,7 +146,7 @@ def test_the_authority_dies_and_what_has_an_svid_keeps_working(make_world: Calla
 
 
 def test_short_lived_svids_are_renewed_and_no_connection_notices(make_world: Callable[..., World]) -> None:
-    world = make_world("--svid-ttl", "8s")
+    world = make_world("--svid-ttl", "10s")
     client, server = world.pod("client"), world.pod("server")
     echo = Echo(world, server, PORT)
     world.start()

@@ -38,6 +38,8 @@ MARKER = b"a-marker-that-nobody-else-writes"
 SOON = 10.0
 """Bound of every wait for something that must happen."""
 
+Manifest = dict[str, Any]
+
 _number = 0
 
 
@@ -87,8 +89,10 @@ class World:
         labels: dict[str, str] | None = None,
         ready: bool = True,
         node: str = NODE,
+        spec: dict[str, Any] | None = None,
+        host_ips: tuple[str, ...] = (),
     ) -> None:
-        """Writes, or rewrites, the manifest of a pod."""
+        """Writes, or rewrites, the manifest of a pod; `spec` is added to its own, `host_ips` are its node's."""
         self.mesh.write(
             f"pod-{player.name}.yaml",
             {
@@ -100,8 +104,9 @@ class World:
                     "labels": {"app": player.name} | (labels or {}),
                     "annotations": {"quietwire.io/netns": player.netns} | (annotations or {}),
                 },
-                "spec": {"nodeName": node, "serviceAccountName": service_account or player.name},
+                "spec": {"nodeName": node, "serviceAccountName": service_account or player.name} | (spec or {}),
                 "status": {
+                    "hostIPs": [{"ip": address} for address in host_ips],
                     "podIPs": [{"ip": player.ipv4}, {"ip": player.ipv6}],
                     "conditions": [{"type": "Ready", "status": str(ready)}],
                 },
@@ -118,6 +123,22 @@ class World:
             f"namespace-{name}.yaml",
             {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "annotations": annotations}},
         )
+
+    def write(self, *manifests: Manifest) -> None:
+        """Writes, or rewrites, objects of any kind, one after the other; each has a file of its own."""
+        for manifest in manifests:
+            self.mesh.write(self.file_of(manifest).name, manifest)
+
+    def remove(self, *manifests: Manifest) -> None:
+        """Deletes the files of objects that `write` wrote."""
+        for manifest in manifests:
+            self.file_of(manifest).unlink()
+
+    def file_of(self, manifest: Manifest) -> Path:
+        """The file that `write` puts an object into."""
+        metadata = manifest["metadata"]
+        name = f"{manifest['kind'].lower()}-{metadata.get('namespace', '')}-{metadata['name']}.yaml"
+        return self.mesh.manifests / name
 
     def service(self, name: str, ips: list[str], port: int, *, selector: dict[str, str] | None = None) -> None:
         """Writes a service; without a selector its endpoints come from slices."""
@@ -201,12 +222,15 @@ class World:
 
     def count(self, metric: str, **labels: str) -> float:
         """The sum of a metric's series that have these labels."""
-        total = 0.0
-        for name, inside, value in re.findall(r"^(\w+)(?:\{(.*)\})? (\S+)$", self.mesh.metrics(), re.MULTILINE):
-            have = dict(re.findall(r'(\w+)="([^"]*)"', inside))
-            if name == metric and labels.items() <= have.items():
-                total += float(value)
-        return total
+        return sum(value for have, value in self.series(metric) if labels.items() <= have.items())
+
+    def series(self, metric: str) -> list[tuple[dict[str, str], float]]:
+        """A metric's series: labels, and the value now."""
+        return [
+            (dict(re.findall(r'(\w+)="([^"]*)"', inside)), float(value))
+            for name, inside, value in re.findall(r"^(\w+)(?:\{(.*)\})? (\S+)$", self.mesh.metrics(), re.MULTILINE)
+            if name == metric
+        ]
 
     def denial(self, **fields: str) -> dict[str, Any]:
         """The first denial in the log with these fields; fails where none comes."""
@@ -255,6 +279,11 @@ class World:
         pid = self.workers()[index]
         os.kill(pid, signal.SIGKILL)
         return pid
+
+    @property
+    def node(self) -> Player:
+        """The node itself, whose kubelet probes: the hub, at the bridge's own address."""
+        return Player("node", self.stage.hub, "10.77.0.1", "fd77::1", "br0")
 
     # -- inside a pod --
 

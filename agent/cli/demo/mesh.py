@@ -35,10 +35,11 @@ class Mesh:
         verb: tuple[str, ...] = ("up", "--authority-listen", "127.0.0.1:0"),
         flags: tuple[str, ...] = ("--drain-timeout=2",),
         manifests: Path | None = None,
+        access_log: bool = True,
     ) -> None:
         self.directory = directory
         self._verb = verb
-        self._flags = flags
+        self._flags = (*(("--access-log",) if access_log else ()), *flags)
         self._node = node
         self.trust_domain = trust_domain
         self.manifests = manifests or directory / "manifests"
@@ -92,7 +93,7 @@ class Mesh:
         """Starts `quietwire up` and waits for its `ready`. Raises MeshError."""
         process = subprocess.Popen(
             [
-                *(sys.executable, "-m", "agent.cli", *self._verb, "--access-log"),
+                *(sys.executable, "-m", "agent.cli", *self._verb),
                 *("--manifests", str(self.manifests), "--state", str(self.directory / "state")),
                 *("--run-dir", str(self.directory / "run"), "--node", self._node),
                 *("--trust-domain", self.trust_domain, "--admin", "127.0.0.1:0"),

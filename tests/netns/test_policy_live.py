@@ -1,0 +1,690 @@
+"""Policy that changes while connections live: who is no longer permitted is cut and counted; nobody else notices."""
+
+import contextlib
+import dataclasses
+import resource
+import socket
+import ssl
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
+
+import pytest
+
+from agent.cli.demo.stage import Player
+from tests.netns.policies import (
+    DEFAULT_POLICY,
+    DENIALS,
+    RESET_SECONDS,
+    VERSIONS,
+    Attempts,
+    account,
+    by_mesh,
+    by_network,
+    is_cut,
+    mesh_tls,
+    network,
+    policy,
+    reaches,
+    server,
+    server_authorization,
+)
+from tests.netns.test_catalog import init_check
+from tests.netns.test_certificates import context
+from tests.netns.world import MARKER, Echo, Load, Manifest, World, alive
+from tests.tls.pki import Pki
+
+PORT = 7000
+FIRST_PORT = 7100
+EGRESS_MODE = "quietwire.io/egress-mode"
+MESHED_ONLY = "meshed-only"
+SUFFIX = "serviceaccount.identity.example.test"
+EACH = 250
+"""Connections of each of two clients under load."""
+
+
+class Change(NamedTuple):
+    """What is there before, what is done, and whom it cuts off; the other clients of `before` stay."""
+
+    name: str
+    before: Callable[[str, int], list[Manifest]]
+    after: Callable[[str, int], list[Manifest]] = lambda _n, _p: []
+    gone: Callable[[str, int], list[Manifest]] = lambda _n, _p: []
+    doomed: tuple[str, ...] = ("web",)
+    staying: tuple[str, ...] = ("cart",)
+
+
+def nets(*players: str) -> list[str]:
+    """Addresses of the strangers, as networks; their place on the stage is fixed."""
+    numbers = {"stranger": 4, "neighbour": 5}
+    return [f"{prefix}{numbers[each]}" for each in players for prefix in ("10.77.0.", "fd77::")]
+
+
+def cart_too(name: str) -> Manifest:
+    """A policy that nothing happens to."""
+    return policy(f"{name}-cart", name, account("cart"))
+
+
+CHANGES = [
+    Change(
+        "an-authorization-policy-is-deleted",
+        lambda n, p: [server(n, p), policy(n, n, account("web")), cart_too(n)],
+        gone=lambda n, _: [policy(n, n)],
+    ),
+    Change(
+        "a-reference-changes",
+        lambda n, p: [server(n, p), policy(n, n, account("web")), cart_too(n)],
+        lambda n, _: [policy(n, n, account("web", "other"))],
+    ),
+    Change(
+        "identities-change",
+        lambda n, p: [server(n, p), mesh_tls(n, f"web.demo.{SUFFIX}", f"cart.demo.{SUFFIX}"), policy(n, n, by_mesh(n))],
+        lambda n, _: [mesh_tls(n, f"cart.demo.{SUFFIX}")],
+    ),
+    Change(
+        "identity-refs-change",
+        lambda n, p: [
+            *(server(n, p), mesh_tls(n, refs=[{"kind": "Namespace", "name": "demo"}])),
+            policy(n, n, by_mesh(n)),
+        ],
+        lambda n, _: [mesh_tls(n, refs=[account("cart")])],
+    ),
+    Change(
+        "what-a-policy-refers-to-is-deleted",
+        lambda n, p: [server(n, p), mesh_tls(n, "*"), policy(n, n, by_mesh(n)), cart_too(n)],
+        gone=lambda n, _: [mesh_tls(n)],
+    ),
+    Change(
+        "networks-change",
+        lambda n, p: [server(n, p), network(n, "10.77.0.0/24", "fd77::/64"), policy(n, n, by_network(n)), cart_too(n)],
+        lambda n, _: [network(n, *nets("neighbour"))],
+        doomed=("stranger", "web"),
+        staying=("neighbour", "cart"),
+    ),
+    Change(
+        "an-exception-comes",
+        lambda n, p: [server(n, p), network(n, "10.77.0.0/24", "fd77::/64"), policy(n, n, by_network(n))],
+        lambda n, _: [
+            network(
+                n,
+                {"cidr": "10.77.0.0/24", "except": nets("stranger")[:1]},
+                {"cidr": "fd77::/64", "except": nets("stranger")[1:]},
+            )
+        ],
+        doomed=("stranger",),
+        staying=("neighbour", "web", "cart"),
+    ),
+    Change(
+        "networks-are-deleted",
+        lambda n, p: [server(n, p), network(n, "10.77.0.0/24", "fd77::/64"), policy(n, n, by_network(n)), cart_too(n)],
+        gone=lambda n, _: [network(n)],
+        doomed=("stranger", "web"),
+    ),
+    Change(
+        "a-server-authorization-changes",
+        lambda n, p: [
+            server(n, p),
+            server_authorization(n, n, {"meshTLS": {"serviceAccounts": [{"name": "web"}, {"name": "cart"}]}}),
+        ],
+        lambda n, _: [server_authorization(n, n, {"meshTLS": {"serviceAccounts": [{"name": "cart"}]}})],
+    ),
+    Change(
+        "a-server-authorization-is-deleted",
+        lambda n, p: [server(n, p), server_authorization(n, n, {"unauthenticated": True}), cart_too(n)],
+        gone=lambda n, _: [server_authorization(n, n, {})],
+        doomed=("stranger", "web"),
+    ),
+    Change(
+        "an-access-policy-changes",
+        lambda n, p: [server(n, p, access="all-unauthenticated")],
+        lambda n, p: [server(n, p, access="all-authenticated")],
+        doomed=("stranger",),
+        staying=("web", "cart"),
+    ),
+    Change(
+        "audit-ends",
+        lambda n, p: [server(n, p, access="audit"), cart_too(n)],
+        lambda n, p: [server(n, p, access="deny")],
+        doomed=("stranger", "web"),
+    ),
+    Change(
+        "a-server-comes",
+        lambda n, _: [cart_too(n)],
+        lambda n, p: [server(n, p)],
+    ),
+    Change(
+        "an-older-server-comes",
+        lambda n, p: [
+            server(n, p, created="2024-01-01T00:00:00Z"),
+            *(policy(n, n), policy(f"{n}-old", f"{n}-old", account("cart"))),
+        ],
+        lambda n, p: [server(f"{n}-old", p, created="2020-01-01T00:00:00Z")],
+        doomed=("stranger", "web"),
+    ),
+    Change(
+        "a-server-is-deleted",
+        lambda n, p: [server(n, p), policy(n, n)],
+        gone=lambda n, p: [server(n, p)],
+        doomed=("stranger",),
+        staying=("web", "cart"),
+    ),
+    Change(
+        "a-server-selects-no-more",
+        lambda n, p: [server(n, p), policy(n, n)],
+        lambda n, p: [server(n, p, app="another")],
+        doomed=("stranger",),
+        staying=("web", "cart"),
+    ),
+    Change(
+        "a-server-changes-its-port",
+        lambda n, p: [server(n, p), policy(n, n)],
+        lambda n, p: [server(n, p + 1000)],
+        doomed=("stranger",),
+        staying=("web", "cart"),
+    ),
+]
+PORTS = {change.name: FIRST_PORT + number for number, change in enumerate(CHANGES)}
+RESUMED, LOADED, FAULTY, BY_LABEL, BY_ACCOUNT, WIDER, CHURNED = (FIRST_PORT + 100 + number for number in range(7))
+CUTTABLE = {4: 7300, 6: 7301}
+
+
+class Place(NamedTuple):
+    world: World
+    players: Mapping[str, Player]
+    echoes: dict[str, Echo]
+
+    def hold(self, who: str, to: str, port: int = PORT, version: int = 4) -> socket.socket:
+        """An open connection on which an exchange has worked."""
+        sock = self.world.connect(self.players[who], self.players[to].address(version), port)
+        assert alive(sock), f"{who} reaches port {port} of {to} before anything changes\n{self.world.mesh.last_words()}"
+        return sock
+
+    def terminated(self, **labels: str) -> float:
+        return self.world.count(DENIALS, reason="terminated", **labels)
+
+    def reaches(self, who: str, to: str, port: int = PORT, version: int = 4) -> bool:
+        return reaches(self.world, self.players[who], self.players[to].address(version), port)
+
+
+@pytest.fixture(scope="module")
+def place(make_shared_world: Callable[..., World]) -> Iterator[Place]:
+    world = make_shared_world()
+    players = {
+        "web": world.pod("web"),
+        "cart": world.pod("cart"),
+        "stranger": world.stranger("stranger"),
+        "neighbour": world.stranger("neighbour"),
+        "server": world.pod("server"),
+    }
+    assert [f"{players[each].ipv4}" for each in ("stranger", "neighbour")] == nets("stranger", "neighbour")[::2]
+    for name in ("labelled", "renamed", "mover", "leaver", "loaded", "heavy", "heavier", "modal", "annotated"):
+        players[name] = world.pod(name)
+    players["roomy"] = world.pod("roomy", namespace="rooms")
+    players["walled"] = world.pod("walled", namespace="walls")
+    players["free"] = world.pod("free", namespace="walls", annotations={EGRESS_MODE: "allow"})
+    for name in ("remote", "plain-remote"):  # in the catalog they are of another node, which has no agent
+        players[name] = world.stranger(name)
+    world.declare(players["remote"], node="node-b")
+    world.declare(players["plain-remote"], node="node-b", annotations={"linkerd.io/inject": "disabled"})
+    world.declare(players["annotated"], annotations={DEFAULT_POLICY: "all-unauthenticated"})
+    world.namespace("rooms", {DEFAULT_POLICY: "all-unauthenticated"})
+    world.namespace("walls", {EGRESS_MODE: MESHED_ONLY})
+    for change in CHANGES:
+        world.write(*change.before(change.name, PORTS[change.name]))
+    world.write(
+        *(server("resumed", RESUMED), policy("resumed", "resumed", account("web"))),
+        *(server("loaded", LOADED, app="loaded"), policy("loaded-1", "loaded", account("heavy"))),
+        policy("loaded-2", "loaded", account("heavier")),
+        *(server("faulty", FAULTY), mesh_tls("faulty", f"web.demo.{SUFFIX}")),
+        policy("faulty", "faulty", by_mesh("faulty")),
+        *(server("wider", WIDER), policy("wider", "wider", account("cart"))),
+        *(server(f"cuttable-{version}", port) for version, port in CUTTABLE.items()),
+        *(policy(f"cuttable-{version}", f"cuttable-{version}", account("web")) for version in CUTTABLE),
+        *(server("churned", CHURNED), policy("churned", "churned", account("web"))),
+        server("by-label", BY_LABEL, selector={"podSelector": {"matchLabels": {"role": "public"}}}),
+        policy("by-label", "by-label"),
+        server("by-label-too", BY_LABEL, selector={"podSelector": {"matchLabels": {"role": "inner"}}}),
+        policy("by-label-too", "by-label-too", account("cart")),
+        server("by-account", BY_ACCOUNT),
+        *(policy(f"by-account-{name}", "by-account", account(name)) for name in ("mover", "leaver", "remote", "web")),
+        policy("by-network", "by-account", by_network("plain-remote")),
+        network("plain-remote", players["plain-remote"].ipv4, players["plain-remote"].ipv6),
+    )  # fmt: skip
+    ports = {
+        "server": (*PORTS.values(), RESUMED, FAULTY, BY_ACCOUNT, WIDER, CHURNED),
+        **dict.fromkeys(("labelled", "renamed", "annotated", "roomy"), (PORT, BY_LABEL)),
+        "loaded": (LOADED,),
+        "stranger": (PORT,),
+    }
+    echoes = {f"{name}:{port}": Echo(world, players[name], port, 6) for name, those in ports.items() for port in those}
+    world.start()
+    yield Place(world, players, echoes)
+    for echo in echoes.values():
+        echo.close()
+
+
+@contextlib.contextmanager
+def cut_exactly(place: Place, doomed: list[socket.socket], staying: list[socket.socket]) -> Iterator[None]:
+    """What the block does cuts the doomed, each counted as terminated, and nobody else; closes them all."""
+    with contextlib.ExitStack() as stack:
+        for sock in (*doomed, *staying):
+            stack.enter_context(sock)
+        before = place.terminated()
+        yield
+        for sock in doomed:
+            is_cut(sock)
+        assert all(alive(sock) for sock in staying)
+        assert place.terminated() == before + len(doomed)
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=[change.name for change in CHANGES])
+def test_each_change_cuts_exactly_those_who_are_no_longer_permitted(place: Place, change: Change) -> None:
+    name, port, world = change.name, PORTS[change.name], place.world
+    doomed = [place.hold(who, "server", port, version) for who in change.doomed for version in VERSIONS]
+    staying = [place.hold(who, "server", port, version) for who in change.staying for version in VERSIONS]
+    with cut_exactly(place, doomed, staying):
+        world.write(*change.after(name, port))
+        world.remove(*change.gone(name, port))
+    for version in VERSIONS:
+        for who in change.doomed:
+            assert not place.reaches(who, "server", port, version)
+        for who in change.staying:
+            assert place.reaches(who, "server", port, version)
+
+
+def test_what_permits_more_cuts_nobody(place: Place) -> None:
+    with place.hold("cart", "server", WIDER) as held, place.hold("cart", "server", WIDER, 6) as other:
+        before = place.terminated()
+        assert not place.reaches("stranger", "server", WIDER)
+        place.world.write(policy("wider-still", "wider"))
+        place.world.until(lambda: place.reaches("stranger", "server", WIDER), "the stranger is let in")
+        assert alive(held)
+        assert alive(other)
+        assert place.terminated() == before
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_half_closed_and_stuck_connections_are_cut_too(place: Place, version: int) -> None:
+    """One has sent all that it will; the application of the other does not read, and everything between is full."""
+    world, address, port = place.world, place.players["server"].address(version), CUTTABLE[version]
+    with (
+        world.listen(place.players["server"], port, version) as listener,
+        world.connect(place.players["web"], address, port) as half,
+        listener.accept()[0] as half_server,
+        world.connect(place.players["web"], address, port) as stuck,
+        listener.accept()[0] as stuck_server,
+    ):
+        half.shutdown(socket.SHUT_WR)
+        assert half_server.recv(100) == b""
+        half_server.sendall(MARKER)
+        assert half.recv(100) == MARKER
+        stuck.setblocking(False)
+        world.until(lambda: full(stuck), "nothing more goes in")
+        before = place.terminated()
+        world.remove(policy(f"cuttable-{version}", ""))
+        is_cut(half)
+        is_cut(stuck)
+        world.until(lambda: not sends(half_server), "the server's end of the half-closed one is gone")
+        with pytest.raises(ConnectionResetError):
+            read_all(stuck_server)
+        assert place.terminated() == before + 2
+
+
+def sends(sock: socket.socket) -> bool:
+    """Whether anything can be sent. After the peer's own end a reset is seen by writing only."""
+    try:
+        return bool(sock.send(b"x"))
+    except OSError:
+        return False
+
+
+def read_all(sock: socket.socket) -> None:
+    """Reads to the end, which a reset is not."""
+    while sock.recv(1 << 20):
+        pass
+
+
+def full(sock: socket.socket) -> bool:
+    """Fills a socket; whether nothing went in at all this time."""
+    try:
+        return not sock.send(b"x" * (1 << 20))
+    except BlockingIOError:
+        return True
+
+
+def test_policy_that_is_rewritten_again_and_again_opens_nothing_and_cuts_nobody(place: Place) -> None:
+    world, address = place.world, place.players["server"].ipv4
+    load = Load(world, place.players["web"], address, CHURNED)
+    forbidden = [Attempts(world, place.players[who], address, CHURNED) for who in ("cart", "stranger")]
+    try:
+        with place.hold("web", "server", CHURNED) as held:
+            for number in range(30):
+                version = world.count("quietwire_catalog_version")
+                written = {"round": str(number)}
+                world.write(
+                    server("churned", CHURNED, labels=written, created=f"2020-01-{number + 1:02}T00:00:00Z"),
+                    mesh_tls("churned", f"web.demo.{SUFFIX}", f"web-{number}.demo.{SUFFIX}"),
+                    policy("churned", "churned", by_mesh("churned")),
+                )
+                world.declare(place.players["server"], labels=written)
+                world.until(lambda: world.count("quietwire_catalog_version") > version, "it is in force")  # noqa: B023
+            assert alive(held)
+    finally:
+        load.stop()
+        for each in forbidden:
+            each.stop()
+    assert load.bad == [], load.report()
+    assert load.good
+    assert [each.through for each in forbidden] == [0, 0]
+    assert all(each.reset for each in forbidden)
+
+
+def test_labels_that_leave_a_server_and_come_to_another(place: Place) -> None:
+    world, labelled = place.world, place.players["labelled"]
+    world.declare(labelled, labels={"role": "public"})
+    world.until(lambda: place.reaches("stranger", "labelled", BY_LABEL), "the label is in force")
+    doomed = [place.hold("stranger", "labelled", BY_LABEL, version) for version in VERSIONS]
+    meshed = [place.hold(who, "labelled", BY_LABEL, version) for who in ("web", "cart") for version in VERSIONS]
+    with cut_exactly(place, doomed, []):
+        world.declare(labelled)  # no Server selects it: the default holds
+    assert all(alive(sock) for sock in meshed)
+    with cut_exactly(place, meshed[:2], meshed[2:]):
+        world.declare(labelled, labels={"role": "inner"})
+    assert place.reaches("cart", "labelled", BY_LABEL)
+    assert not place.reaches("web", "labelled", BY_LABEL)
+
+
+def test_an_annotation_of_a_pod(place: Place) -> None:
+    doomed = [place.hold("stranger", "annotated", version=version) for version in VERSIONS]
+    staying = [place.hold("web", "annotated", version=version) for version in VERSIONS]
+    with cut_exactly(place, doomed, staying):
+        place.world.declare(place.players["annotated"], annotations={DEFAULT_POLICY: "cluster-authenticated"})
+    assert not place.reaches("stranger", "annotated")
+
+
+def test_an_annotation_of_a_namespace(place: Place) -> None:
+    doomed = [place.hold("stranger", "roomy", version=version) for version in VERSIONS]
+    staying = [place.hold("web", "roomy", version=version) for version in VERSIONS]
+    with cut_exactly(place, doomed, staying):
+        place.world.namespace("rooms", {DEFAULT_POLICY: "all-authenticated"})
+    assert not place.reaches("stranger", "roomy")
+
+
+def test_a_clients_service_account_changes(place: Place) -> None:
+    world, mover = place.world, place.players["mover"]
+    held = [place.hold("mover", "server", BY_ACCOUNT, version) for version in VERSIONS]
+    with place.hold("web", "server", BY_ACCOUNT) as staying:
+        before = place.terminated()
+        world.declare(mover, service_account="moved")
+        for sock in held:
+            is_cut(sock)
+            sock.close()
+        assert alive(staying)
+        # Both sides judge, and the first of them takes the other along.
+        assert len(held) <= place.terminated() - before <= 2 * len(held)
+    assert world.mesh.wait_for_log(
+        lambda line: line.get("outcome") == "terminated" and "sa/moved now" in line["reason"]
+    )
+    world.until(lambda: not world.ready()["waiting"], "it has its new SVID")
+    assert not place.reaches("mover", "server", BY_ACCOUNT)
+    world.denial(outcome="identity_not_permitted", client_id="spiffe://example.test/ns/demo/sa/moved")
+
+
+def test_a_servers_service_account_changes(place: Place) -> None:
+    world, renamed = place.world, place.players["renamed"]
+    held = [place.hold("web", "renamed", version=version) for version in VERSIONS]
+    with place.hold("web", "server", BY_ACCOUNT) as staying:
+        before = place.terminated()
+        world.declare(renamed, service_account="renamed-2")
+        for sock in held:
+            is_cut(sock)
+            sock.close()
+        assert alive(staying)
+        assert place.terminated() > before
+    world.until(lambda: place.reaches("web", "renamed"), "it is served under its new name")
+    assert world.closed(server_id="spiffe://example.test/ns/demo/sa/renamed-2", direction="inbound")
+
+
+def heir(player: Player, name: str) -> Player:
+    """Another pod that is given the addresses, and here the namespace too, of one that is gone."""
+    return dataclasses.replace(player, name=name)
+
+
+def shown(address: str, port: int) -> str:
+    """An address and a port, as the log writes them."""
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def known(world: World, pod: str) -> bool:
+    """Whether the catalog in force has a pod."""
+    return world.mesh.ask(f"/authz?from=demo/{pod}&to=demo/server&port=1").startswith("{")
+
+
+@contextlib.contextmanager
+def as_remote(place: Place, version: int) -> Iterator[ssl.SSLSocket]:
+    """An open connection of the pod on another node, whose agent is played by a TLS client with its SVID."""
+    world, target = place.world, place.players["server"].address(version)
+    tls = context(Pki.from_state(world.mesh.directory / "state" / "authority").svid("remote"))
+    with (
+        world.connect(place.players["remote"], target, BY_ACCOUNT) as raw,
+        tls.wrap_socket(raw, server_hostname=f"server.demo.{SUFFIX}", suppress_ragged_eofs=False) as sock,
+    ):
+        assert alive(sock)
+        sock.settimeout(RESET_SECONDS)
+        yield sock
+
+
+def hand_over(place: Place, successor: Player, *, early: bool = False) -> None:
+    """The address of `remote` becomes another pod's; early: that one is in the catalog before the first has left."""
+    if early:
+        place.world.declare(successor, node="node-b")
+    place.world.withdraw(place.players["remote"])
+    place.world.declare(successor, node="node-b")
+
+
+def give_back(place: Place, successor: Player) -> None:
+    """The address is `remote`'s again, and that is in force."""
+    place.world.withdraw(successor)
+    place.world.declare(place.players["remote"], node="node-b")
+    place.world.until(
+        lambda: known(place.world, "remote") and not known(place.world, successor.name), "the first pod is back"
+    )
+
+
+@pytest.mark.parametrize(("version", "early"), [(4, False), (6, False), (4, True)])
+def test_a_live_connection_ends_when_its_address_becomes_another_pods(place: Place, version: int, early: bool) -> None:
+    """The client is of another node: only its address and its certificate are known here."""
+    world, remote = place.world, place.players["remote"]
+    successor = heir(remote, f"{'early' if early else 'late'}-heir-{version}")
+    before = place.terminated()
+    with as_remote(place, version) as sock, place.hold("web", "server", BY_ACCOUNT, version) as staying:
+        hand_over(place, successor, early=early)
+        with pytest.raises(ssl.SSLError, match="EOF"):  # OpenSSL's word for a reset
+            sock.recv(100)
+        assert alive(staying)
+    assert place.terminated() == before + 1
+    remotes_id = "spiffe://example.test/ns/demo/sa/remote"
+    assert world.mesh.wait_for_log(
+        lambda line: (
+            (line.get("outcome"), line.get("client_id")) == ("terminated", remotes_id)
+            and f"{successor.name}'s now" in line["reason"]
+        )
+    )
+    give_back(place, successor)
+
+
+def test_a_connection_that_came_before_its_pod_was_known_ends_too_when_the_address_is_given_away(
+    place: Place,
+) -> None:
+    """Catalogs are followed, and not in step: a pod of another node may call before this node has heard of it."""
+    world, remote = place.world, place.players["remote"]
+    successor = heir(remote, "heir-of-unknown")
+    world.withdraw(remote)
+    world.until(lambda: not known(world, "remote"), "the address is nobody's")
+    try:
+        with as_remote(place, 4) as sock:
+            world.declare(remote, node="node-b")
+            world.until(lambda: known(world, "remote"), "the pod is known")
+            assert alive(sock)
+            hand_over(place, successor)
+            with pytest.raises(ssl.SSLError, match="EOF"):
+                sock.recv(100)
+    finally:
+        give_back(place, successor)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_live_plaintext_connection_ends_when_its_address_becomes_another_pods(place: Place, version: int) -> None:
+    world, player = place.world, place.players["plain-remote"]
+    disabled = {"linkerd.io/inject": "disabled"}
+    successor = heir(player, f"heir-of-plain-{version}")
+    held = place.hold("plain-remote", "server", BY_ACCOUNT, version)
+    client = shown(player.address(version), held.getsockname()[1])
+    with cut_exactly(place, [held], [place.hold("web", "server", BY_ACCOUNT, version)]):
+        world.withdraw(player)
+        world.declare(successor, node="node-b", annotations=disabled)
+    assert f"{successor.name}'s now" in world.denial(outcome="terminated", client=client)["reason"]
+    world.withdraw(successor)
+    world.declare(player, node="node-b", annotations=disabled)
+    world.until(lambda: known(world, "plain-remote") and not known(world, successor.name), "the first pod is back")
+
+
+def test_a_pod_that_is_given_an_address_inherits_no_permission_of_its_former_holder(place: Place) -> None:
+    """New connections, from the very namespace and addresses: by the heir's own identity, and then without any."""
+    world, leaver, target = place.world, place.players["leaver"], place.players["server"]
+    successor = heir(leaver, "heir-of-leaver")
+    pods = world.ready()["pods"]
+    for version in (*VERSIONS,) * 8:  # every worker has sessions, which the heir must not resume
+        assert place.reaches("leaver", "server", BY_ACCOUNT, version)
+    world.withdraw(leaver)
+    world.until(lambda: world.ready()["pods"] == pods - 1, "the pod is let go")
+    world.declare(successor)
+    world.until(lambda: world.ready()["pods"] == pods and world.ready()["ready"], "its heir is captured")
+    for version in (*VERSIONS,) * 8:
+        assert not reaches(world, successor, target.address(version), BY_ACCOUNT)
+    heirs_id = "spiffe://example.test/ns/demo/sa/heir-of-leaver"
+    record = world.denial(outcome="identity_not_permitted", client_id=heirs_id, direction="inbound")
+    assert record["server"] == "Server demo/by-account"
+    world.withdraw(successor)
+    world.until(lambda: world.ready()["pods"] == pods - 1 and init_check(leaver) == 1, "it is let go, and its rules")
+    before = world.count(DENIALS, direction="inbound", reason="unauthenticated")
+    for version in VERSIONS:
+        assert not reaches(world, leaver, target.address(version), BY_ACCOUNT)
+    assert world.count(DENIALS, direction="inbound", reason="unauthenticated") == before + len(VERSIONS)
+
+
+def test_a_resumed_session_is_judged_as_a_full_handshake_is(place: Place) -> None:
+    world = place.world
+    web = "spiffe://example.test/ns/demo/sa/web"
+    where = shown(place.players["server"].ipv4, RESUMED)
+
+    def seen(*, allowed: bool, after: int) -> Callable[[], bool]:
+        """One more attempt; whether one that was resumed has been said since."""
+
+        def tried() -> bool:
+            assert place.reaches("web", "server", RESUMED) is allowed
+            return any(
+                line.get("event") == ("closed" if allowed else "denied")
+                and line.get("direction") == "inbound"
+                and line.get("destination") == where
+                and line.get("client_id") == web
+                and line.get("tls_resumed")
+                for line in world.mesh.lines()[after:]
+            )
+
+        return tried
+
+    world.until(seen(allowed=True, after=0), "a resumed session is let in")
+    with place.hold("web", "server", RESUMED) as held:
+        world.write(policy("resumed", "resumed", account("cart")))
+        is_cut(held)
+    world.until(seen(allowed=False, after=len(world.mesh.lines())), "a resumed session is denied")
+    world.denial(outcome="identity_not_permitted", destination=where, server="Server demo/resumed")
+    world.write(policy("resumed", "resumed", account("web")))
+    world.until(lambda: place.reaches("web", "server", RESUMED), "it is let in again")
+    world.until(seen(allowed=True, after=len(world.mesh.lines())), "a resumed session is let in again")
+
+
+def test_under_load_exactly_the_forbidden_clients_connections_are_cut(place: Place) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # both ends of every connection are in this process
+    try:
+        heavy, heavier = ([place.hold(who, "loaded", LOADED) for _ in range(EACH)] for who in ("heavy", "heavier"))
+        live = place.world.count("quietwire_connections_live", direction="inbound")
+        closed, outbound = place.terminated(direction="inbound"), place.terminated(direction="outbound")
+        with cut_exactly(place, heavy, heavier):
+            place.world.remove(policy("loaded-1", "loaded"))
+        assert live >= 2 * EACH
+        assert place.terminated(direction="inbound") == closed + EACH
+        assert place.terminated(direction="outbound") == outbound, "the server's side decides, and counts"
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_egress_by_annotation_of_namespace_and_pod_is_refused_logged_and_counted(place: Place, version: int) -> None:
+    world = place.world
+    before = world.count(DENIALS, direction="outbound", reason="egress_not_meshed")
+    with world.wire() as wire:
+        assert not place.reaches("walled", "stranger", PORT, version)
+    assert not wire.segments()
+    assert world.count(DENIALS, direction="outbound", reason="egress_not_meshed") == before + 1
+    outside = shown(place.players["stranger"].address(version), PORT)
+    record = world.denial(outcome="egress_not_meshed", direction="outbound", pod="walls/walled", destination=outside)
+    assert "meshed-only" in record["reason"]
+    assert place.reaches("free", "stranger", PORT, version), "the pod's own annotation comes first"
+    assert place.reaches("walled", "annotated", PORT, version), "what is meshed is not meant"
+
+
+def test_an_egress_mode_that_comes_cuts_open_plain_connections_and_no_meshed_one(place: Place) -> None:
+    world = place.world
+    doomed = [place.hold("modal", "stranger", version=version) for version in VERSIONS]
+    staying = [place.hold("modal", "annotated", version=version) for version in VERSIONS]
+    with cut_exactly(place, doomed, staying):
+        world.declare(place.players["modal"], annotations={EGRESS_MODE: MESHED_ONLY})
+    record = world.denial(outcome="terminated", direction="outbound", pod="demo/modal")
+    assert "meshed-only" in record["reason"]
+    world.declare(place.players["modal"])
+    world.until(lambda: place.reaches("modal", "stranger"), "it is allowed again")
+    with place.hold("modal", "stranger") as held, place.hold("free", "stranger") as free:
+        world.namespace("demo", {EGRESS_MODE: MESHED_ONLY})
+        is_cut(held)
+        assert alive(free)
+    world.namespace("demo", {})
+    world.until(lambda: place.reaches("modal", "stranger"), "it is allowed again")
+
+
+def test_a_policy_object_with_a_fault_is_shown_and_its_last_good_version_stays_in_force(place: Place) -> None:
+    world = place.world
+    good = mesh_tls("faulty", f"web.demo.{SUFFIX}")
+    path = world.file_of(good)
+    with place.hold("web", "server", FAULTY) as held:
+        for reason, text in {
+            "unknown field 'identites'": good | {"spec": {"identites": ["*"]}},
+            "one of identities and identityRefs": good | {"spec": {}},
+            "identity 'web*' is none": good | {"spec": {"identities": ["web*"]}},
+        }.items():
+            world.write(text)
+            faults = world.until(lambda: holding(world, reason), f"/ready says {reason}")  # noqa: B023
+            assert faults[0].startswith(f"{path.name}:")
+            assert "MeshTLSAuthentication demo/faulty" in faults[0]
+            assert "its last good version stays in force" in faults[0]
+            assert world.ready()["ready"]
+            assert world.count("quietwire_catalog_faults") == 1
+            for version in VERSIONS:
+                assert place.reaches("web", "server", FAULTY, version)
+                assert not place.reaches("cart", "server", FAULTY, version)
+                assert not place.reaches("stranger", "server", FAULTY, version)
+        path.write_text("kind: [unfinished")
+        world.until(lambda: holding(world, "no valid YAML"), "/ready says what is wrong with the file")
+        assert place.reaches("web", "server", FAULTY)
+        assert not place.reaches("cart", "server", FAULTY)
+        world.write(good)
+        world.until(lambda: world.count("quietwire_catalog_faults") == 0, "the fault is mended")
+        assert world.ready()["faults"] == []
+        assert alive(held)
+
+
+def holding(world: World, reason: str) -> list[str]:
+    """The faults that /ready shows, where there is one with this reason."""
+    faults: list[str] = world.ready()["faults"]
+    return faults if any(reason in each for each in faults) else []

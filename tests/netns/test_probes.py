@@ -1,0 +1,118 @@
+"""The kubelet's probes: from the node's own addresses to the probes' ports, whatever policy says, and nothing else.
+
+The node is the hub of the stage: its addresses are what the pods' manifests give as `hostIPs`.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import pytest
+
+from agent.cli.demo.stage import Player
+from tests.netns.policies import DEFAULT_POLICY, DENIALS, VERSIONS, account, explain, is_cut, policy, reaches, server
+from tests.netns.world import Echo, World, alive
+
+STRICT = {DEFAULT_POLICY: "deny"}
+HTTP, TCP, GRPC, INIT, SELECTED = 8080, 8081, 8082, 8083, 8084
+PROBED = (HTTP, TCP, GRPC, INIT, SELECTED)
+OTHER, ELSEWHERE = 9000, 9001
+CONTAINERS: dict[str, Any] = {
+    "initContainers": [{"name": "sidecar", "startupProbe": {"tcpSocket": {"port": INIT}}}],
+    "containers": [
+        {
+            "name": "main",
+            "ports": [{"name": "http", "containerPort": HTTP}, {"name": "other", "containerPort": OTHER}],
+            "livenessProbe": {"httpGet": {"path": "/", "port": "http"}},
+            "readinessProbe": {"tcpSocket": {"port": TCP}},
+            "startupProbe": {"grpc": {"port": GRPC}},
+        },
+        {"name": "second", "readinessProbe": {"httpGet": {"port": SELECTED}}},
+        {"name": "third", "livenessProbe": {"httpGet": {"port": ELSEWHERE, "host": "192.0.2.1"}}},
+        {"name": "fourth", "livenessProbe": {"exec": {"command": ["true"]}}},
+    ],
+}
+
+
+class Place(NamedTuple):
+    world: World
+    web: Player
+    cart: Player
+    stranger: Player
+    probed: Player
+    elsewhere: Player
+    changing: Player
+
+    def declare(self, player: Player, **more: Any) -> None:
+        """A pod with probes, on the node that the hub is."""
+        self.world.declare(
+            player, **{"annotations": STRICT, "spec": CONTAINERS, "host_ips": ("10.77.0.1", "fd77::1")} | more
+        )
+
+
+@pytest.fixture(scope="module")
+def place(make_shared_world: Callable[..., World]) -> Iterator[Place]:
+    world = make_shared_world()
+    names = ("probed", "elsewhere", "changing")
+    place = Place(
+        world, world.pod("web"), world.pod("cart"), world.stranger("stranger"), *(world.pod(name) for name in names)
+    )
+    place.declare(place.probed)
+    place.declare(place.elsewhere, host_ips=("192.0.2.7", "2001:db8::7"))
+    place.declare(place.changing)
+    world.write(server("selected", SELECTED, app="probed"), policy("selected", "selected", account("web")))
+    echoes = [Echo(world, place.probed, port, 6) for port in (*PROBED, OTHER, ELSEWHERE)]
+    echoes += [Echo(world, player, HTTP, 6) for player in (place.elsewhere, place.changing)]
+    world.start()
+    yield place
+    for echo in echoes:
+        echo.close()
+
+
+def ports_reached(place: Place, who: Player, version: int) -> set[int]:
+    return {
+        port for port in (*PROBED, OTHER, ELSEWHERE) if reaches(place.world, who, place.probed.address(version), port)
+    }
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_node_reaches_the_probes_ports_and_no_other(place: Place, version: int) -> None:
+    assert ports_reached(place, place.world.node, version) == set(PROBED)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_from_anywhere_else_a_probes_port_is_as_any_other(place: Place, version: int) -> None:
+    assert ports_reached(place, place.stranger, version) == set()
+    assert ports_reached(place, place.cart, version) == set()
+    assert ports_reached(place, place.web, version) == {SELECTED}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_another_nodes_addresses_are_nothing(place: Place, version: int) -> None:
+    assert not reaches(place.world, place.world.node, place.elsewhere.address(version), HTTP)
+
+
+def test_the_log_and_explain_name_the_probe(place: Place) -> None:
+    world = place.world
+    for version in VERSIONS:
+        assert reaches(world, world.node, place.probed.address(version), TCP)
+        answer = explain(world, from_ip=world.node.address(version), to="demo/probed", port=TCP)
+        assert (answer["verdict"], answer["authorization"]) == ("allow", "probe")
+        for asked, port in ((place.stranger.address(version), TCP), (world.node.address(version), OTHER)):
+            assert explain(world, from_ip=asked, to="demo/probed", port=port)["verdict"] == "deny"
+    assert world.closed(pod="demo/probed", authorization="probe")["security"] == "plain"
+    assert not reaches(world, world.node, place.probed.ipv4, OTHER)
+    world.denial(outcome="denied_by_default", pod="demo/probed")
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_probe_that_goes_takes_its_connections_with_it(place: Place, version: int) -> None:
+    world, changing = place.world, place.changing
+    with world.connect(world.node, changing.address(version), HTTP) as sock:
+        assert alive(sock)
+        before = world.count(DENIALS, reason="terminated")
+        place.declare(changing, spec={})
+        is_cut(sock)
+        assert world.count(DENIALS, reason="terminated") == before + 1
+    assert not reaches(world, world.node, changing.address(version), HTTP)
+    place.declare(changing)
+    world.until(lambda: reaches(world, world.node, changing.address(version), HTTP), "the probe is back")
