@@ -1,10 +1,7 @@
-"""How long one changed object takes to be in force in one process, in a directory of many, by how they are laid out.
+"""What one changed object costs in a large catalog: `python -m bench.catalog_scale [--pods 10000] [--policies 2000]`.
 
-Each layout is measured in a process of its own and prints one JSON line: `first_load_ms`, then for each sort of change
-the median and the worst of `--changes` (milliseconds from the renamed file to the look-ups and the policy index of one
-process, and the bytes that a worker is sent), and the process's peak memory.
-
-    python -m bench.catalog_scale --pods 10000 --policies 2000
+Prints one JSON object: milliseconds from the write to the change being in force (read, joined, sent to a worker's
+process and taken over there), at the median of some changes, for each form that manifests come in; and memory.
 """
 
 import argparse
@@ -12,251 +9,200 @@ import ipaddress
 import json
 import resource
 import statistics
-import subprocess
-import sys
 import tempfile
-import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
-from agent.catalog.fault import Fault
 from agent.catalog.files import FilesSource
 from agent.catalog.index import CatalogIndex
 from agent.catalog.model import Catalog, CatalogChange
+from agent.policy.authorize import authorize
 from agent.policy.index import PolicyIndex, PolicySettings
+from agent.policy.model import Client, ServerPort
+from agent.supervisor.messages import ChangeCatalog, ToWorker
 
-LAYOUTS = ("documents", "files", "list-yaml", "list-json", "one-namespace")
-PODS_PER_NAMESPACE = 100
-PODS_PER_SERVICE = 10
+CHANGES = 7
+SETTINGS = PolicySettings("example.test")
 
 
-class Plan(msgspec.Struct, frozen=True):
-    """What a directory holds."""
+def pod(number: int, namespaces: int, node: str = "node-a") -> dict[str, object]:
+    """One of many pods; a tenth share a service."""
+    name, address = f"pod-{number}", f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}"
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": f"ns-{number % namespaces}", "labels": {"app": f"app-{number // 10}"}},
+        "spec": {
+            "nodeName": node,
+            "serviceAccountName": f"sa-{number // 10}",
+            "containers": [{"name": "main", "ports": [{"name": "http", "containerPort": 8080}]}],
+        },
+        "status": {"podIPs": [{"ip": address}], "conditions": [{"type": "Ready", "status": "True"}]},
+    }
 
-    layout: str
-    pods: int
-    policies: int
 
-    def namespace(self, number: int) -> str:
-        """The namespace of the pod of this number."""
-        return "shop" if self.layout == "one-namespace" else f"shop-{number // PODS_PER_NAMESPACE}"
+def service(number: int, namespaces: int) -> dict[str, object]:
+    """The service of ten pods."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": f"svc-{number}", "namespace": f"ns-{number % namespaces}"},
+        "spec": {
+            "clusterIP": f"172.16.{number >> 8 & 255}.{number & 255}",
+            "selector": {"app": f"app-{number}"},
+            "ports": [{"port": 80, "targetPort": "http"}],
+        },
+    }
 
-    def pod(self, number: int, version: int = 0) -> dict[str, object]:
-        """A pod, as kubectl prints it. Another version has another label."""
-        return {
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "metadata": {
-                "annotations": {"quietwire.io/netns": f"pod-{number}"},
-                "creationTimestamp": "2024-05-01T10:00:00Z",
-                "labels": {"app": f"app-{number // PODS_PER_SERVICE}", "tier": "front", "version": f"v{version}"},
-                "name": f"pod-{number}",
-                "namespace": self.namespace(number),
-                "uid": f"00000000-0000-0000-0000-{number:012}",
-            },
+
+def policy(number: int, namespaces: int) -> list[dict[str, object]]:
+    """A Server and what authorizes for it."""
+    meta = {"name": f"p-{number}", "namespace": f"ns-{number % namespaces}"}
+    group = "policy.linkerd.io"
+    return [
+        {
+            "apiVersion": f"{group}/v1beta3",
+            "kind": "Server",
+            "metadata": meta,
+            "spec": {"podSelector": {"matchLabels": {"app": f"app-{number}"}}, "port": "http"},
+        },
+        {
+            "apiVersion": f"{group}/v1alpha1",
+            "kind": "AuthorizationPolicy",
+            "metadata": meta,
             "spec": {
-                "containers": [
-                    {
-                        "image": "registry.example/app:1",
-                        "name": "app",
-                        "ports": [{"containerPort": 8080, "name": "http", "protocol": "TCP"}],
-                        "readinessProbe": {"httpGet": {"path": "/healthz", "port": "http"}, "periodSeconds": 10},
-                    }
-                ],
-                "nodeName": f"node-{number % 100}",
-                "serviceAccountName": f"account-{number // PODS_PER_SERVICE}",
+                "targetRef": {"group": group, "kind": "Server", "name": f"p-{number}"},
+                "requiredAuthenticationRefs": [{"kind": "ServiceAccount", "name": f"sa-{number}"}],
             },
-            "status": {
-                "conditions": [{"status": "True", "type": "Ready"}],
-                "phase": "Running",
-                "podIPs": [{"ip": str(ipaddress.IPv4Address("10.0.0.0") + number + 1)}],
-            },
-        }
-
-    def service(self, number: int) -> dict[str, object]:
-        """The service of the pods from `number` * PODS_PER_SERVICE on."""
-        return {
-            "apiVersion": "v1",
-            "kind": "Service",
-            "metadata": {"name": f"service-{number}", "namespace": self.namespace(number * PODS_PER_SERVICE)},
-            "spec": {
-                "clusterIPs": [str(ipaddress.IPv4Address("172.16.0.0") + number + 1)],
-                "ports": [{"name": "http", "port": 80, "targetPort": "http"}],
-                "selector": {"tier": "front", "app": f"app-{number}"},
-            },
-        }
-
-    def policy(self, number: int, version: int = 0) -> dict[str, object]:
-        """A Server, its AuthorizationPolicy, and what that refers to, in turn."""
-        kind = ("Server", "AuthorizationPolicy", "MeshTLSAuthentication")[number % 3]
-        each = number // 3
-        name, pod = f"policy-{each}", each * PODS_PER_SERVICE % self.pods
-        spec: dict[str, object]
-        if kind == "Server":
-            spec = {"podSelector": {"matchLabels": {"app": f"app-{pod // PODS_PER_SERVICE}"}}, "port": 8080}
-        elif kind == "AuthorizationPolicy":
-            group = "policy.linkerd.io"
-            spec = {
-                "requiredAuthenticationRefs": [{"group": group, "kind": "MeshTLSAuthentication", "name": name}],
-                "targetRef": {"group": group, "kind": "Server", "name": name},
-            }
-        else:
-            spec = {"identities": [f"account-{version}.shop.serviceaccount.identity.linkerd.cluster.local"]}
-        return {
-            "apiVersion": f"policy.linkerd.io/{'v1beta3' if kind == 'Server' else 'v1alpha1'}",
-            "kind": kind,
-            "metadata": {"name": name, "namespace": self.namespace(pod)},
-            "spec": spec,
-        }
-
-    def objects(self) -> Iterator[tuple[str, dict[str, object]]]:
-        """Every object, with the name of the file that it is in where each has its own."""
-        for number in range(self.pods):
-            yield f"pod-{number}", self.pod(number)
-        for number in range(self.pods // PODS_PER_SERVICE):
-            yield f"service-{number}", self.service(number)
-        for number in range(self.policies):
-            yield f"policy-{number}", self.policy(number)
+        },
+    ]
 
 
-def yaml_of(value: object, indent: int = 0) -> str:
-    """Block YAML, as kubectl writes it: a tenth of the time that a whole dumper takes."""
-    pad = " " * indent
-    if isinstance(value, dict):
-        lines = []
-        for key, inner in value.items():
-            if isinstance(inner, dict):
-                lines.append(f"{pad}{key}:\n{yaml_of(inner, indent + 2)}")
-            elif isinstance(inner, list):
-                items = "".join(f"{pad}- {yaml_of(item, indent + 2).lstrip()}" for item in inner)
-                lines.append(f"{pad}{key}:\n{items}")
-            else:
-                lines.append(f"{pad}{key}: {json.dumps(inner)}\n")
-        return "".join(lines)
-    return f"{pad}{json.dumps(value)}\n"
+def everything(pods: int, policies: int, namespaces: int, node: str = "node-a") -> list[dict[str, object]]:
+    """Every object; `node` is the first pod's, and what changes."""
+    found = [pod(0, namespaces, node), *(pod(number, namespaces) for number in range(1, pods))]
+    found += [service(number, namespaces) for number in range(pods // 10)]
+    for number in range(policies // 2):
+        found += policy(number, namespaces)
+    return found
 
 
-class Directory:
-    """A directory of manifests in one of the layouts, and what is made of it."""
+Write = Callable[[Path, list[dict[str, object]]], None]
 
-    def __init__(self, path: Path, plan: Plan) -> None:
-        self._path = path
-        self._plan = plan
-        self._objects = dict(plan.objects())
-        self._texts = {name: self._text(each) for name, each in self._objects.items()}
-        self._index = CatalogIndex(Catalog())
-        self._policy = PolicyIndex(Catalog(), PolicySettings("cluster.local"))
-        self._source = FilesSource(path, self._on_change)
-        self.sent = 0
-        if plan.layout == "files":
-            for name, text in self._texts.items():
-                (path / f"{name}.yaml").write_text(text, encoding="utf-8")
-        else:
-            self._write_all()
 
-    def _text(self, each: dict[str, object]) -> str:
-        match self._plan.layout:
-            case "list-json":
-                return textwrap.indent(json.dumps(each, indent=4), " " * 8)
-            case "list-yaml":
-                return f"- {textwrap.indent(yaml_of(each), '  ')[2:]}"
-            case _:
-                return yaml_of(each)
+def _replace(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.rename(path)
 
-    def _write_all(self) -> None:
-        texts = self._texts.values()
-        name = "all.yaml"
-        match self._plan.layout:
-            case "list-json":
-                name = "all.json"
-                body = (
-                    '{\n    "apiVersion": "v1",\n    "items": [\n' + ",\n".join(texts) + '\n    ],\n    "kind": "List",'
-                    '\n    "metadata": {\n        "resourceVersion": ""\n    }\n}\n'
-                )
-            case "list-yaml":
-                body = "apiVersion: v1\nitems:\n" + "".join(texts) + 'kind: List\nmetadata:\n  resourceVersion: ""\n'
-            case _:
-                body = "---\n".join(texts)
-        self._replace(name, body)
 
-    def _replace(self, name: str, body: str) -> None:
-        temporary = self._path / f".{name}.new"
-        temporary.write_text(body, encoding="utf-8")
-        temporary.rename(self._path / name)
+def documents(directory: Path, objects: list[dict[str, object]]) -> None:
+    """One file of many documents."""
+    _replace(directory / "all.yaml", "---\n".join(json.dumps(each) + "\n" for each in objects))
 
-    def _on_change(self, change: CatalogChange | None, faults: tuple[Fault, ...]) -> None:
-        if faults:
-            raise SystemExit(f"{len(faults)} faults: {faults[0]}")
-        if change is not None:
-            self._index.apply(change)
-            self._policy.apply(change)
-            self.sent = len(msgspec.msgpack.encode(change))
+
+def many_files(directory: Path, objects: list[dict[str, object]]) -> None:
+    """A file for each; only those that differ are written."""
+    for number, each in enumerate(objects):
+        path, text = directory / f"{number}.json", json.dumps(each)
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            _replace(path, text)
+
+
+def list_json(directory: Path, objects: list[dict[str, object]]) -> None:
+    """What `kubectl get -o json` prints."""
+    _replace(directory / "all.json", json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}, indent=4))
+
+
+def list_yaml(directory: Path, objects: list[dict[str, object]]) -> None:
+    """What `kubectl get -o yaml` prints, each item in flow style."""
+    items = "".join(f"- {json.dumps(each)}\n" for each in objects)
+    _replace(directory / "all.yaml", f"apiVersion: v1\nitems:\n{items}kind: List\n")
+
+
+class Node:
+    """A supervisor's catalog and one worker's, joined by the channel's encoding."""
+
+    def __init__(self, directory: Path) -> None:
+        self.source = FilesSource(directory, self._changed)
+        self.mine, self.policy = CatalogIndex(Catalog()), PolicyIndex(Catalog(), SETTINGS)
+        self.theirs, self.worker = CatalogIndex(Catalog()), PolicyIndex(Catalog(), SETTINGS)
+        self._decoder = msgspec.msgpack.Decoder(ToWorker)
+
+    def _changed(self, change: CatalogChange | None, _faults: object) -> None:
+        if change is None:
+            return
+        self.mine.apply(change)
+        self.policy.apply(change)
+        sent = self._decoder.decode(msgspec.msgpack.encode(ChangeCatalog(change)))
+        self.theirs.apply(sent.change)
+        self.worker.apply(sent.change)
 
     def load(self) -> float:
-        """Reads the directory; milliseconds until it is in force."""
+        """Milliseconds until what is in the directory now is in force."""
         began = time.perf_counter()
-        self._source.load()
+        self.source.load()
         return (time.perf_counter() - began) * 1000
 
-    def change(self, name: str, each: dict[str, object]) -> float:
-        """Changes one object; milliseconds until it is in force."""
-        self._texts[name] = self._text(each)
-        if self._plan.layout == "files":
-            self._replace(f"{name}.yaml", self._texts[name])
-        else:
-            self._write_all()
-        return self.load()
+
+def measure(write: Write, pods: int, policies: int, namespaces: int) -> dict[str, float]:
+    """One form of the manifests: the first load, and one changed pod."""
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        write(directory, everything(pods, policies, namespaces))
+        node = Node(directory)
+        first = node.load()
+        took = []
+        for number in range(CHANGES):
+            write(directory, everything(pods, policies, namespaces, f"node-{number}"))
+            took.append(node.load())
+            changed = node.theirs.pod("ns-0/pod-0")
+            if changed is None or changed.node != f"node-{number}":
+                raise RuntimeError("the change is not in force")
+        return {"first_load_ms": round(first, 1), "change_ms": round(statistics.median(took), 1)}
 
 
-def measure(plan: Plan, changes: int) -> dict[str, object]:
-    """One layout, in this process."""
-    with tempfile.TemporaryDirectory() as path:
-        directory = Directory(Path(path), plan)
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        found: dict[str, object] = {
-            "layout": plan.layout,
-            "pods": plan.pods,
-            "policies": plan.policies,
-            "first_load_ms": round(directory.load()),
-        }
-        pods, policies = [], []
-        for number in range(changes):
-            at = (number * 7919) % plan.pods
-            pods.append(directory.change(f"pod-{at}", plan.pod(at, number + 1)))
-        found["pod_bytes"] = directory.sent
-        for number in range(changes):
-            at = (number * 3 * 101 + 2) % plan.policies // 3 * 3 + 2
-            policies.append(directory.change(f"policy-{at}", plan.policy(at, number + 1)))
-        found["policy_bytes"] = directory.sent
-        for name, figures in (("pod", pods), ("policy", policies)):
-            found[f"{name}_ms"] = round(statistics.median(figures), 1)
-            found[f"{name}_worst_ms"] = round(max(figures), 1)
-        after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return found | {"peak_rss_mib": after // 1024, "of_that_manifests_mib": before // 1024}
+def decision_us(pods: int, policies: int, namespaces: int) -> float:
+    """Microseconds of one decision, look-up of the permits included, at the median over many pods."""
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        documents(directory, everything(pods, policies, namespaces))
+        node = Node(directory)
+        node.load()
+        everyone = node.theirs.pods()
+        client = Client(ipaddress.ip_address("10.0.0.9"), None, tls=False)
+        for each in everyone:
+            node.worker.permits(each, 8080)
+        took = []
+        for each in everyone[:: max(1, len(everyone) // 2000)]:
+            began = time.perf_counter_ns()
+            authorize(ServerPort(each.key, 8080), client, node.worker.permits(each, 8080))
+            took.append(time.perf_counter_ns() - began)
+        return round(statistics.median(took) / 1000, 2)
 
 
-def main() -> int:
-    """Measures every layout, each in its own process, or the one that is named."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+def main() -> None:
+    """Measures every form."""
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pods", type=int, default=10_000)
     parser.add_argument("--policies", type=int, default=2_000)
-    parser.add_argument("--changes", type=int, default=5)
-    parser.add_argument("--layout", choices=LAYOUTS, help="only this one, in this process")
     given = parser.parse_args()
-    if given.layout is not None:
-        found = measure(Plan(given.layout, given.pods, given.policies), given.changes)
-        sys.stdout.write(json.dumps(found) + "\n")
-        return 0
-    for layout in LAYOUTS:
-        sizes = ["--pods", str(given.pods), "--policies", str(given.policies), "--changes", str(given.changes)]
-        command = [sys.executable, "-m", "bench.catalog_scale", "--layout", layout, *sizes]
-        if status := subprocess.run(command, check=False).returncode:
-            return status
-    return 0
+    result: dict[str, object] = {"pods": given.pods, "policies": given.policies}
+    for label, write, namespaces in (
+        ("documents", documents, 100),
+        ("many_files", many_files, 100),
+        ("list_json", list_json, 100),
+        ("list_yaml", list_yaml, 100),
+        ("one_namespace", documents, 1),
+    ):
+        result[label] = measure(write, given.pods, given.policies, namespaces)
+    result["decision_us"] = decision_us(given.pods, given.policies, 100)
+    result["max_rss_mb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -2,6 +2,7 @@
 
 import asyncio
 
+import msgspec
 from msgspec import Struct
 
 from agent.capture.address import parsed
@@ -169,7 +170,15 @@ def still_permitted(connection: Connection, touched: Touched | None = None) -> D
             return Denial(Rule.IDENTITY, Outcome.TERMINATED, f"{pod.key} is {identity} now")
     if touched is None or accepted.client.address in touched.addresses:
         now = view.catalog.pod_at(accepted.client.address)
-        if fact.source is not None and now is not None:
+        if fact.source is None and now is not None:
+            # It called before the catalog knew of it here, or it had the address before the pod that has it now.
+            if fact.client.identity is not None and fact.client.identity != view.identity_of(now):
+                message = (
+                    f"{accepted.client.address} is {now.key}'s now, and {fact.client.identity} is not its identity"
+                )
+                return Denial(Rule.ADDRESS, Outcome.TERMINATED, message)
+            fact = connection.fact = msgspec.structs.replace(fact, source=now)
+        elif fact.source is not None and now is not None:
             if not _same_pod(now, fact.source):
                 message = f"{accepted.client.address} was {fact.source.key}'s, and is {now.key}'s now"
                 return Denial(Rule.ADDRESS, Outcome.TERMINATED, message)

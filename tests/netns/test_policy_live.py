@@ -422,7 +422,7 @@ def test_a_clients_service_account_changes(place: Place) -> None:
         # Both sides judge, and the first of them takes the other along.
         assert len(held) <= place.terminated() - before <= 2 * len(held)
     assert world.mesh.wait_for_log(
-        lambda line: line.get("outcome") == "terminated" and "sa/moved now" in line["reason"]
+        lambda line: line.get("outcome") == "terminated" and "sa/moved now" in str(line.get("reason"))
     )
     world.until(lambda: not world.ready()["waiting"], "it has its new SVID")
     assert not place.reaches("mover", "server", BY_ACCOUNT)

@@ -117,7 +117,7 @@ def test_the_admin_server_answers(make_world: Callable[..., World]) -> None:
         r'quietwire_certificate_expiry_timestamp_seconds\{spiffe_id="spiffe://example.test/ns/demo/sa/one"\}', page
     )
     assert world.count("quietwire_pods", state="captured") == 1
-    assert "there are /live, /metrics, /ready" in world.mesh.ask("/nothing")
+    assert "there are /authz, /live, /metrics, /ready" in world.mesh.ask("/nothing")
 
 
 def test_every_log_line_is_one_json_object(make_world: Callable[..., World]) -> None:

@@ -407,3 +407,61 @@ def test_every_version_that_linkerd_serves_is_accepted(title_of: str) -> None:
     loaded = read(text_of([made]))
     assert loaded.faults == ()
     assert len(loaded.objects) == 1
+
+
+LABELLED = {**SERVER, "metadata": {**SERVER["metadata"], "labels": {"open": "yes"}}}
+SELECTING = manifest(
+    "ServerAuthorization demo/z",
+    {"server": {"selector": {"matchLabels": {"open": "yes"}}}, "client": {"unauthenticated": True}},
+)
+NOWHERE = changed(NETWORK, networks=[{"cidr": "192.0.2.0/24"}])
+OTHERS = changed(MESH, identities=["*.other.serviceaccount.identity.linkerd.cluster.local"])
+RELABELLED = {**POD, "metadata": {**POD["metadata"], "labels": {"app": "other"}}}
+AUDITED = {
+    **NAMESPACE,
+    "metadata": {"name": "demo", "annotations": {"config.linkerd.io/default-inbound-policy": "audit"}},
+}
+TO_NAMESPACE = changed(POLICY, targetRef={"kind": "Namespace", "name": "demo"})
+ELSEWHERE = changed(SERVER, port=8081)
+CHANGES = {
+    "a Server's labels": ((POD, SELECTING), SERVER, LABELLED, "plain", "deny", "allow"),
+    "a Server comes that an authorization selects": ((POD, SELECTING), NAMESPACE, LABELLED, "plain", "deny", "allow"),
+    "a Server's port": ((POD, POLICY, MESH, NETWORK), SERVER, ELSEWHERE, "plain", "deny", "allow"),
+    "a Server's access policy": ((POD,), SERVER, changed(SERVER, accessPolicy="audit"), "plain", "deny", "audit"),
+    "identities": ((POD, SERVER, POLICY, NETWORK), MESH, OTHERS, "web.demo", "allow", "deny"),
+    "networks": ((POD, SERVER, POLICY, MESH), NETWORK, NOWHERE, "web.demo", "allow", "deny"),
+    "identities come": ((POD, SERVER, POLICY, NETWORK), NAMESPACE, MESH, "web.demo", "deny", "allow"),
+    "networks come": ((POD, SERVER, POLICY, MESH), NAMESPACE, NETWORK, "web.demo", "deny", "allow"),
+    "identities go": ((POD, SERVER, POLICY, NETWORK), MESH, NAMESPACE, "web.demo", "allow", "deny"),
+    "a policy comes": ((POD, SERVER, MESH, NETWORK), NAMESPACE, POLICY, "web.demo", "deny", "allow"),
+    "a policy goes": ((POD, SERVER, MESH, NETWORK), POLICY, NAMESPACE, "web.demo", "allow", "deny"),
+    "a policy's target": (
+        (POD, LABELLED, MESH, NETWORK),
+        changed(POLICY, targetRef={**POLICY["spec"]["targetRef"], "name": "t"}),
+        TO_NAMESPACE,
+        "web.demo",
+        "deny",
+        "allow",
+    ),
+    "an authorization's clients": (
+        (POD, SERVER),
+        AUTHORIZATION,
+        changed(AUTHORIZATION, client={"unauthenticated": True}),
+        "plain",
+        "deny",
+        "allow",
+    ),
+    "a pod's labels": ((SERVER,), POD, RELABELLED, "plain", "deny", "allow"),
+    "a namespace's default": ((POD,), NAMESPACE, AUDITED, "plain", "deny", "audit"),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_a_change_of_one_object_is_in_force_at_once_and_so_is_its_taking_back(tmp_path: Path, what: str) -> None:
+    rest, before, after, who, first, then = CHANGES[what]
+    directory = Directory(tmp_path)
+    directory.put("rest.yaml", *rest)
+    for this, expected in ((before, first), (after, then), (before, first)):
+        directory.put("this.yaml", this)
+        assert directory.faults == []
+        assert directory.asked(who) == expected
