@@ -173,7 +173,8 @@ class TlsLeg(Leg):
             self.refuse()
             self.relay.failed(failure.outcome, failure.detail)
             return
-        self._send_outgoing()
+        if machine.out_used:
+            self._send_outgoing()
         if self.remember is not None and self.remember(machine):
             self.remember = None
         if plaintext:

@@ -116,6 +116,7 @@ cdef extern from "openssl/ssl.h":
     int SSL_session_reused(const SSL *)
     int SSL_do_handshake(SSL *)
     int SSL_read(SSL *, void *, int)
+    int SSL_pending(const SSL *)
     int SSL_write(SSL *, const void *, int)
     int SSL_shutdown(SSL *)
     void SSL_set_shutdown(SSL *, int)
@@ -309,7 +310,8 @@ cdef class Connection:
     cdef int incoming_left
     cdef bytes out
     cdef Py_ssize_t out_size
-    cdef Py_ssize_t out_used
+    cdef readonly Py_ssize_t out_used
+    """Bytes that `outgoing` would return."""
     cdef readonly bint handshake_complete
     cdef readonly bint peer_closed
     """The peer's close_notify has come: its direction ended cleanly."""
@@ -394,6 +396,8 @@ cdef class Connection:
             got = SSL_read(self.ssl, plain + used, <int>(size - used))
             if got > 0:
                 used += got
+                if self.incoming_left == 0 and SSL_pending(self.ssl) == 0:
+                    break  # asking once more would only hear that there is nothing
                 continue
             error = SSL_get_error(self.ssl, got)
             if error == SSL_ERROR_WANT_READ:
