@@ -7,20 +7,22 @@ moment that the ledger has changed. `now` is POSIX seconds.
 import time
 from pathlib import Path
 
+from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from msgspec import Struct
 
 from agent.authority import ca, pki, rotation
 from agent.authority.ledger import AUTHORITY, MINTED, Agent, Book, Issuance, Kind, Publication
-from agent.authority.pki import GivenFiles, InForce
+from agent.authority.pki import GivenFiles, InForce, IssuerError
 from agent.authority.rotation import RotationError, Stage
 from agent.authority.store import Store
 from agent.identity.csr import new_request, public_key
+from agent.identity.expiry import Nearness, nearness
 from agent.identity.spiffe import SpiffeId
 from agent.identity.svid import Svid
 
-WARN_SECONDS = (7 * 86400.0, 30 * 86400.0)
-"""How long before its end a root or an issuer is warned of: first the louder."""
+ISSUER_RENEWED_AT = 1 / 3
+"""Of its life left: then an issuer of our own is replaced."""
 
 
 class MintedSvid(Struct, frozen=True):
@@ -36,14 +38,21 @@ class Expiry(Struct, frozen=True):
     what: str
     not_after: float
 
+    def nearness(self, now: float) -> Nearness:
+        """How near its end is."""
+        return nearness(self.not_after, now)
+
     def warning(self, now: float) -> str | None:
         """What to say about it now; None while there is time."""
-        left = self.not_after - now
-        if left <= 0:
-            return f"{self.what} has expired"
-        if left < WARN_SECONDS[-1]:
-            return f"{self.what} expires in {left / 86400:.1f} days, at {moment(self.not_after)}"
-        return None
+        match self.nearness(now):
+            case Nearness.FAR:
+                return None
+            case Nearness.EXPIRED:
+                return f"{self.what} has expired"
+            case _:
+                left = self.not_after - now
+                shown = f"{left / 86400:.1f} days" if left >= 86400 else f"{left / 3600:.1f} hours"
+                return f"{self.what} expires in {shown}, at {moment(self.not_after)}"
 
 
 class Status(Struct, frozen=True):
@@ -62,6 +71,10 @@ class Status(Struct, frozen=True):
     agents: int
     revocations: int
     given: bool
+    warnings: tuple[str, ...] = ()
+    """What ends within 30 days, and what was given and is left out."""
+    refused: str | None = None
+    """Why the issuer that is given cannot be used now; an authority that runs keeps the former one."""
 
 
 def in_force(book: Book, store: Store, now: float) -> InForce:
@@ -81,6 +94,22 @@ def publish(book: Book, store: Store, now: float) -> tuple[InForce, Publication]
     with book.transaction():
         found = in_force(book, store, now)
         return found, book.publish(found.anchors, now)
+
+
+def renewal_is_due(issuer: x509.Certificate, root: x509.Certificate, now: float) -> bool:
+    """Whether an issuer of our own is in the last third of its life, and a new one would live longer."""
+    begins, ends = issuer.not_valid_before_utc.timestamp(), issuer.not_valid_after_utc.timestamp()
+    # One that ends with its root is left: only a rotation helps, and the warnings say so.
+    return ends - now <= (ends - begins) * ISSUER_RENEWED_AT and ends < root.not_valid_after_utc.timestamp()
+
+
+def renew_issuer(book: Book, store: Store, now: float) -> bool:
+    """Replaces an issuer of our own where that is due, under the same root; whether it did. Raises StoreError."""
+    number = book.rotation().issuer
+    due = book.given() is None and renewal_is_due(store.issuer(number).certificate, store.root_certificate(number), now)
+    if due:
+        store.renew_issuer(number, store.trust_domain(), now)
+    return due
 
 
 # -- rotation --
@@ -225,19 +254,39 @@ def expiries(found: InForce) -> tuple[Expiry, ...]:
     """What is above all SVIDs, and when it ends."""
     certificates = [("issuer", found.issuer.certificate), *(("intermediate", each) for each in found.upper)]
     certificates += [("root", root) for root in found.roots]
-    return tuple(
-        Expiry(
-            f"{role} {certificate.subject.rfc4514_string()} ({ca.key_id(certificate)[:8]})",
-            certificate.not_valid_after_utc.timestamp(),
-        )
-        for role, certificate in certificates
+    return tuple(_expiry(role, certificate) for role, certificate in certificates)
+
+
+def _expiry(role: str, certificate: x509.Certificate) -> Expiry:
+    return Expiry(
+        f"{role} {certificate.subject.rfc4514_string()} ({ca.key_id(certificate)[:8]})",
+        certificate.not_valid_after_utc.timestamp(),
+    )
+
+
+def _published(publication: Publication) -> tuple[Expiry, ...]:
+    """The same of what was published last, where the files of the issuer cannot be used now."""
+    roots = x509.load_pem_x509_certificates(publication.anchors.anchors_pem)
+    return (
+        Expiry(f"issuer in force ({publication.anchors.issuer[:8]})", publication.anchors.issuer_expires),
+        *(_expiry("root", root) for root in roots),
     )
 
 
 def status(book: Book, store: Store, now: float) -> Status:
-    """Where the authority stands."""
-    found, state = in_force(book, store, now), book.rotation()
-    publication = book.publication()
+    """Where the authority stands. Raises StoreError; IssuerError where nothing was ever in force."""
+    state, publication = book.rotation(), book.publication()
+    refused: str | None = None
+    left_out: tuple[str, ...] = ()
+    try:
+        found = in_force(book, store, now)
+    except IssuerError as error:
+        if publication is None:
+            raise
+        refused, issuer, ends = str(error), publication.anchors.issuer, _published(publication)
+    else:
+        left_out, issuer, ends = found.left_out, ca.key_id(found.issuer.certificate), expiries(found)
+    warnings = tuple(warning for expiry in ends if (warning := expiry.warning(now)) is not None)
     return Status(
         trust_domain=store.trust_domain(),
         sequence=0 if publication is None else publication.sequence,
@@ -245,12 +294,14 @@ def status(book: Book, store: Store, now: float) -> Status:
         since=state.since,
         auto=state.auto,
         roots=state.anchors,
-        issuer=ca.key_id(found.issuer.certificate),
-        expiries=expiries(found),
+        issuer=issuer,
+        expiries=ends,
         blockers=tuple(blockers(book, now)),
         agents=len([agent for agent in known_agents(book, now) if agent.node != AUTHORITY]),
         revocations=len(book.revocations()),
         given=book.given() is not None,
+        warnings=warnings + left_out,
+        refused=refused,
     )
 
 

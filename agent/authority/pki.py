@@ -1,7 +1,8 @@
 """What the authority signs with and what is trusted: its own roots, or an issuer that was given to it.
 
 An issuer that is given comes in the form that cert-manager writes (tls.crt, tls.key, ca.crt), and is read again when
-its files change. One that cannot be used is refused with its reason, and the one before stays in force.
+its files change. One that cannot be used is refused with its reason, and the one before stays in force. A root that
+has expired is left out: it spoils the set only for an issuer that is under it.
 """
 
 import os
@@ -24,15 +25,23 @@ MAX_CHAIN = 5
 
 
 class IssuerError(Exception):
-    """An issuer that cannot be used; `str` says why."""
+    """An issuer that cannot be used; `str` says why. `possible_at` is when it can, where time alone will mend it."""
+
+    def __init__(self, reason: str, *, possible_at: float | None = None) -> None:
+        super().__init__(reason)
+        self.possible_at = possible_at
 
 
 class InForce(Struct, frozen=True):
-    """The issuer, the certificates between it and the root, and the roots that are trusted."""
+    """The issuer, the certificates between it and the root, and the roots that are trusted.
+
+    `ignored` are roots that were given and have expired: they are not trusted, and spoil nothing.
+    """
 
     issuer: Signer
     upper: tuple[x509.Certificate, ...]
     roots: tuple[x509.Certificate, ...]
+    ignored: tuple[x509.Certificate, ...] = ()
 
     @property
     def chain_pem(self) -> bytes:
@@ -51,8 +60,17 @@ class InForce(Struct, frozen=True):
     @property
     def expires(self) -> float:
         """When the first certificate of the chain above a leaf does, its root's included; POSIX seconds."""
-        chain = [self.issuer.certificate, *self.upper, *_above([self.issuer.certificate, *self.upper][-1], self.roots)]
+        chain = [self.issuer.certificate, *self.upper]
+        chain += _above(chain[-1], self.roots)[:1]
         return min(certificate.not_valid_after_utc.timestamp() for certificate in chain)
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """What was given and is not trusted, in words."""
+        return tuple(
+            f"root {_name(root)} expired at {_ends(root)} and is left out: take it out of the file"
+            for root in self.ignored
+        )
 
 
 class GivenFiles(Struct, frozen=True):
@@ -85,23 +103,48 @@ def own(store: Store, rotation: Rotation) -> InForce:
 def given(files: GivenFiles, now: float) -> InForce:
     """Reads and checks an issuer that is given. Raises IssuerError."""
     chain = _certificates(files.certificate)
-    roots = _certificates(files.roots)
+    expired, roots = _expired(_certificates(files.roots), now)
     if len(chain) > MAX_CHAIN:
         raise IssuerError(f"{files.certificate} has {len(chain)} certificates, and a chain may have {MAX_CHAIN}")
     issuer, *upper = chain
     key = _key(files.key)
     if key.public_key() != issuer.public_key():
         raise IssuerError(f"{files.key} is not the key of {files.certificate}")
-    upper = [certificate for certificate in upper if certificate not in roots]
+    upper = [certificate for certificate in upper if certificate not in (*roots, *expired)]
     for certificate in (issuer, *upper, *roots):
-        _check_ca(certificate, now)
+        _check_ca(certificate)
+    for certificate in (issuer, *upper):
+        _check_time(certificate, now)
     for child, parent in zip([issuer, *upper], upper, strict=False):
         if not _signed(child, parent):
             raise IssuerError(f"in {files.certificate}, {_name(child)} is not signed by the next, {_name(parent)}")
     last = [issuer, *upper][-1]
-    if last not in roots and not _above(last, roots):
+    if last not in roots:
+        _check_root(last, roots, expired, files, now)
+    return InForce(Signer(issuer, key), tuple(upper), tuple(roots), tuple(expired))
+
+
+def _check_root(
+    last: x509.Certificate,
+    roots: Sequence[x509.Certificate],
+    expired: Sequence[x509.Certificate],
+    files: GivenFiles,
+    now: float,
+) -> None:
+    """The last of a chain must be under a root that is valid now; others may have expired, or be there ahead."""
+    above = _above(last, roots)
+    if not above:
+        for root in _above(last, expired):
+            raise IssuerError(f"{_name(root)} of {files.roots}, which the issuer is under, expired at {_ends(root)}")
         raise IssuerError(f"{_name(last)} of {files.certificate} does not chain to a root of {files.roots}")
-    return InForce(Signer(issuer, key), tuple(upper), tuple(roots))
+    if all(root.not_valid_before_utc.timestamp() > now for root in above):
+        _check_time(above[0], now)
+
+
+def _expired(certificates: list[x509.Certificate], now: float) -> tuple[list[x509.Certificate], list[x509.Certificate]]:
+    """Those that have expired, and the others."""
+    expired = [each for each in certificates if each.not_valid_after_utc.timestamp() <= now]
+    return expired, [each for each in certificates if each not in expired]
 
 
 def _certificates(path: Path) -> list[x509.Certificate]:
@@ -125,7 +168,7 @@ def _key(path: Path) -> ca.PrivateKey:
     return key
 
 
-def _check_ca(certificate: x509.Certificate, now: float) -> None:
+def _check_ca(certificate: x509.Certificate) -> None:
     name = _name(certificate)
     try:
         constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
@@ -144,14 +187,21 @@ def _check_ca(certificate: x509.Certificate, now: float) -> None:
         ca.key_id(certificate)
     except x509.ExtensionNotFound:
         raise IssuerError(f"{name} has no subject key identifier, which RFC 5280 demands of a CA") from None
+
+
+def _check_time(certificate: x509.Certificate, now: float) -> None:
+    name = _name(certificate)
     if now >= certificate.not_valid_after_utc.timestamp():
-        raise IssuerError(f"{name} expired at {certificate.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}")
-    if now < certificate.not_valid_before_utc.timestamp():
-        raise IssuerError(f"{name} is not valid before {certificate.not_valid_before_utc:%Y-%m-%dT%H:%M:%SZ}")
+        raise IssuerError(f"{name} expired at {_ends(certificate)}")
+    begins = certificate.not_valid_before_utc
+    if now < begins.timestamp():
+        raise IssuerError(f"{name} is not valid before {begins:%Y-%m-%dT%H:%M:%SZ}", possible_at=begins.timestamp())
 
 
 def _above(certificate: x509.Certificate, roots: Sequence[x509.Certificate]) -> list[x509.Certificate]:
-    return [root for root in roots if _signed(certificate, root)][:1]
+    """The roots that signed a certificate, the one that lives longest first: several may have one key."""
+    signed = [root for root in roots if _signed(certificate, root)]
+    return sorted(signed, key=lambda root: root.not_valid_after_utc, reverse=True)
 
 
 def _signed(child: x509.Certificate, parent: x509.Certificate) -> bool:
@@ -160,6 +210,10 @@ def _signed(child: x509.Certificate, parent: x509.Certificate) -> bool:
     except (ValueError, TypeError, InvalidSignature):
         return False
     return True
+
+
+def _ends(certificate: x509.Certificate) -> str:
+    return f"{certificate.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _name(certificate: x509.Certificate) -> str:

@@ -17,7 +17,7 @@ from agent.authority.refusal import Refusal
 from agent.authority.service import AuthorityService, authority_id
 from agent.identity.csr import new_request
 from agent.identity.memfd import load_cert_chain
-from agent.identity.received import accept
+from agent.identity.received import UnexpectedSvidError, accept
 from agent.identity.renewal import renew_at
 
 log = logging.getLogger("quietwire.authority")
@@ -144,17 +144,17 @@ class AuthorityServer:
                 continue
             try:
                 await self._renew()
-            except Refusal as refusal:
-                log.error("the authority cannot renew its own SVID: %s", refusal)
+            except (Refusal, UnexpectedSvidError) as error:
+                log.error("the authority cannot renew its own SVID: %s", error)
                 self._due = time.time() + RETRY_SECONDS
 
     async def _renew(self) -> None:
         request = new_request(self._id)
         chain = await self._service.sign_own(request.csr_pem.decode())
-        svid = accept(request, self._id, chain, now=time.time())
-        self._due = renew_at(svid, time.time(), 0.0)
         anchors = self._service.in_force.anchors
-        self._issuer = anchors.issuer
+        svid = accept(request, self._id, chain, anchors.anchors_pem, now=time.time())
+        self._due = renew_at(svid, time.time(), 0.0)
+        self._issuer = svid.issuer  # which may be the former one already: then this is done again
         if self._context is not None and anchors.anchors_pem == self._anchors:
             load_cert_chain(self._context, svid.chain_pem, svid.key_pem)  # for the handshakes to come
             return

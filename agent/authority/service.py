@@ -10,12 +10,15 @@ from typing import Protocol
 from msgspec import Struct
 
 from agent.authority import control, csr, rotation
+from agent.authority.control import Expiry
 from agent.authority.ledger import AUTHORITY, Book, Kind, Ledger, Publication, Revoked
 from agent.authority.limits import RateLimit
 from agent.authority.pki import GivenFiles, InForce, IssuerError
 from agent.authority.refusal import Code, Refusal
+from agent.authority.retry import Retry
 from agent.authority.rotation import RotationError, Stage
 from agent.authority.store import Store, StoreError
+from agent.identity.expiry import Nearness
 from agent.identity.spiffe import SpiffeId
 
 log = logging.getLogger("quietwire.authority")
@@ -23,10 +26,14 @@ log = logging.getLogger("quietwire.authority")
 WATCH_SECONDS = 0.2
 """How often ledger and files are looked at for what others did to them."""
 WARN_EVERY_SECONDS = 86400.0
+"""How often an end that nears is said again, besides the moments at which it comes within 30 days and within 7."""
+WARN_LEVELS = {
+    Nearness.NEAR: logging.WARNING,
+    Nearness.URGENT: logging.ERROR,
+    Nearness.EXPIRED: logging.CRITICAL,
+}
 AGENT_SECONDS = 86400.0
 """Lifetime of an agent's own SVID, at least: it is what an agent has to get all others with."""
-ISSUER_RENEWED_AT = 1 / 3
-"""Of its life left: then an issuer of our own is replaced."""
 REQUESTS_PER_SECOND, REQUESTS_AT_ONCE = 50.0, 500
 JOINS_PER_SECOND, JOINS_AT_ONCE = 5.0, 50
 
@@ -73,22 +80,24 @@ class AuthorityService:
         self._svid_seconds = svid_seconds
         self._agent_seconds = max(svid_seconds, AGENT_SECONDS) if agent_seconds is None else agent_seconds
         self._given = given
-        self._given_state: object = None
+        self._taken: object = None
+        """The state of ledger and files that was put in force, and the last one that was tried."""
+        self._tried: object = None
+        self._retry, self._trouble = Retry(), Retry()
         self._clock = clock
         self._news = asyncio.Event()
         self._closing = False
         self._requests = RateLimit(REQUESTS_PER_SECOND, REQUESTS_AT_ONCE)
         self._joins = RateLimit(JOINS_PER_SECOND, JOINS_AT_ONCE)
-        self._warned_at = float("-inf")
+        self._warned: dict[Expiry, tuple[Nearness, float]] = {}
         self.in_force: InForce
         self.publication: Publication
 
     async def start(self) -> None:
         """Makes what a first start needs, and puts it in force. Raises StoreError, IssuerError."""
+        self._taken = self._tried = await self._state()
         self.in_force, self.publication = await self._ledger.do(self._first)
-        if self._given is not None:
-            self._given_state = self._given.state()
-        self._say_issuer("in force")
+        self._say_issuer("is in force")
         self._warn()
 
     def _first(self, book: Book) -> tuple[InForce, Publication]:
@@ -104,6 +113,9 @@ class AuthorityService:
                 book.set_rotation(rotation.first(now))
             book.set_given(None)
             control.tidy(book, store)
+            # One that expired while nobody ran is no reason to stay down.
+            if control.renew_issuer(book, store, now):
+                log.info("the issuer was in the last third of its life: a new one is made")
         else:
             book.set_given((str(given.certificate), str(given.key), str(given.roots)))
         return control.publish(book, store, now)
@@ -112,36 +124,83 @@ class AuthorityService:
 
     async def watch(self, changed: Callable[[], None]) -> None:
         """Puts in force what an operator did, or the files of a given issuer say; `changed` follows each time."""
-        seen = await self._ledger.do(Book.changes)
         while True:
             await asyncio.sleep(WATCH_SECONDS)
-            try:
-                now_seen = await self._ledger.do(Book.changes)
-                files = None if self._given is None else self._given.state()
-                if now_seen != seen or files != self._given_state:
-                    seen, self._given_state = now_seen, files
-                    await self._reload(changed)
-                await self._advance(changed)
-                await self._renew_issuer(changed)
-            except StoreError as error:
-                log.error("the root's rotation cannot go on: %s", error)
-            except sqlite3.Error as error:
-                log.error("the ledger cannot be used: %s", error)
-            self._warn()
+            await self.look(changed)
 
-    async def _reload(self, changed: Callable[[], None]) -> None:
-        former = self.in_force.anchors
+    async def look(self, changed: Callable[[], None]) -> None:
+        """One look of `watch`. What fails is said, and tried again until it works."""
         now = self._clock()
         try:
-            self.in_force = await self._ledger.do(control.in_force, self._store, now)
-        except (StoreError, IssuerError) as error:
-            log.error("what is new cannot be put in force, the former stays: %s", error)
-        self.publication = await self._ledger.do(Book.publish, self.in_force.anchors, now)
-        if self.in_force.anchors != former:
-            self._say_issuer("now in force")
-        self._news.set()
-        self._news = asyncio.Event()
-        changed()
+            await self._follow(changed, "taken over" if self._given is not None else "now in force")
+            if self._trouble.due(now):
+                await self._advance(changed)
+                await self._renew_issuer(changed)
+                self._trouble.succeeded()
+        except (StoreError, sqlite3.Error, OSError) as error:
+            self._taken = None  # part of it may be done
+            reason = f"{'the ledger' if isinstance(error, sqlite3.Error) else 'the state'} cannot be used: {error}"
+            if self._trouble.failed(now, reason):
+                log.error("%s; what is in force stays, and this is tried again", reason)
+        self._warn()
+
+    async def _state(self) -> object:
+        """Differs once somebody else has written to the ledger, or a file of a given issuer is another one."""
+        return await self._ledger.do(Book.changes), None if self._given is None else self._given.state()
+
+    async def _follow(self, changed: Callable[[], None], how: str) -> None:
+        state = await self._state()
+        if state != self._tried:
+            self._retry.hurry()
+        elif state == self._taken or not self._retry.due(self._clock()):
+            return
+        self._tried = state
+        problem: Exception | None
+        try:
+            problem = await self._reload(changed, how)
+        except sqlite3.Error as error:
+            problem = error
+        if problem is None:
+            self._taken = state
+            if self._retry.failing:
+                log.info("what was refused can be used now")
+            self._retry.succeeded()
+            return
+        possible_at = problem.possible_at if isinstance(problem, IssuerError) else None
+        if self._retry.failed(self._clock(), str(problem), possible_at=possible_at):
+            log.error(
+                "what is new cannot be put in force, the former stays: %s%s",
+                problem,
+                "; it is tried again" if possible_at is None else f"; tried again at {control.moment(possible_at)}",
+                extra={"fields": {"event": "issuer", "action": "refused", "issuer": self.in_force.anchors.issuer}},
+            )
+
+    async def _reload(self, changed: Callable[[], None], how: str) -> StoreError | IssuerError | None:
+        """Puts in force and publishes what ledger and files say, both or neither; why the issuer was refused."""
+        former, published = self.in_force, self.publication
+        found, publication, problem = await self._ledger.do(self._take, former, self._clock())
+        self.in_force, self.publication = found, publication
+        if found.anchors.issuer != former.anchors.issuer:
+            self._say_issuer(how)
+        elif found.anchors != former.anchors or found.left_out != former.left_out:
+            self._say_issuer("stays, under other roots")
+        if publication != published or found != former:
+            self._news.set()
+            self._news = asyncio.Event()
+            changed()
+        return problem
+
+    def _take(
+        self, book: Book, former: InForce, now: float
+    ) -> tuple[InForce, Publication, StoreError | IssuerError | None]:
+        with book.transaction():
+            problem = None
+            try:
+                found = control.in_force(book, self._store, now)
+            except (StoreError, IssuerError) as error:
+                found, problem = former, error
+            # Also then: revocations are in the same ledger, and do not wait.
+            return found, book.publish(found.anchors, now), problem
 
     async def _advance(self, changed: Callable[[], None]) -> None:
         state = await self._ledger.do(Book.rotation)
@@ -152,46 +211,64 @@ class AuthorityService:
         except RotationError:
             return  # `status` names what holds it back
         log.info("the root's rotation has left stage %s", state.stage)
-        await self._reload(changed)
+        self._taken = None
+        await self._follow(changed, "now in force")
 
     async def _renew_issuer(self, changed: Callable[[], None]) -> None:
-        certificate = self.in_force.issuer.certificate
-        begins, ends = certificate.not_valid_before_utc.timestamp(), certificate.not_valid_after_utc.timestamp()
-        if self._given is not None or ends - self._clock() > (ends - begins) * ISSUER_RENEWED_AT:
+        issuer, now = self.in_force.issuer.certificate, self._clock()
+        if self._given is not None or not any(
+            control.renewal_is_due(issuer, root, now) for root in self.in_force.roots
+        ):
             return
-        root = self.in_force.roots[-1].not_valid_after_utc.timestamp()
-        if ends >= root:
-            return  # the root itself ends: only a rotation helps, and the warnings say so
-        state = await self._ledger.do(Book.rotation)
-        self._store.renew_issuer(state.issuer, self.trust_domain, self._clock())
-        await self._reload(changed)
+        # Which of the roots it is under, the ledger knows.
+        if await self._ledger.do(control.renew_issuer, self._store, now):
+            self._taken = None
+            await self._follow(changed, "renewed")
 
     def _say_issuer(self, how: str) -> None:
         found, publication = self.in_force, self.publication
         log.info(
-            "issuer %s %s under %d root(s), until %s; bundle sequence %d",
+            "issuer %s %s, under %d root(s), until %s; bundle sequence %d",
             found.anchors.issuer[:16],
             how,
             len(found.roots),
             control.moment(found.expires),
             publication.sequence,
-            extra={"fields": {"event": "issuer", "issuer": found.anchors.issuer, "sequence": publication.sequence}},
+            extra={
+                "fields": {
+                    "event": "issuer",
+                    "action": how,
+                    "issuer": found.anchors.issuer,
+                    "sequence": publication.sequence,
+                }
+            },
         )
+        for words in found.left_out:
+            log.warning("%s", words)
 
     def _warn(self) -> None:
+        """Says what ends soon: when it comes within a threshold, when it is put in force so, and once a day."""
         now = self._clock()
-        if now - self._warned_at < WARN_EVERY_SECONDS:
-            return
-        self._warned_at = now
+        warned: dict[Expiry, tuple[Nearness, float]] = {}
         for expiry in control.expiries(self.in_force):
-            warning = expiry.warning(now)
-            if warning is not None:
-                loud = expiry.not_after - now < control.WARN_SECONDS[0]
-                log.log(
-                    logging.ERROR if loud else logging.WARNING,
-                    "%s: rotate the root (quietwire authority rotate-root start), or give a new issuer",
-                    warning,
-                )
+            near = expiry.nearness(now)
+            if near is Nearness.FAR:
+                continue
+            level, said_at = self._warned.get(expiry, (Nearness.FAR, now))
+            if level is near and now - said_at < WARN_EVERY_SECONDS:
+                warned[expiry] = level, said_at
+                continue
+            warned[expiry] = near, now
+            log.log(
+                WARN_LEVELS[near],
+                "%s: %s",
+                expiry.warning(now),
+                "rotate the root (quietwire authority rotate-root start)"
+                if self._given is None
+                else f"put a new issuer into {self._given.certificate}, with its key and roots",
+                extra={"fields": {"event": "expiry", "certificate": expiry.what, "nearness": near.name.lower()}},
+            )
+        self._warned = warned
 
     def close(self) -> None:
         """Ends every wait."""
@@ -200,13 +277,12 @@ class AuthorityService:
 
     async def wait(self, known: int, seconds: float) -> Publication:
         """The publication, once its sequence is another than `known`; the same one after `seconds`."""
-        news = self._news
-        if self.publication.sequence == known and not self._closing:
-            try:
-                async with asyncio.timeout(seconds):
-                    await news.wait()
-            except TimeoutError:
-                return self.publication
+        try:
+            async with asyncio.timeout(seconds):
+                while self.publication.sequence == known and not self._closing:
+                    await self._news.wait()  # what agents confirm is news too, and no other publication
+        except TimeoutError:
+            return self.publication
         return self.publication
 
     # -- what agents ask --

@@ -10,7 +10,7 @@ import uvloop
 from cyclopts import Parameter
 from setproctitle import setproctitle
 
-from agent.flags import ConfigError, HostPort
+from agent.flags import ConfigError, HostPort, parse_duration
 from agent.policy.index import DEFAULT_CLUSTER_NETWORKS
 from agent.policy.model import DefaultPolicy
 from agent.supervisor.authority_process import AuthorityError
@@ -20,6 +20,8 @@ from agent.telemetry import logs
 
 EXIT_USAGE = 2
 EXIT_FAILED = 1
+MIN_SVID_SECONDS = 10.0
+"""Below this, renewal at half life has no time left for a retry."""
 
 LogFormat = Literal["json", "text"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -137,6 +139,17 @@ def files_source(text: str) -> SvidFiles | None:
     if text != "authority":
         raise ConfigError(f"--svid-source {text!r} is neither authority nor files:DIR")
     return None
+
+
+def svid_seconds(text: str) -> float:
+    """The value of --svid-ttl. Raises ConfigError."""
+    seconds = parse_duration(text, "--svid-ttl")
+    if seconds < MIN_SVID_SECONDS:
+        raise ConfigError(
+            f"--svid-ttl {text!r} is less than {MIN_SVID_SECONDS:g}s, the least that leaves time for renewal: "
+            f"give {MIN_SVID_SECONDS:g}s or more; 24h is the default"
+        )
+    return seconds
 
 
 def fail(message: str, status: int) -> NoReturn:

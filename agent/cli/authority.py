@@ -24,7 +24,7 @@ from agent.authority.pki import IssuerError
 from agent.authority.rotation import RotationError
 from agent.authority.run import SUBDIRECTORY, AuthorityConfig
 from agent.authority.store import Store, StoreError
-from agent.cli.agent_flags import EXIT_FAILED, EXIT_USAGE, LogFormat, LogLevel, fail
+from agent.cli.agent_flags import EXIT_FAILED, EXIT_USAGE, LogFormat, LogLevel, fail, svid_seconds
 from agent.cli.up import given_issuer
 from agent.flags import ConfigError, HostPort, parse_duration
 from agent.identity.spiffe import SpiffeId, SpiffeIdError
@@ -128,7 +128,7 @@ def run(
             trust_domain=trust_domain,
             listen=HostPort.parse(listen, "--listen"),
             manifests=manifests.absolute(),
-            svid_seconds=parse_duration(svid_ttl, "--svid-ttl"),
+            svid_seconds=svid_seconds(svid_ttl),
             given=given_issuer(issuer_cert, issuer_key, roots),
         )
     except ConfigError as error:
@@ -164,20 +164,18 @@ def status(*, state: State = STATE, as_json: AsJson = False) -> None:
     Example: quietwire authority status
     """
     with _opened(state) as (book, store):
-        now = time.time()
-        found = control.status(book, store, now)
-        _show(found, partial(_status_lines, found, now), as_json=as_json)
+        found = control.status(book, store, time.time())
+        _show(found, partial(_status_lines, found), as_json=as_json)
 
 
-def _status_lines(found: control.Status, now: float) -> list[str]:
+def _status_lines(found: control.Status) -> list[str]:
     given = ", issuer given by files" if found.given else ""
     counts = f"bundle {found.sequence}, agents {found.agents}, revocations {found.revocations}{given}"
     lines = [f"trust domain {found.trust_domain}, {counts}"]
-    for expiry in found.expiries:
-        warning = expiry.warning(now)
-        lines.append(
-            f"{expiry.what}: until {control.moment(expiry.not_after)}{'  WARNING: ' + warning if warning else ''}"
-        )
+    if found.refused is not None:
+        lines.append(f"WARNING: the issuer that is given is refused, and the former stays in force: {found.refused}")
+    lines += [f"{expiry.what}: until {control.moment(expiry.not_after)}" for expiry in found.expiries]
+    lines += [f"WARNING: {warning}" for warning in found.warnings]
     if found.stage == "none":
         lines.append("no rotation is under way")
     else:
@@ -242,9 +240,7 @@ def _rotated(verb: str, state: Path, work: Callable[[Book, Store, float], None],
     with _opened(state) as (book, store):
         work(book, store, time.time())
         found = control.status(book, store, time.time())
-        _show(
-            found, lambda: [f"{verb}: now in stage {found.stage}", *_status_lines(found, time.time())], as_json=as_json
-        )
+        _show(found, lambda: [f"{verb}: now in stage {found.stage}", *_status_lines(found)], as_json=as_json)
 
 
 @rotate.command(name="start")

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from agent.authority.pki import GivenFiles
-from agent.cli.agent_flags import EXIT_USAGE, AgentFlags, fail, files_source, serve
-from agent.flags import ConfigError, HostPort, parse_duration
+from agent.cli.agent_flags import EXIT_USAGE, AgentFlags, fail, files_source, serve, svid_seconds
+from agent.flags import ConfigError, HostPort
 from agent.supervisor.config import Embedded
 
 _DEFAULTS = AgentFlags()
@@ -32,7 +32,7 @@ def up(
     authority_listen
         HOST:PORT of the authority's HTTPS API; port 0 takes a free one.
     svid_ttl
-        Lifetime of SVIDs: seconds, or with a unit, as in 90s, 30m, 24h.
+        Lifetime of SVIDs, 10s at least: seconds, or with a unit, as in 90s, 30m, 24h.
     issuer_cert
         An issuer's certificate, with what is between it and the root, instead of a root of our own: tls.crt.
     issuer_key
@@ -47,7 +47,7 @@ def up(
             files_source(svid_source)
             or Embedded(
                 HostPort.parse(authority_listen, "--authority-listen"),
-                parse_duration(svid_ttl, "--svid-ttl"),
+                svid_seconds(svid_ttl),
                 given_issuer(issuer_cert, issuer_key, roots),
             )
         )

@@ -117,6 +117,8 @@ class AuthorityClient:
         if self._credential is not None:
             self._credential.save_anchors(bundle.anchors_pem)
         self._anchors, self._issuer, self._revoked_serials = bundle.anchors_pem, bundle.issuer, bundle.revoked_serials
+        if self._agent is not None and not received.is_under(self._agent, bundle.anchors_pem, now=self._clock()):
+            self._doubted = True  # the root that it is under has left
         return bundle
 
     async def _fetch_bundle(self, wait: int, headers: Mapping[str, str]) -> Answer:
@@ -125,9 +127,12 @@ class AuthorityClient:
         except ProviderError as error:
             if self._agent is None or error.code not in {"tls", "unreachable"}:
                 raise
+            failure = error
         # Perhaps the root that our own certificate is under has left: the bundle is anybody's to read.
-        answer = await self._request("GET", "/v1/bundle?wait=0", None, {}, REQUEST_SECONDS, anonymous=True)
+        answer = await self._request("GET", "/v1/bundle?wait=0", None, headers, REQUEST_SECONDS, anonymous=True)
         self._doubted = True
+        if answer.status == 304:
+            raise failure  # there is no news that would mend it: the next try is not at once
         return answer
 
     def _own_issuer(self) -> frozenset[str]:
@@ -194,7 +199,7 @@ class AuthorityClient:
         answer = await self._request("POST", path, body, {}, REQUEST_SECONDS, anonymous=anonymous)
         try:
             chain = json.loads(answer.body)["chain_pem"].encode()
-            return received.accept(request, spiffe_id, chain, now=self._clock())
+            return received.accept(request, spiffe_id, chain, self._anchors, now=self._clock())
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ProviderError("bad_answer", f"the authority's answer cannot be used: {error}") from error
 

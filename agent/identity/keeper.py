@@ -5,6 +5,7 @@ import logging
 import random
 import time
 from collections.abc import Callable
+from enum import IntEnum
 
 from agent.identity.provider import ProviderError, Report, SvidProvider
 from agent.identity.renewal import PUSHED_SECONDS, backoff, is_loud, renew_at, spread
@@ -16,6 +17,8 @@ log = logging.getLogger("quietwire.identity")
 
 MAX_REQUESTS = 4
 """Requests under way at once."""
+MAX_AHEAD = 2
+"""Of them, those that nobody waits for: slow answers to these leave room for a pod that comes meanwhile."""
 IDLE_SECONDS = 2.0
 LOUD_SECONDS = 60.0
 """How often the same SVID's approaching end is logged."""
@@ -23,6 +26,16 @@ BUNDLE_LIFETIME = 20.0
 """Seconds; the pause between two tries to fetch the bundle is a tenth of it at most."""
 PENDING = "pending"
 """Stands in a report for an SVID that was asked for under a former bundle, and may come from a former issuer."""
+
+
+class _Turn(IntEnum):
+    """Who is served first."""
+
+    NEW = 0
+    """Pods wait for it, and there is none that is valid."""
+    RENEWAL = 1
+    AHEAD = 2
+    """Its pods cannot be enrolled yet."""
 
 
 class _Kept:
@@ -34,7 +47,10 @@ class _Kept:
         self.due = 0.0
         self.attempts = 0
         self.problem: str | None = None
-        self.busy = False
+        self.awaited = True
+        """A pod waits for it, or uses it."""
+        self.turn = _Turn.NEW
+        """Of the request under way."""
         self.asked_under = 0
         """The bundle's sequence when the request under way began."""
         self.loud_at = float("-inf")
@@ -56,18 +72,27 @@ class IdentityKeeper:
         self._on_bundle = on_bundle
         self._clock = clock
         self._kept: dict[SpiffeId, _Kept] = {}
+        self._asking: set[_Kept] = set()
+        """Those with a request under way, also when they are wanted no more."""
         self._changed = asyncio.Event()
         self._bundle: Bundle | None = None
         self._report = Report()
         self._reported = asyncio.Event()
         self._random = random.Random()  # noqa: S311 - spreads load, guards nothing
 
-    def want(self, ids: frozenset[SpiffeId]) -> None:
-        """Declares which identities are needed; others are forgotten."""
-        for spiffe_id in self._kept.keys() - ids:
+    def want(self, ids: frozenset[SpiffeId], *, ahead: frozenset[SpiffeId] = frozenset()) -> None:
+        """Declares which identities are needed, and which will be soon; others are forgotten.
+
+        Those of `ahead` are fetched after all else, so that they are there when their pods come. Served first are
+        identities that pods wait for, then renewals, then these.
+        """
+        for spiffe_id in self._kept.keys() - (ids | ahead):
             del self._kept[spiffe_id]
-        for spiffe_id in ids - self._kept.keys():
-            self._kept[spiffe_id] = _Kept()
+        for spiffe_id in ids | ahead:
+            kept = self._kept.setdefault(spiffe_id, _Kept())
+            if spiffe_id in ids and not kept.awaited and kept.svid is None:
+                kept.due, kept.attempts = 0.0, 0  # what failed when nobody waited is tried again for who waits
+            kept.awaited = spiffe_id in ids
         self._changed.set()
 
     def svid(self, spiffe_id: SpiffeId) -> Svid | None:
@@ -88,7 +113,7 @@ class IdentityKeeper:
         """What is kept at this moment: to be reported once every worker has it."""
         sequence = 0 if self._bundle is None else self._bundle.sequence
         issuers = {kept.svid.issuer for kept in self._kept.values() if kept.svid is not None}
-        if any(kept.busy and kept.asked_under < sequence for kept in self._kept.values()):
+        if any(kept in self._asking and kept.asked_under < sequence for kept in self._kept.values()):
             issuers.add(PENDING)
         return Report(sequence, frozenset(issuers))
 
@@ -106,8 +131,11 @@ class IdentityKeeper:
             while True:
                 self._changed.clear()
                 now = self._clock()
-                for spiffe_id, kept in self._due(now)[: MAX_REQUESTS - len(requests)]:
-                    kept.busy = True
+                for spiffe_id, kept in self._due(now):
+                    if not self._has_room(kept, now):
+                        break  # whoever comes after it in turn is no more urgent
+                    self._asking.add(kept)
+                    kept.turn = self._turn(kept, now)
                     kept.asked_under = 0 if self._bundle is None else self._bundle.sequence
                     task = spawn(self._renew(spiffe_id, kept), name=f"SVID {spiffe_id}")
                     requests.add(task)
@@ -119,15 +147,28 @@ class IdentityKeeper:
                 task.cancel()
 
     def _due(self, now: float) -> list[tuple[SpiffeId, _Kept]]:
-        """What is due: identities without an SVID first, then those whose end is nearest."""
-        due = [(spiffe_id, kept) for spiffe_id, kept in self._kept.items() if kept.due <= now and not kept.busy]
-        return sorted(due, key=lambda each: (each[1].svid is not None, each[1].svid.not_after if each[1].svid else 0.0))
+        """What is due, in turn; of one turn, those first that have none, then those whose end is nearest."""
+        due = [
+            (spiffe_id, kept) for spiffe_id, kept in self._kept.items() if kept.due <= now and kept not in self._asking
+        ]
+        return sorted(due, key=lambda each: (self._turn(each[1], now), each[1].svid.not_after if each[1].svid else 0.0))
+
+    @staticmethod
+    def _turn(kept: _Kept, now: float) -> _Turn:
+        if kept.svid is None:
+            return _Turn.NEW if kept.awaited else _Turn.AHEAD
+        return _Turn.NEW if kept.awaited and kept.svid.not_after <= now else _Turn.RENEWAL
+
+    def _has_room(self, kept: _Kept, now: float) -> bool:
+        if len(self._asking) >= MAX_REQUESTS:
+            return False
+        ahead = sum(other.turn is _Turn.AHEAD for other in self._asking)
+        return self._turn(kept, now) is not _Turn.AHEAD or ahead < MAX_AHEAD
 
     async def _sleep(self, now: float) -> None:
-        waiting = [kept.due for kept in self._kept.values() if not kept.busy]
-        pause = max(min(waiting, default=now + IDLE_SECONDS) - now, 0.001)
-        if all(kept.busy or kept.due <= now for kept in self._kept.values()):
-            pause = IDLE_SECONDS  # a request that ends wakes us
+        # What is due now waits for room, and a request that ends wakes us.
+        coming = [kept.due for kept in self._kept.values() if kept not in self._asking and kept.due > now]
+        pause = min(coming, default=now + IDLE_SECONDS) - now
         try:
             async with asyncio.timeout(pause):
                 await self._changed.wait()
@@ -142,7 +183,7 @@ class IdentityKeeper:
         else:
             self._came(spiffe_id, kept, svid)
         finally:
-            kept.busy = False
+            self._asking.discard(kept)
             self._changed.set()
 
     def _came(self, spiffe_id: SpiffeId, kept: _Kept, svid: Svid) -> None:

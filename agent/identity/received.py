@@ -1,6 +1,10 @@
 """What the authority sent back, checked before it is used: it must be the SVID that was asked for."""
 
+from collections.abc import Sequence
+from itertools import pairwise
+
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 
 from agent.identity.csr import SigningRequest
@@ -12,14 +16,18 @@ class UnexpectedSvidError(ValueError):
     """The answer is not what was asked for; `str` says how it differs."""
 
 
-def accept(request: SigningRequest, wanted: SpiffeId, chain_pem: bytes, *, now: float) -> Svid:
-    """The SVID of an answer: leaf first. Raises UnexpectedSvidError."""
+def accept(request: SigningRequest, wanted: SpiffeId, chain_pem: bytes, anchors_pem: bytes, *, now: float) -> Svid:
+    """The SVID of an answer: leaf first. `anchors_pem` is the bundle in force. Raises UnexpectedSvidError.
+
+    Peers verify the chain by OpenSSL, and more strictly: this keeps an SVID that nobody would take from replacing one
+    that works.
+    """
     try:
-        leaf = x509.load_pem_x509_certificates(chain_pem)[0]
+        leaf, *upper = x509.load_pem_x509_certificates(chain_pem)
         uris = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value.get_values_for_type(
             x509.UniformResourceIdentifier
         )
-    except (ValueError, IndexError, x509.ExtensionNotFound) as error:
+    except (ValueError, x509.ExtensionNotFound) as error:
         raise UnexpectedSvidError(f"the authority's answer is no certificate chain: {error}") from error
     if uris != [str(wanted)]:
         raise UnexpectedSvidError(
@@ -28,12 +36,31 @@ def accept(request: SigningRequest, wanted: SpiffeId, chain_pem: bytes, *, now: 
     public = leaf.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     if public != request.public_der:
         raise UnexpectedSvidError(f"the certificate that came for {wanted} is for another key")
-    not_before, not_after = leaf.not_valid_before_utc.timestamp(), leaf.not_valid_after_utc.timestamp()
-    if not not_before <= now < not_after:
+    if not _valid(leaf, now):
         raise UnexpectedSvidError(
             f"the certificate that came for {wanted} is not valid now; do this clock and the authority's agree?"
         )
-    return Svid(wanted, chain_pem, request.key_pem, not_before, not_after, f"{leaf.serial_number:x}", issuer_of(leaf))
+    problem = _problem([leaf, *upper], x509.load_pem_x509_certificates(anchors_pem), now)
+    if problem is not None:
+        raise UnexpectedSvidError(f"the certificate that came for {wanted} does not verify: {problem}")
+    return Svid(
+        wanted,
+        chain_pem,
+        request.key_pem,
+        leaf.not_valid_before_utc.timestamp(),
+        leaf.not_valid_after_utc.timestamp(),
+        f"{leaf.serial_number:x}",
+        issuer_of(leaf),
+    )
+
+
+def is_under(svid: Svid, anchors_pem: bytes, *, now: float) -> bool:
+    """Whether an SVID that is there chains to these anchors."""
+    try:
+        chain = x509.load_pem_x509_certificates(svid.chain_pem)
+        return _problem(chain, x509.load_pem_x509_certificates(anchors_pem), now) is None
+    except ValueError:
+        return False
 
 
 def issuer_of(leaf: x509.Certificate) -> str:
@@ -43,3 +70,33 @@ def issuer_of(leaf: x509.Certificate) -> str:
     except x509.ExtensionNotFound:
         return ""
     return "" if identifier is None else identifier.hex()
+
+
+def _problem(chain: Sequence[x509.Certificate], anchors: Sequence[x509.Certificate], now: float) -> str | None:
+    for child, parent in pairwise(chain):
+        if not _signed(child, parent):
+            return f"{_name(child)} is not signed by the next of its chain"
+        if not _valid(parent, now):
+            return f"{_name(parent)}, which is above it, is not valid now"
+    above = [anchor for anchor in anchors if _signed(chain[-1], anchor)]
+    if not above:
+        return f"{_name(chain[-1])} does not chain to the bundle that this agent trusts"
+    if not any(_valid(anchor, now) for anchor in above):
+        return f"the root {_name(above[0])} is not valid now"
+    return None
+
+
+def _signed(child: x509.Certificate, parent: x509.Certificate) -> bool:
+    try:
+        child.verify_directly_issued_by(parent)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
+
+
+def _valid(certificate: x509.Certificate, now: float) -> bool:
+    return certificate.not_valid_before_utc.timestamp() <= now < certificate.not_valid_after_utc.timestamp()
+
+
+def _name(certificate: x509.Certificate) -> str:
+    return certificate.subject.rfc4514_string() or f"serial {certificate.serial_number:x}"

@@ -1,6 +1,10 @@
 """The real authority process over its real HTTPS API: what it issues, what it refuses, what it keeps."""
 
 import asyncio
+import base64
+import hashlib
+import ipaddress
+import json
 import signal
 import sqlite3
 import ssl
@@ -18,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from agent.authority.csr import MAX_CSR
 from agent.authority.store import Store
 from agent.identity.csr import new_request
+from agent.identity.memfd import load_cert_chain
 from agent.identity.spiffe import SpiffeId
 from tests.authority.running import TD, WEB, Authority, refused
 from tests.tls.pki import Pki
@@ -45,6 +50,34 @@ async def test_a_joined_agent_gets_an_svid_that_openssl_verifies_strictly(author
         assert done.returncode == 0, done.stderr
 
 
+async def test_python_verifies_the_chain_with_the_strict_flag_of_3_13_in_both_roles(authority: Authority) -> None:
+    svid = await authority.client().issue(WEB)
+    ends: list[tuple[ssl.SSLObject, ssl.MemoryBIO]] = []
+    bios = ssl.MemoryBIO(), ssl.MemoryBIO()
+    for protocol, (incoming, outgoing) in (
+        (ssl.PROTOCOL_TLS_CLIENT, bios),
+        (ssl.PROTOCOL_TLS_SERVER, bios[::-1]),
+    ):
+        context = ssl.SSLContext(protocol)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.verify_flags |= ssl.VERIFY_X509_STRICT
+        context.load_verify_locations(cadata=authority.said["bundle_pem"])
+        load_cert_chain(context, svid.chain_pem, svid.key_pem)
+        server = protocol is ssl.PROTOCOL_TLS_SERVER
+        ends.append((context.wrap_bio(incoming, outgoing, server_side=server), outgoing))
+    for _ in range(4):
+        for end, _ in ends:
+            try:
+                end.do_handshake()
+            except ssl.SSLWantReadError:
+                continue
+    for end, _ in ends:
+        assert end.version() == "TLSv1.3"
+        seen = x509.load_der_x509_certificate(end.getpeercert(binary_form=True) or b"")
+        assert f"{seen.serial_number:x}" == svid.serial
+
+
 async def test_the_leaf_is_an_x509_svid(authority: Authority) -> None:
     before = time.time()
     svid = await authority.client().issue(WEB)
@@ -70,8 +103,20 @@ async def test_every_issuance_is_in_the_ledger_before_it_is_answered(authority: 
     tokens = db.execute("SELECT hash, used FROM tokens").fetchall()
     db.close()
     assert len(tokens) == 1
-    assert len(tokens[0][0]) == 32, "the token itself is not kept"
     assert tokens[0][1] is not None
+
+
+async def test_a_token_is_nowhere_in_the_ledgers_files_but_its_hash_is(authority: Authority) -> None:
+    waiting, used = authority.token(), authority.token()
+    await authority.client(used).issue(WEB)
+    files = list(authority.state.glob("ledger.sqlite*"))
+    assert {path.name for path in files} >= {"ledger.sqlite", "ledger.sqlite-wal"}
+    written = b"".join(path.read_bytes() for path in files)
+    for token in (waiting, used):
+        assert hashlib.sha256(token.encode()).digest() in written
+        assert token.encode() not in written
+        assert base64.urlsafe_b64decode(f"{token}=") not in written, "nor its bytes"
+    assert used not in authority.stop()
 
 
 async def test_a_token_serves_once(authority: Authority) -> None:
@@ -124,8 +169,6 @@ def forged() -> str:
     good = x509.load_pem_x509_csr(by_hand([str(WEB)]).encode()).public_bytes(serialization.Encoding.DER)
     broken = bytearray(good)
     broken[-1] ^= 1
-    import base64  # noqa: PLC0415 - here only
-
     return (
         "-----BEGIN CERTIFICATE REQUEST-----\n"
         + base64.encodebytes(bytes(broken)).decode()
@@ -142,6 +185,7 @@ def forged() -> str:
         (lambda: by_hand([str(WEB), str(WEB) + "2"]), "several_uri_sans"),
         (lambda: by_hand([str(WEB)], others=[x509.DNSName("web.test")]), "other_sans"),
         (lambda: by_hand([], others=[x509.RFC822Name("a@b.test")]), "other_sans"),
+        (lambda: by_hand([str(WEB)], others=[x509.IPAddress(ipaddress.ip_address("192.0.2.1"))]), "other_sans"),
         (lambda: by_hand(["spiffe://example.test/a//b"]), "malformed_id"),
         (lambda: by_hand(["spiffe://other.test/ns/demo/sa/web"]), "foreign_trust_domain"),
         (lambda: by_hand([str(WEB)], rsa.generate_private_key(65537, 2048)), "key_not_allowed"),
@@ -157,6 +201,17 @@ async def test_each_wrong_request_is_refused_with_its_own_code(
     client = authority.client()
     await client.issue(WEB)
     await refused(client._request("POST", "/v1/svid", {"csr": make()}, {}, 10), code)
+
+
+async def test_both_curves_are_accepted(authority: Authority) -> None:
+    client = authority.client()
+    await client.issue(WEB)
+    for curve in (ec.SECP256R1(), ec.SECP384R1()):
+        key = ec.generate_private_key(curve)
+        answer = await client._request("POST", "/v1/svid", {"csr": by_hand([str(WEB)], key)}, {}, 10)
+        assert answer.status == 200
+        leaf = x509.load_pem_x509_certificate(json.loads(answer.body)["chain_pem"].encode())
+        assert leaf.public_key() == key.public_key()
 
 
 async def test_who_comes_without_an_agents_certificate_is_refused(authority: Authority) -> None:
@@ -183,8 +238,6 @@ async def test_an_impostor_under_another_root_is_not_spoken_to(authority: Author
 
 
 async def test_a_server_of_the_right_root_that_is_not_the_authority_is_not_spoken_to(authority: Authority) -> None:
-    from agent.identity.memfd import load_cert_chain  # noqa: PLC0415 - here only
-
     svid = await authority.client().issue(WEB)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     load_cert_chain(context, svid.chain_pem, svid.key_pem)

@@ -57,8 +57,8 @@ def test_a_chain_with_intermediates_is_taken_and_the_root_in_it_is_left_out(file
     files.write("tls.crt", chain)
     assert pki.given(files.paths, time.time()).upper == ()
     root = ca.new_root(TD, time.time())
-    middle = _ca(root, "middle", time.time())
-    bottom = _ca(middle, "bottom", time.time())
+    middle = ca_under(root, "middle", time.time())
+    bottom = ca_under(middle, "bottom", time.time())
     files.write("tls.crt", ca.pem(bottom.certificate) + ca.pem(middle.certificate))
     files.write("ca.crt", ca.pem(root.certificate))
     files.key(bottom.key)
@@ -69,7 +69,7 @@ def test_a_chain_with_intermediates_is_taken_and_the_root_in_it_is_left_out(file
 
 def test_an_rsa_issuer_is_taken_and_signs(files: Files) -> None:
     root = ca.new_root(TD, time.time())
-    issuer = _ca(root, "rsa", time.time(), key=rsa.generate_private_key(65537, 2048))
+    issuer = ca_under(root, "rsa", time.time(), key=rsa.generate_private_key(65537, 2048))
     files.write("tls.crt", ca.pem(issuer.certificate))
     files.write("ca.crt", ca.pem(root.certificate))
     files.key(issuer.key)
@@ -79,7 +79,7 @@ def test_an_rsa_issuer_is_taken_and_signs(files: Files) -> None:
     leaf.verify_directly_issued_by(issuer.certificate)
 
 
-def _ca(
+def ca_under(
     above: Signer, name: str, now: float, *, begins: float = -60, ends: float = 86400, key: PrivateKey | None = None,
     is_ca: bool = True, may_sign: bool = True, identifier: bool = True,
 ) -> Signer:  # fmt: skip
@@ -118,7 +118,7 @@ ROOT = ca.new_root(TD, time.time())
         (lambda files: (files.directory / "tls.key").unlink(), "tls.key cannot be read: No such file"),
         (lambda files: files.key(ec.generate_private_key(ec.SECP256R1())), "is not the key of"),
         (lambda files: files.key(ed25519.Ed25519PrivateKey.generate()), "neither ECDSA nor RSA"),
-        (lambda files: put(files, _ca(ROOT, "foreign", time.time())), "CN=foreign of .* does not chain to a root"),
+        (lambda files: put(files, ca_under(ROOT, "foreign", time.time())), "CN=foreign of .* does not chain to a root"),
         (lambda files: _own(files, "leaf", is_ca=False), "CN=leaf is no CA certificate"),
         (lambda files: _own(files, "mute", may_sign=False), "CN=mute may not sign certificates"),
         (lambda files: _own(files, "anonymous", identifier=False), "CN=anonymous has no subject key identifier"),
@@ -138,7 +138,65 @@ def test_each_wrong_issuer_is_refused_with_its_reason(
 def _own(files: Files, name: str, **more: float) -> None:
     """A wrong issuer under a root that is trusted."""
     files.write("ca.crt", ca.pem(ROOT.certificate))
-    put(files, _ca(ROOT, name, time.time(), **more))  # type: ignore[arg-type]  # floats and flags
+    put(files, ca_under(ROOT, name, time.time(), **more))  # type: ignore[arg-type]  # floats and flags
+
+
+DAY = 86400.0
+
+
+def test_a_root_that_has_expired_spoils_only_an_issuer_under_it(files: Files) -> None:
+    now = time.time()
+    live, gone = ca.new_root(TD, now), ca.new_root("gone.test", now - 4000 * DAY)
+    files.write("ca.crt", ca.pem(gone.certificate) + ca.pem(live.certificate))
+    put(files, ca_under(live, "fine", now))
+    found = pki.given(files.paths, now)
+    assert found.roots == (live.certificate,)
+    assert found.anchors.anchors_pem == ca.pem(live.certificate), "what has expired is not published"
+    (words,) = found.left_out
+    assert words.startswith("root CN=gone.test root,O=Quietwire expired at ")
+    assert "is left out: take it out of the file" in words
+    put(files, ca_under(gone, "doomed", now))
+    with pytest.raises(IssuerError, match=r"CN=gone.test root.* which the issuer is under, expired at"):
+        pki.given(files.paths, now)
+    files.write("ca.crt", ca.pem(gone.certificate))
+    with pytest.raises(IssuerError, match="which the issuer is under, expired at"):
+        pki.given(files.paths, now)
+
+
+def test_a_root_that_was_renewed_with_its_key_counts_by_the_certificate_that_lives(files: Files) -> None:
+    now = time.time()
+    renewed = ca.new_root(TD, now)
+    gone = ca_self_signed(renewed, now - 4000 * DAY, now - DAY)
+    files.write("ca.crt", ca.pem(gone) + ca.pem(renewed.certificate))
+    put(files, ca_under(renewed, "fine", now))
+    found = pki.given(files.paths, now)
+    assert (found.roots, found.ignored) == ((renewed.certificate,), (gone,))
+    assert found.expires == found.issuer.certificate.not_valid_after_utc.timestamp()
+
+
+def test_a_root_that_is_there_ahead_of_its_time_is_trusted_ahead_and_signs_nothing_yet(files: Files) -> None:
+    now = time.time()
+    live, early = ca.new_root(TD, now), ca.new_root("early.test", now + DAY)
+    files.write("ca.crt", ca.pem(live.certificate) + ca.pem(early.certificate))
+    put(files, ca_under(live, "fine", now))
+    assert pki.given(files.paths, now).roots == (live.certificate, early.certificate)
+    put(files, ca_under(early, "early", now))
+    with pytest.raises(IssuerError, match=r"CN=early.test root.* is not valid before") as caught:
+        pki.given(files.paths, now)
+    assert caught.value.possible_at == early.certificate.not_valid_before_utc.timestamp()
+
+
+def ca_self_signed(signer: Signer, begins: float, ends: float) -> x509.Certificate:
+    """An older certificate of the same root."""
+    name = signer.certificate.subject
+    return (
+        x509.CertificateBuilder(name, name, signer.key.public_key(), x509.random_serial_number())
+        .not_valid_before(ca._time(begins))
+        .not_valid_after(ca._time(ends))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=1), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(signer.key.public_key()), critical=False)
+        .sign(signer.key, hashes.SHA256())
+    )
 
 
 def test_kubernetes_data_link_is_noticed(tmp_path: Path) -> None:
@@ -182,7 +240,7 @@ async def test_a_running_authority_follows_and_refuses_and_keeps_the_former(tmp_
 
 
 def test_leaves_never_outlive_what_is_above_them() -> None:
-    issuer = _ca(ROOT, "short", time.time(), ends=100)
+    issuer = ca_under(ROOT, "short", time.time(), ends=100)
     key = ec.generate_private_key(ec.SECP256R1()).public_key()
     agent = SpiffeId.for_agent(TD, "node-a")
     until = issuer.certificate.not_valid_after_utc.timestamp()

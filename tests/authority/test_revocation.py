@@ -1,5 +1,6 @@
 """Revocation: what is told, how soon, and what is never issued again."""
 
+import asyncio
 import time
 from collections.abc import Callable
 
@@ -7,8 +8,10 @@ import pytest
 
 from agent.authority import control
 from agent.authority.ledger import Book, Kind
+from agent.identity.authority_client import AuthorityClient
 from agent.identity.provider import Report
 from agent.identity.svid import Bundle
+from agent.tasks import spawn
 from tests.authority.running import ELSEWHERE, WEB, Authority, newer, refused
 
 
@@ -39,6 +42,47 @@ async def test_an_identity_that_is_revoked_is_told_and_never_issued_until_it_is_
     do(authority, lambda book: control.unrevoke(book, Kind.SPIFFE_ID, str(WEB), time.time()))
     assert (await newer(client, told.sequence)).revoked_ids == frozenset()
     assert (await client.issue(WEB)).spiffe_id == WEB
+
+
+WITHIN_SECONDS = 2.0
+"""What is promised."""
+
+
+async def test_whatever_changes_reaches_every_agent_within_two_seconds(authority: Authority) -> None:
+    """Agents that wait in a poll, and the moments of the ledger's own commit and of each agent's answer."""
+    nodes = {"node-a": WEB, "node-b": ELSEWHERE}
+    agents = [authority.client(node=node) for node in nodes]
+    for client, workload in zip(agents, nodes.values(), strict=True):
+        await client.issue(workload)
+    known = [await newer(client, 0) for client in agents]
+
+    def root(book: Book) -> None:
+        control.start(book, authority.store, time.time())
+
+    def revocation(book: Book) -> None:
+        control.revoke(book, Kind.SPIFFE_ID, str(WEB), "leaked", time.time())
+
+    def taken_back(book: Book) -> None:
+        control.unrevoke(book, Kind.SPIFFE_ID, str(WEB), time.time())
+
+    async def answer(client: AuthorityClient, sequence: int) -> tuple[float, Bundle]:
+        bundle = await newer(client, sequence)
+        return time.monotonic(), bundle
+
+    for change in (revocation, taken_back, root, revocation):
+        polls = [
+            spawn(answer(client, bundle.sequence), name="poll") for client, bundle in zip(agents, known, strict=True)
+        ]
+        await asyncio.sleep(0.5)  # both are in their long poll
+        assert not any(poll.done() for poll in polls)
+        await asyncio.to_thread(do, authority, change)
+        changed = time.monotonic()
+        answers = [await poll for poll in polls]
+        known = [bundle for _, bundle in answers]
+        assert all(at - changed < WITHIN_SECONDS for at, _ in answers), [at - changed for at, _ in answers]
+        assert len({bundle.sequence for bundle in known}) == 1
+    assert known[0].revoked_ids == {str(WEB)}
+    assert known[0].anchors_pem.count(b"BEGIN CERTIFICATE") == 2
 
 
 async def test_an_agent_that_is_revoked_loses_all_it_was_given_and_may_ask_nothing(authority: Authority) -> None:

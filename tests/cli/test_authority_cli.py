@@ -4,13 +4,20 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from cryptography import x509
 
+from agent.authority import control, rotation
+from agent.authority.ca import ROOT_DAYS
+from agent.authority.control import Expiry
+from agent.authority.pki import GivenFiles
+from agent.cli.agent_flags import svid_seconds
 from tests.authority.running import TD, WEB, Authority
+from tests.tls.pki import Pki
 
 
 class Typed:
@@ -152,13 +159,73 @@ def test_a_rotation_is_walked_through_by_hand(tmp_path: Path) -> None:
 
 
 def test_warnings_come_before_anything_expires(tmp_path: Path) -> None:
-    from agent.authority.control import Expiry  # noqa: PLC0415 - here only
-
     day = 86400.0
     expiry = Expiry("root x", 100 * day)
     assert expiry.warning(69 * day) is None
     assert expiry.warning(71 * day) == "root x expires in 29.0 days, at 1970-04-11T00:00:00Z"
+    assert expiry.warning(100 * day - 5400) == "root x expires in 1.5 hours, at 1970-04-11T00:00:00Z"
     assert expiry.warning(101 * day) == "root x has expired"
+
+
+class Aged(Typed):
+    """An authority whose root was made long ago, and has some days left; it does not run."""
+
+    def __init__(self, directory: Path, days: float) -> None:
+        authority = Authority(directory, started=False)
+        authority.store.prepare(TD)
+        made = time.time() + (days - ROOT_DAYS) * 86400
+        authority.store.create(1, TD, made)
+        book = authority.book()
+        book.set_rotation(rotation.first(made))
+        control.publish(book, authority.store, time.time())
+        book.close()
+        super().__init__(authority)
+
+
+@pytest.mark.parametrize(("days", "warned"), [(40.0, 0), (29.0, 1), (6.0, 1)])
+def test_status_warns_of_what_ends_soon(tmp_path: Path, days: float, warned: int) -> None:
+    typed = Aged(tmp_path, days)
+    status = typed.object("status")
+    assert isinstance(status, dict)
+    warnings = [each for each in status["warnings"] if each.startswith("root CN=example.test root")]
+    assert len(warnings) == warned
+    said = typed("status").stdout
+    assert said.count("WARNING: root CN=example.test root") == warned
+    assert all(f"WARNING: {each}" in said for each in warnings)
+
+
+def test_the_shortest_life_is_ten_seconds_in_both_verbs(typed: Typed, tmp_path: Path) -> None:
+    for verb in (("authority", "run"), ("up",)):
+        for given, shown in (("9s", "'9s'"), ("9.9", "'9.9'"), ("0.1m", "'0.1m'")):
+            done = subprocess.run(
+                [
+                    *(sys.executable, "-m", "agent.cli", *verb, "--svid-ttl", given),
+                    *("--manifests", str(tmp_path), "--state", str(tmp_path / "state")),
+                ],
+                capture_output=True, text=True, timeout=30, check=False,
+            )  # fmt: skip
+            assert done.returncode == 2
+            assert f"--svid-ttl {shown} is less than 10s" in done.stderr
+            assert "give 10s or more" in done.stderr
+            assert "Traceback" not in done.stderr
+    assert not (tmp_path / "state").exists()
+    assert svid_seconds("10s") == 10.0
+
+
+def test_status_of_an_issuer_that_is_refused_says_why_and_what_is_in_force(tmp_path: Path) -> None:
+    given = tmp_path / "given"
+    given.mkdir()
+    Pki(TD).write_issuer(given)
+    authority = Authority(tmp_path, given=GivenFiles(given / "tls.crt", given / "tls.key", given / "ca.crt"))
+    typed = Typed(authority)
+    assert "refused" not in typed("status").stdout
+    (given / "tls.key").write_text("nonsense")
+    done = typed("status")
+    assert done.returncode == 0, done.stderr
+    assert "WARNING: the issuer that is given is refused, and the former stays in force" in done.stdout
+    assert "tls.key holds no PEM key" in done.stdout
+    assert "issuer in force (" in done.stdout
+    authority.stop()
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,9 @@ import pytest
 
 from agent.authority import control
 from agent.identity.credential import FileCredential
-from agent.identity.provider import Report
+from agent.identity.provider import ProviderError, Report
 from tests.authority.running import TD, WEB, Authority, newer, refused
+from tests.tls.pki import Pki
 
 NOBODY = "127.0.0.1:1"
 
@@ -95,6 +96,36 @@ async def test_whoever_gives_up_waiting_takes_no_token_down_with_it(authority: A
     await asyncio.sleep(0.02)
     impatient.cancel()
     assert (await client.issue(WEB)).spiffe_id == WEB
+    authority.stop()
+
+
+async def test_a_certificate_that_is_not_taken_is_a_failure_where_the_bundle_has_no_news_for_it(
+    authority: Authority,
+) -> None:
+    """An answer at once that says nothing would be asked for again at once, for ever."""
+    known = (await newer(authority.client(), 0)).sequence
+    client = authority.client("none")
+    client._agent, client._renew_at = Pki(TD).svid(), 1e12
+    with pytest.raises(ProviderError) as caught:
+        await client.bundle(known, Report(known))
+    assert caught.value.code in {"tls", "unreachable"}
+    assert (await newer(client, 0)).sequence == known, "who knows nothing gets it all the same"
+    authority.stop()
+
+
+async def test_a_root_that_leaves_has_the_agent_join_anew_at_once(authority: Authority) -> None:
+    client = authority.client()
+    await client.issue(WEB)
+    stranger = Pki(TD)
+    client._agent, client._renew_at = stranger.svid(), 1e12
+
+    def doubted() -> bool:
+        return client._doubted
+
+    await newer(client, 0)
+    assert doubted()
+    assert (await client.issue(WEB)).spiffe_id == WEB
+    assert not doubted()
     authority.stop()
 
 

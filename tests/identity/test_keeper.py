@@ -1,6 +1,8 @@
 """Renewal: when, how often after failures, and what the keeper does with what comes."""
 
 import asyncio
+import random
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 
@@ -8,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.identity.keeper import MAX_REQUESTS, PENDING, IdentityKeeper
+from agent.identity.keeper import IDLE_SECONDS, MAX_AHEAD, MAX_REQUESTS, PENDING, IdentityKeeper
 from agent.identity.provider import ProviderError, Report
 from agent.identity.renewal import BACKOFF_CAP_SECONDS, SPREAD_SECONDS, backoff, is_loud, renew_at
 from agent.identity.spiffe import SpiffeId
@@ -176,6 +178,162 @@ async def test_new_identities_go_before_renewals_and_only_a_few_at_once(case: Ca
     assert asked[0][0] == API
     for spiffe_id, answer in asked:
         answer.set_result(svid(spiffe_id, ends=1e6))
+
+
+def some(prefix: str, number: int) -> frozenset[SpiffeId]:
+    return frozenset(SpiffeId.for_service_account("example.test", "demo", f"{prefix}{each}") for each in range(number))
+
+
+async def test_new_pods_go_before_renewals_and_those_before_what_is_fetched_ahead(case: Case) -> None:
+    old, new, ahead = some("old", 6), some("new", 6), some("ahead", 3)
+    case.keeper.want(old)
+    for _ in old:
+        spiffe_id, answer = await case.request()
+        answer.set_result(svid(spiffe_id, ends=1000.0))
+    await case.until(lambda: len(case.svids) == len(old))
+    case.now = 600.0  # all of them are due
+    case.keeper.want(old | new, ahead=ahead)
+    asked: list[str] = []
+    for _ in range(15):
+        spiffe_id, answer = await case.request()
+        assert case.provider.asked.qsize() < MAX_REQUESTS, "a few at a time"
+        asked.append(spiffe_id.path.rpartition("/")[2].rstrip("0123456789"))
+        answer.set_result(svid(spiffe_id, begins=600.0, ends=2000.0))
+    assert asked == ["new"] * 6 + ["old"] * 6 + ["ahead"] * 3
+    await case.until(lambda: all(case.keeper.svid(each) is not None for each in ahead))
+
+
+async def test_what_is_fetched_ahead_leaves_room_for_a_pod_that_comes(case: Case) -> None:
+    case.keeper.want(frozenset(), ahead=some("ahead", 10))
+    slow = [await case.request() for _ in range(MAX_AHEAD)]
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert case.provider.asked.empty()
+    case.keeper.want(frozenset({WEB}), ahead=some("ahead", 10))
+    assert (await case.request())[0] == WEB
+    assert not any(answer.done() for _, answer in slow)
+
+
+async def test_a_pod_that_comes_does_not_wait_for_what_failed_before_it_came(case: Case) -> None:
+    case.keeper.want(frozenset(), ahead=frozenset({WEB}))
+    for attempt in range(8):
+        (await case.request())[1].set_exception(ProviderError("unreachable", f"gone {attempt}"))
+        await case.until(partial(case.has_said, f"gone {attempt}"))
+        case.now += 60
+        case.wake()
+    (await case.request())[1].set_exception(ProviderError("unreachable", "at last"))
+    await case.until(partial(case.has_said, "at last"))
+    case.wake()
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert case.provider.asked.empty(), "its next try is far off"
+    case.keeper.want(frozenset({WEB}))
+    assert (await case.request())[0] == WEB
+
+
+async def test_what_was_fetched_ahead_is_there_when_its_pod_comes(case: Case) -> None:
+    case.keeper.want(frozenset(), ahead=frozenset({WEB}))
+    (await case.request())[1].set_result(svid())
+    await case.until(lambda: case.svids == [svid()])
+    case.keeper.want(frozenset({WEB}))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert case.provider.asked.empty()
+    assert case.keeper.svid(WEB) == svid()
+
+
+async def test_an_identity_whose_svid_has_expired_goes_before_renewals(case: Case) -> None:
+    """Its pods are refused: it is no better off than a new one."""
+    case.keeper.want(some("old", 8) | {WEB})
+    for _ in range(9):
+        spiffe_id, answer = await case.request()
+        answer.set_result(svid(spiffe_id, ends=50.0 if spiffe_id == WEB else 1000.0))
+    await case.until(lambda: len(case.svids) == 9)
+    case.now = 600.0
+    case.wake()
+    assert (await case.request())[0] == WEB
+
+
+async def test_a_full_queue_is_not_looked_at_in_a_hurry(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = 0
+    due = IdentityKeeper._due
+
+    def counted(keeper: IdentityKeeper, now: float) -> list[object]:
+        nonlocal looks
+        looks += 1
+        return due(keeper, now)  # type: ignore[return-value]  # passed on as it is
+
+    case.keeper.want(frozenset({WEB}))
+    (await case.request())[1].set_result(svid(ends=1e6))
+    await case.until(lambda: bool(case.svids))
+    monkeypatch.setattr(IdentityKeeper, "_due", counted)
+    case.keeper.want(some("new", 10) | {WEB})
+    for _ in range(MAX_REQUESTS):
+        await case.request()
+    await asyncio.sleep(IDLE_SECONDS / 10)  # nothing happens: six wait for room, one for its time
+    assert looks < 5
+
+
+# -- back again --
+
+AGENTS, IDENTITIES = 100, 10
+
+
+@pytest.mark.parametrize("lifetime", [86400.0, 600.0])
+@pytest.mark.parametrize("outage", [300.0, 3600.0])
+def test_after_an_outage_retries_come_spread_and_not_as_a_herd(lifetime: float, outage: float) -> None:
+    """All fail at the same moment, which is the worst case; the authority comes back after `outage` seconds."""
+    chance = random.Random(7)  # noqa: S311 - a simulation
+    back = []
+    for _ in range(AGENTS * IDENTITIES):
+        now, attempt = 0.0, 0
+        while now < outage:
+            attempt += 1
+            now += backoff(attempt, chance.random(), lifetime)
+        back.append(now - outage)
+    assert max(back) <= BACKOFF_CAP_SECONDS, "nobody waits longer than the cap"
+    by_second = Counter(int(each) for each in back)
+    fair = len(back) / BACKOFF_CAP_SECONDS
+    assert max(by_second.values()) < 4 * fair, by_second
+
+
+async def test_after_an_outage_a_node_asks_for_a_few_at_a_time_and_at_different_moments(case: Case) -> None:
+    many = some("sa", 40)
+    case.keeper.want(many)
+    for _ in many:
+        spiffe_id, answer = await case.request()
+        answer.set_result(svid(spiffe_id, ends=100_000.0))
+    await case.until(lambda: len(case.svids) == 40)
+    case.now = 60_000.0
+    under_way: list[tuple[SpiffeId, asyncio.Future[Svid]]] = []
+    most, failures = 0, 0
+    tries: list[float] = []
+    for _ in range(600):  # seconds without an authority, then as many with one
+        case.wake()
+        for _ in range(5):
+            await asyncio.sleep(0)
+        while not case.provider.asked.empty():
+            under_way.append(case.provider.asked.get_nowait())
+        most = max(most, len(under_way))
+        for _, answer in under_way:
+            answer.set_exception(ProviderError("unreachable", "gone"))
+            failures += 1
+        under_way.clear()
+        case.now += 1
+    assert most == MAX_REQUESTS
+    assert failures > 400, "it never gives up"
+    came = len(case.svids)
+    while len(case.svids) < came + 40:
+        case.wake()
+        for _ in range(5):
+            await asyncio.sleep(0)
+        while not case.provider.asked.empty():
+            spiffe_id, answer = case.provider.asked.get_nowait()
+            tries.append(case.now)
+            answer.set_result(svid(spiffe_id, begins=60_000.0, ends=200_000.0))
+        case.now += 1
+    assert max(Counter(tries).values()) <= MAX_REQUESTS
+    assert 20 < tries[-1] - tries[0] <= BACKOFF_CAP_SECONDS
 
 
 async def test_what_is_no_longer_wanted_is_forgotten(case: Case) -> None:

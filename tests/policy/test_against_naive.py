@@ -22,7 +22,7 @@ def client_of(asker: Asker) -> Client:
     return Client(ipaddress.ip_address(asker.address), identity, tls=asker.tls)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(worlds(), st.sampled_from(DEFAULTS))
 def test_both_decide_the_same_and_name_the_same(manifests: list[Manifest], default: str) -> None:
     world = World(text_of(manifests), default=default, node_addresses=[NODE])
@@ -42,7 +42,7 @@ def test_both_decide_the_same_and_name_the_same(manifests: list[Manifest], defau
                     assert considered | {PROBE} == expected.lacking | {PROBE}, question
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(worlds(), st.sampled_from(DEFAULTS), st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6)))
 def test_detection_foresees_exactly_the_plaintext_clients_that_are_let_in(
     manifests: list[Manifest], default: str, address: ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -66,7 +66,7 @@ def test_a_node_that_gets_another_address_probes_from_there() -> None:
     assert [verdict(world.answer(each, "demo/a", 8081)) for each in (old, new)] == ["deny", "allow"]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(histories(), st.sampled_from(DEFAULTS))
 def test_changes_one_by_one_give_what_all_at_once_gives(history: list[list[Manifest]], default: str) -> None:
     """Everything is asked after every change, so that whatever is kept of an answer must be forgotten in time."""

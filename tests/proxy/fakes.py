@@ -1,0 +1,105 @@
+"""A worker without sockets: real catalog, policy, certificates and connections; transports that only note."""
+
+import asyncio
+from typing import Any, cast
+
+from agent.capture.address import OriginalDst, PeerAddr
+from agent.catalog.key import ObjectKey
+from agent.catalog.model import Catalog, CatalogChange, MeshSettings, Pod
+from agent.policy.index import PolicySettings
+from agent.policy.model import DefaultPolicy
+from agent.proxy.connection import Accepted, Connection, Direction
+from agent.proxy.opening import Bell, Opening
+from agent.proxy.runtime import EnrolledPod, Runtime
+from agent.proxy.view import Settings, Touched, View
+from agent.telemetry.access import AccessLog
+from agent.telemetry.counters import Counters
+from tests.tls.pki import TRUST_DOMAIN, Pki
+
+PKI = Pki()
+PORT = 8080
+API_IP, WEB_IP, STRANGER_IP = "10.1.0.1", "10.1.0.2", "192.0.2.7"
+
+
+def pod(name: str, *ips: str, account: str = "", policy: str | None = None, uid: str = "", **more: Any) -> Pod:
+    """A pod of namespace demo on node-a, under a service account of its own name."""
+    settings = MeshSettings(default_policy=policy, **more)
+    return Pod("demo", name, account or name, "node-a", ips, uid=uid, settings=settings)
+
+
+class Transport(asyncio.Transport):
+    """Keeps what is written."""
+
+    def __init__(self, opening: Opening) -> None:
+        super().__init__()
+        self._opening = opening
+        self.written = b""
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.written += bytes(data)
+        self._opening.bell.ring()
+
+    def abort(self) -> None:
+        self._opening.connection_lost(None)
+
+    def pause_reading(self) -> None:
+        return
+
+    def resume_reading(self) -> None:
+        return
+
+
+class Worker(Runtime):
+    """Dials nothing: whatever is dialled answers."""
+
+    def __init__(self, *pods: Pod, default: str = "all-authenticated", egress: str = "allow") -> None:
+        view = View(Settings("node-a", PolicySettings(TRUST_DOMAIN, DefaultPolicy(default)), egress))
+        view.set_catalog(Catalog(1, pods))
+        view.set_bundle(PKI.bundle())
+        for each in pods:
+            view.set_svid(PKI.svid(each.service_account))
+        super().__init__(view, AccessLog(enabled=False), Counters(), worker=0, workers=1)
+        self.dialled = asyncio.Event()
+
+    async def dial(
+        self, enrolled: EnrolledPod, opening: Opening, address: str, port: int, client: PeerAddr | None = None
+    ) -> None:
+        del enrolled, address, port, client
+        opening.connection_made(Transport(opening))
+        self.dialled.set()
+
+    def change(self, *pods: Pod, gone: tuple[str, ...] = ()) -> Touched:
+        """Puts pods in force, as a worker does."""
+        names = tuple(ObjectKey("Pod", "demo", name) for name in gone)
+        touched = self.view.change_catalog(CatalogChange(self.view.catalog.version + 1, pods, gone=names))
+        for each in self.live.opening():
+            each.bell.ring()
+        return touched
+
+    def accept(
+        self, key: str, client: str, original: tuple[str, int], direction: Direction = Direction.INBOUND
+    ) -> tuple[Connection, Opening]:
+        """A connection that has just been accepted, and its leg."""
+        bell = Bell(asyncio.get_running_loop())
+        connection = Connection(self, cast("EnrolledPod", Enrolled(key)), direction, bell)
+        connection.accepted = Accepted(PeerAddr(client, 40000), OriginalDst(*original))
+        leg = connection.accepted_leg = Opening(bell)
+        leg.connection_made(Transport(leg))
+        self.live.admit(connection)
+        return connection, leg
+
+    @property
+    def decisions(self) -> dict[str, int]:
+        """How often what was decided, as `verdict|server|authorization|reason`."""
+        return {
+            key.removeprefix("decided|"): value
+            for key, value in self.counters.snapshot().items()
+            if key.startswith("decided|")
+        }
+
+
+class Enrolled:
+    """A pod that is served: nothing of it but its name is needed here."""
+
+    def __init__(self, key: str) -> None:
+        self.key = key

@@ -1,0 +1,80 @@
+"""What is refused or ended on the way out, and what is then named as what decided."""
+
+import pytest
+
+from agent.catalog.model import Pod
+from agent.identity.spiffe import SpiffeId
+from agent.outcome import Outcome
+from agent.policy.model import Denial
+from agent.proxy import outbound
+from agent.proxy.connection import Connection, Direction, Refusal
+from agent.proxy.outbound import OutboundFact, still_permitted
+from agent.proxy.route import Mesh, Plain, PlainReason
+from tests.proxy.fakes import API_IP, PORT, STRANGER_IP, WEB_IP, Worker, pod
+from tests.tls.pki import TRUST_DOMAIN
+
+WEB, API = pod("web", WEB_IP), pod("api", API_IP)
+API_ID = SpiffeId.for_service_account(TRUST_DOMAIN, "demo", "api")
+
+
+def dialled(worker: Worker, address: str) -> Connection:
+    connection, _ = worker.accept("demo/web", WEB_IP, (address, PORT), Direction.OUTBOUND)
+    connection.client_id = worker.view.identity_of(WEB)
+    return connection
+
+
+@pytest.mark.parametrize("egress", ["flag", "annotation"])
+async def test_the_first_refusal_by_egress_mode_is_a_decision_that_is_counted_and_named(egress: str) -> None:
+    flag = egress == "flag"
+    worker = Worker(
+        pod("web", WEB_IP, egress_mode=None if flag else "meshed-only"), egress="meshed-only" if flag else "allow"
+    )
+    connection, leg = worker.accept("demo/web", WEB_IP, (STRANGER_IP, PORT), Direction.OUTBOUND)
+    with pytest.raises(Refusal) as refused:
+        await outbound.serve(connection, leg)
+    assert refused.value.outcome is Outcome.EGRESS_NOT_MESHED
+    decision = connection.decision
+    assert isinstance(decision, Denial)
+    assert (decision.server, decision.outcome) == ("egress:meshed-only", Outcome.EGRESS_NOT_MESHED)
+    connection.refuse(refused.value.outcome, refused.value.message)
+    assert worker.decisions == {"deny|egress:meshed-only||egress_not_meshed": 1}
+
+
+async def test_a_refusal_that_no_policy_made_is_no_decision() -> None:
+    worker = Worker(WEB)
+    worker.view.forget_svid(worker.view.identity_of(WEB))
+    worker.change(API)
+    connection, leg = worker.accept("demo/web", WEB_IP, (API_IP, PORT), Direction.OUTBOUND)
+    with pytest.raises(Refusal) as refused:
+        await outbound.serve(connection, leg)
+    connection.refuse(refused.value.outcome, refused.value.message)
+    assert refused.value.outcome is Outcome.NO_IDENTITY
+    assert worker.decisions == {}
+
+
+PLAIN = Plain(STRANGER_IP, PORT, PlainReason.DESTINATION_NOT_IN_CATALOG)
+MESH = Mesh(API_IP, PORT, "demo/api", API_ID)
+
+
+@pytest.mark.parametrize(
+    ("taken", "changed", "gone", "rule"),
+    [
+        (PLAIN, (pod("web", WEB_IP, egress_mode="meshed-only"),), (), "egress:meshed-only"),
+        (PLAIN, (pod("new", STRANGER_IP),), (), "mesh"),
+        (MESH, (pod("web", WEB_IP, account="x"),), (), "identity"),
+        (MESH, (pod("api", API_IP, account="x"),), (), "identity"),
+        (MESH, (pod("thief", API_IP, account="api"),), ("api",), "address"),
+        (MESH, (pod("api", API_IP, meshed=False),), (), "mesh"),
+    ],
+)
+async def test_whatever_ends_a_connection_is_named_by_its_rule(
+    taken: Mesh | Plain, changed: tuple[Pod, ...], gone: tuple[str, ...], rule: str
+) -> None:
+    worker = Worker(WEB, API)
+    connection = dialled(worker, taken.address)
+    connection.fact = OutboundFact(taken)
+    assert still_permitted(connection) is None
+    denial = still_permitted(connection, worker.change(*changed, gone=gone))
+    assert denial is not None
+    assert (denial.server, denial.outcome) == (rule, Outcome.TERMINATED)
+    assert denial.message
