@@ -1,7 +1,7 @@
 """What one decision of policy costs: medians in µs. Run it alone on a quiet machine: `python -m bench.decision`.
 
-Three questions to one port of one pod, by how many authorizations the port has, and the same over a whole catalog of
-10,000 pods and 2,000 policy objects, where each question is about another pod and another client.
+Questions to one port of one pod, by how many authorizations the port has, and the same over a whole catalog of 10,000
+pods and 2,000 policy objects, where each question is about another pod and another client.
 """
 
 import gc
@@ -11,6 +11,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 from agent.catalog.model import Catalog, Pod
 from agent.identity.spiffe import SpiffeId
@@ -37,6 +38,7 @@ PORT = 8080
 SIZES = (1, 3, 10, 50)
 NAMESPACES, PODS_EACH, SERVERS_EACH = 100, 100, 5
 QUESTIONS = 20_000
+TOLD = 2_000
 BATCH = 20
 """Decisions between two looks at the clock."""
 
@@ -125,6 +127,13 @@ def asked(index: PolicyIndex, pod: Pod, client: Client) -> Ask:
     return lambda: authorize(server, client, index.permits(pod, PORT))
 
 
+def _told(index: PolicyIndex, pod: Pod, server: ServerPort, client: Client) -> Permit | Denial:
+    answer = authorize(server, client, index.permits(pod, PORT))
+    if isinstance(answer, Denial):
+        _ = answer.message, answer.considered
+    return answer
+
+
 def rows() -> Iterator[tuple[str, float]]:
     """What is measured, one after the other."""
     inside = ipaddress.ip_address("10.1.2.3")
@@ -140,6 +149,11 @@ def rows() -> Iterator[tuple[str, float]]:
             ask = asked(index, pod, client)
             assert isinstance(ask(), Permit) is what.startswith("allow"), (number, what, ask())  # noqa: S101 - the bench measures what it says, or nothing
             yield f"{number:3} authorizations: {what}", median_us([ask])
+        server, stranger = ServerPort(pod.key, PORT), Client(inside, account("shop", "nobody"), tls=True)
+        told = partial(_told, index, pod, server, stranger)
+        yield f"{number:3} authorizations: deny, and all that the log says of it", median_us([told], TOLD)
+        crowd = [asked(index, pod, Client(inside, account("shop", f"crowd-{at}"), tls=True)) for at in range(QUESTIONS)]
+        yield f"{number:3} authorizations: an identity that asks for the first time", median_us(crowd)
     began = time.perf_counter()
     index, pods = whole_catalog()
     yield "10,000 pods, 2,000 policies: the index, ms", (time.perf_counter() - began) * 1000

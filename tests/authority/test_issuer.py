@@ -148,6 +148,26 @@ async def test_every_event_of_an_issuer_is_logged(following: Case, given: Given)
     case.ledger.close()
 
 
+async def test_an_issuer_that_was_renewed_with_its_key_is_taken_over_too(following: Case, given: Given) -> None:
+    case = following
+    kept = case.service.in_force.issuer
+    longer = ca_under(given.root, "first", case.now, ends=400 * DAY, key=kept.key)
+    (given.directory / ".tls.crt").write_bytes(ca.pem(longer.certificate))
+    (given.directory / ".tls.crt").rename(given.directory / "tls.crt")
+    await case.look()
+    assert len(case.said("taken over")) == 1
+    assert case.service.publication.anchors.issuer_expires == longer.certificate.not_valid_after_utc.timestamp()
+    case.ledger.close()
+
+
+async def test_a_poll_is_not_ended_by_a_look_that_found_nothing_new(following: Case) -> None:
+    case = following
+    case.elsewhere(lambda book: book.create_token("node-a", case.now + 60))
+    await case.look()
+    assert case.changes == 0
+    case.ledger.close()
+
+
 async def test_an_issuer_that_is_not_valid_yet_is_taken_over_the_moment_it_is(following: Case, given: Given) -> None:
     case = following
     given.put("early", case.now, begins=3600.5)
