@@ -31,6 +31,6 @@ class Plan:
         return HEAD_STARTS[connections] * self.pace
 
 
-FULL = Plan("full", 5, MEASURES)
+FULL = Plan("full", 5, MEASURES, pace=0.85)
 QUICK = Plan("quick", 2, measures_of(list(RATIOS)), idle_connections=500)
 SMOKE = Plan("smoke", 1, MEASURES, idle_connections=50, pace=0.2, bulk=("-n", "20M"))
