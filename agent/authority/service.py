@@ -180,11 +180,11 @@ class AuthorityService:
         former, published = self.in_force, self.publication
         found, publication, problem = await self._ledger.do(self._take, former, self._clock())
         self.in_force, self.publication = found, publication
-        if found.anchors.issuer != former.anchors.issuer:
+        if found.issuer.certificate != former.issuer.certificate:
             self._say_issuer(how)
         elif found.anchors != former.anchors or found.left_out != former.left_out:
             self._say_issuer("stays, under other roots")
-        if publication != published or found != former:
+        if publication != published:
             self._news.set()
             self._news = asyncio.Event()
             changed()

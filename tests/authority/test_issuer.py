@@ -343,6 +343,27 @@ async def test_an_issuer_that_ends_with_its_root_is_not_renewed_again_and_again_
     own.ledger.close()
 
 
+async def test_a_stage_whose_old_key_could_not_be_deleted_is_in_force_all_the_same(
+    own: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await own.service.start()
+    own.elsewhere(lambda book: control.start(book, own.store, own.now, auto=True))
+    await own.look(0.2)
+    assert len(own.service.in_force.roots) == 2
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "forget", full)
+        await own.look(0.2)
+        await own.look(0.2)
+    assert list(own.service.in_force.roots) == [own.store.root_certificate(2)]
+    assert own.service.publication.anchors == own.service.in_force.anchors
+    assert len(own.said("No space left on device")) == 1
+    own.ledger.close()
+
+
 # -- warned of --
 
 
