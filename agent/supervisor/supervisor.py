@@ -122,7 +122,8 @@ class Supervisor:
             await sock.start()
             status_code = await self._until_stopped(tasks)
             await sock.close()
-            await self._shut_down(tasks)
+            # After a fault nobody follows what live connections are allowed any more: they end now.
+            await self._shut_down(tasks, 0.0 if status_code else config.drain_seconds)
             await provider.close()
         finally:
             self.workers.kill()
@@ -168,9 +169,9 @@ class Supervisor:
                 log.info("manifest is fine again: %s", fault.file)
         self.faults = faults
         if change is not None:
+            self.workers.broadcast(messages.ChangeCatalog(change))  # before anything that a fault of ours could keep
             self.catalog.apply(change)
             self.policy.apply(change)
-            self.workers.broadcast(messages.ChangeCatalog(change))
             self._want_identities()
             self._policy_changed.set()
         self._poke()
@@ -202,7 +203,11 @@ class Supervisor:
             await self._policy_changed.wait()
             self._policy_changed.clear()
             catalog = self.catalog.catalog
-            found = await asyncio.to_thread(findings, catalog.pods, catalog.policies)
+            try:
+                found = await asyncio.to_thread(findings, catalog.pods, catalog.policies)
+            except Exception:
+                log.exception("policy could not be looked through for what is odd in it: by a fault of ours")
+                continue  # advice is nothing that the agent cannot be without
             former = frozenset(self.findings)
             for finding in found:
                 if finding not in former:
@@ -334,8 +339,8 @@ class Supervisor:
 
     @property
     def ready(self) -> bool:
-        """Whether `ready` was said and nothing waits."""
-        return self._said_ready and not self.waiting()
+        """Whether `ready` was said, nothing waits, and nothing makes the agent end."""
+        return self._said_ready and not self._stopping.is_set() and not self.waiting()
 
     @property
     def clock_skew(self) -> float | None:
@@ -387,12 +392,12 @@ class Supervisor:
         )
         self._stopping.set()
 
-    async def _shut_down(self, tasks: list[asyncio.Task[None]]) -> None:
+    async def _shut_down(self, tasks: list[asyncio.Task[None]], drain_seconds: float) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
         self.enrolment.refuse_all()
-        await self.workers.drain(self.config.drain_seconds)
+        await self.workers.drain(drain_seconds)
 
 
 def options_for(pod: Pod) -> Options:
