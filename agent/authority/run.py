@@ -16,6 +16,7 @@ from agent.authority.service import AuthorityService
 from agent.authority.store import Store
 from agent.authority.workloads import CatalogWorkloads
 from agent.catalog.files import FilesSource
+from agent.catalog.memory import Memory
 from agent.flags import HostPort
 from agent.tasks import spawn
 
@@ -60,7 +61,9 @@ async def serve(config: AuthorityConfig) -> None:
 
 async def _serve(config: AuthorityConfig, store: Store, ledger: Ledger, stop: asyncio.Event) -> None:
     workloads = CatalogWorkloads()
-    source = FilesSource(config.manifests, workloads.update)
+    # Without it a fault would cost a pod its SVID when the authority starts again.
+    memory = Memory(config.state / SUBDIRECTORY / "last-good.msgpack", config.manifests)
+    source = FilesSource(config.manifests, workloads.update, memory)
     await source.start()
     service = AuthorityService(
         store,

@@ -20,6 +20,8 @@ NETNS = "quietwire.io/netns"
 
 _PORT_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")  # and not a number, which was tried before
 
+DISABLED = "disabled"
+"""Of `INJECT`: the pod is not meshed."""
 ALLOW = "allow"
 MESHED_ONLY = "meshed-only"
 EGRESS_MODES = (ALLOW, MESHED_ONLY)
@@ -51,8 +53,8 @@ def check(annotations: Mapping[str, Field]) -> None:
 
 
 def _injected(annotations: Mapping[str, Field]) -> bool:
-    value = _one_of(annotations.get(INJECT), INJECT, ("enabled", "disabled", "ingress"))
-    return value != "disabled"
+    value = _one_of(annotations.get(INJECT), INJECT, ("enabled", DISABLED, "ingress"))
+    return value != DISABLED
 
 
 def _one_of(field: Field | None, name: str, allowed: tuple[str, ...]) -> str | None:

@@ -5,16 +5,28 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
+from msgspec import Struct
 
 from agent.catalog import annotations
 from agent.catalog.document import Field
-from agent.catalog.fault import FaultError
 from agent.catalog.key import ObjectKey
 from agent.catalog.model import CatalogChange, Endpoint, Pod, Service, ServicePort
 from agent.catalog.objects import CLOSED, RawNamespace, RawObject, RawPod, RawService, RawServicePort, RawSlice
 from agent.policy.objects import PolicyObject
 
 log = logging.getLogger("quietwire.catalog")
+
+
+class Problem(Struct, frozen=True):
+    """An object that cannot be joined; `kept` says whether a former version of it is still in force."""
+
+    reason: str
+    kept: bool
+
+    @classmethod
+    def of(cls, error: Exception, *, kept: bool) -> "Problem":
+        """What to say of a fault of ours."""
+        return cls(f"cannot be used, by a fault of the agent ({type(error).__name__}: {error})", kept)
 
 
 class _Namespace:
@@ -71,6 +83,8 @@ class Assembly:
         self.version = 0
         self.joined = 0
         """Services that were joined so far: the measure of the work."""
+        self.problems: dict[ObjectKey, Problem] = {}
+        """Objects that could not be joined, by a fault of ours."""
         self._raw: dict[ObjectKey, RawObject] = {}
         self._spaces: defaultdict[str, _Namespace] = defaultdict(_Namespace)
         self._pods: dict[ObjectKey, Pod] = {}
@@ -92,6 +106,7 @@ class Assembly:
                 affected.update(dict.fromkeys(self._spaces[former.name].pods))
             self._leave(key, former, stale)
             self._pods.pop(key, None)
+            self.problems.pop(key, None)
         for key, raw in changed.items():
             self._leave(key, self._raw.get(key), stale)
             self._raw[key] = raw
@@ -146,7 +161,14 @@ class Assembly:
             if not isinstance(raw, RawPod):
                 continue
             space = self._raw.get(ObjectKey("Namespace", "", key.namespace))
-            pod = _pod(raw, space.annotations if isinstance(space, RawNamespace) else None)
+            earlier = self._pods.get(key)
+            try:
+                pod = _pod(raw, space.annotations if isinstance(space, RawNamespace) else None)
+                self.problems.pop(key, None)
+            except Exception as error:  # each was checked where it was read: no other pod may suffer for this one
+                log.exception("%s could not be joined by a fault of ours", key)
+                pod = earlier or _closed(raw)
+                self.problems[key] = Problem.of(error, kept=earlier is not None)
             if self._pods.get(key) != pod:
                 self._pods[key] = pod
                 found.append(pod)
@@ -175,7 +197,14 @@ class Assembly:
                         ended.add(key)
                     continue
                 self.joined += 1
-                joined = _service(raw_service, here.slices.get(name), members[name])
+                former = self._services.get(key)
+                try:
+                    joined = _service(raw_service, here.slices.get(name), members[name])
+                    self.problems.pop(key, None)
+                except Exception as error:  # as above
+                    log.exception("%s could not be joined by a fault of ours", key)
+                    joined = former or Service(space, name, raw_service.cluster_ips, ())
+                    self.problems[key] = Problem.of(error, kept=former is not None)
                 if self._services.get(key) != joined:
                     self._services[key] = joined
                     found.append(joined)
@@ -195,12 +224,13 @@ def _pod(raw: RawPod, inherited: dict[str, str] | None) -> Pod:
         return raw.pod
     pod = raw.pod
     own = {name: Field(value, 0) for name, value in raw.own.items()}
-    try:
-        settings = annotations.settings(own, inherited, pod.container_ports, host_network=pod.host_network)
-    except FaultError as fault:  # each was checked where it was written: together they must not open anything either
-        log.error("Pod %s is closed: its annotations and its namespace's do not go together: %s", pod.key, fault.reason)
-        settings = CLOSED
+    settings = annotations.settings(own, inherited, pod.container_ports, host_network=pod.host_network)
     return msgspec.structs.replace(pod, settings=settings)
+
+
+def _closed(raw: RawPod) -> Pod:
+    settings = msgspec.structs.replace(CLOSED, meshed=raw.pod.settings.meshed)
+    return msgspec.structs.replace(raw.pod, settings=settings)
 
 
 def _service(raw: RawService, slices: Mapping[ObjectKey, RawSlice] | None, members: list[RawPod]) -> Service:

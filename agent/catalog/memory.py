@@ -8,17 +8,16 @@ import msgspec
 from msgspec import Struct
 
 from agent.catalog.key import ObjectKey
-from agent.catalog.objects import RawObject
+from agent.catalog.standing import Known, Standing
 
 log = logging.getLogger("quietwire.catalog")
-
-Known = dict[str, dict[ObjectKey, tuple[int, RawObject]]]
-"""By file: its objects, each with its line."""
 
 
 class _Remembered(Struct, frozen=True):
     directory: str
-    files: dict[str, list[tuple[ObjectKey, int, RawObject]]]
+    standing: list[tuple[ObjectKey, Standing]]
+    files: tuple[str, ...]
+    closing: tuple[str, ...]
 
 
 class Memory:
@@ -39,12 +38,12 @@ class Memory:
             return None
         if found.directory != self._directory:
             return None
-        return {name: {key: (line, raw) for key, line, raw in objects} for name, objects in found.files.items()}
+        return Known(dict(found.standing), found.files, found.closing)
 
     def save(self, known: Known) -> None:
         """Remembers this. A disk that is full is said, and not fatal."""
-        files = {name: [(key, line, raw) for key, (line, raw) in objects.items()] for name, objects in known.items()}
-        body = msgspec.msgpack.encode(_Remembered(self._directory, files))
+        remembered = _Remembered(self._directory, list(known.standing.items()), known.files, known.closing)
+        body = msgspec.msgpack.encode(remembered)
         temporary = self._path.with_suffix(".new")
         try:
             fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)

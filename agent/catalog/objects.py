@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Struct
 
 from agent.catalog import annotations
-from agent.catalog.document import Field
+from agent.catalog.document import Field, readable
 from agent.catalog.fault import FaultError
 from agent.catalog.key import ObjectKey
 from agent.catalog.model import ContainerPort, Endpoint, MeshSettings, Pod
@@ -23,10 +23,16 @@ _DNS_SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]
 _KIND = re.compile(r"[A-Za-z][A-Za-z0-9]{0,62}")
 _FINISHED = ("Succeeded", "Failed")
 MAX_NAME = 253
-_GROUPS = {"Pod": "", "Namespace": "", "Service": "", "EndpointSlice": "discovery.k8s.io"} | dict.fromkeys(
-    manifests.KINDS, POLICY_GROUP
-)
-"""The API group of each kind that means something here; another group's kind of that name is another thing."""
+_GROUPS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("Pod", "Namespace", "Service"), ("",)),
+    "EndpointSlice": ("discovery.k8s.io",),
+    "HTTPRoute": (POLICY_GROUP, GATEWAY_GROUP),
+    "GRPCRoute": (GATEWAY_GROUP,),
+    **dict.fromkeys(manifests.KINDS, (POLICY_GROUP,)),
+}
+"""The API groups of each kind that means something here; another group's kind of that name is another thing."""
+_CORE = ("Pod", "Namespace", "Service", "EndpointSlice")
+"""Kinds whose apiVersion may be left out."""
 
 CLOSED = MeshSettings(default_policy=DefaultPolicy.DENY.value, egress_mode=annotations.MESHED_ONLY)
 """What holds for a pod whose annotations cannot be read: it is meshed, and nobody is let in or, unmeshed, out."""
@@ -87,30 +93,45 @@ class RawSlice(Struct, frozen=True, tag=True):
 RawObject = RawPod | RawNamespace | RawService | RawSlice | PolicyObject
 
 
-def key_of(document: Field) -> ObjectKey:
-    """What a document is about. Raises FaultError where it says nothing usable."""
+def concerns_mesh(document: Field) -> bool:
+    """Whether a document is of a kind that means something to a mesh, or was surely meant to be.
+
+    Raises FaultError where it has no usable kind.
+    """
     kind = document.get("kind")
     if not isinstance(kind.value, str):
         raise FaultError(kind, "the document has no kind: is it a Kubernetes manifest?")
     if not _KIND.fullmatch(kind.value):
         raise FaultError(kind, f"{kind.value[:80]!r} is no kind")
-    version = document.get("apiVersion")
-    group = version.text(default="").rpartition("/")[0]
+    version = document.get("apiVersion").value
+    group = version.rpartition("/")[0] if isinstance(version, str) else ""
+    if kind.value not in _GROUPS:
+        return group == POLICY_GROUP
+    # Knative has Services, and games have Servers. A group without a dot, or one like Linkerd's, is a slip.
+    return group in _GROUPS[kind.value] or "." not in group or "linkerd" in group.lower()
+
+
+def may_forbid(document: Field) -> bool:
+    """Whether a document that cannot be read could make anything less open than it is without it."""
+    kind = document.get("kind").value if isinstance(document.value, dict) else None
+    return not isinstance(kind, str) or kind in {"Server", "Namespace"} or kind not in _GROUPS
+
+
+def key_of(document: Field) -> ObjectKey:
+    """What a document of a usable kind is about. Raises FaultError where its name is none."""
+    kind = document.get("kind").text()
     metadata = document.get("metadata")
     name = metadata.get("name")
     text = name.text(default="")
     if not text or len(text) > MAX_NAME or not _DNS_SUBDOMAIN.fullmatch(text):
         raise FaultError(name, f"metadata.name {text[:MAX_NAME]!r} is no DNS name (RFC 1123)")
     namespace = metadata.get("namespace")
-    space = "" if kind.value == "Namespace" else namespace.text(default="default")
+    space = "" if kind == "Namespace" else namespace.text(default="default")
     if space and not _DNS_LABEL.fullmatch(space):
         raise FaultError(namespace, f"metadata.namespace {space[:MAX_NAME]!r} is no DNS label (RFC 1123)")
-    known = _GROUPS.get(kind.value)
-    if known == POLICY_GROUP and not group:
-        raise FaultError(version, f"a {kind.value} is of {POLICY_GROUP}: write apiVersion: {POLICY_GROUP}/VERSION")
-    routed = kind.value == "HTTPRoute" and group == GATEWAY_GROUP
-    foreign = known is not None and group != known and version.value is not None
-    return ObjectKey(f"{kind.value}.{group}" if routed or foreign else kind.value, space, text)
+    version = document.get("apiVersion").value
+    routed = kind == "HTTPRoute" and isinstance(version, str) and version.startswith(f"{GATEWAY_GROUP}/")
+    return ObjectKey(f"{kind}.{GATEWAY_GROUP}" if routed else kind, space, text)
 
 
 def decode(key: ObjectKey, document: Field) -> RawObject | None:
@@ -118,53 +139,88 @@ def decode(key: ObjectKey, document: Field) -> RawObject | None:
 
     Raises FaultError, with the line, for what cannot be used.
     """
+    kind, version = key.kind.partition(".")[0], document.get("apiVersion")
+    if kind in _GROUPS and kind not in manifests.KINDS and not (version.value is None and kind in _CORE):
+        groups = _GROUPS[kind]
+        if version.text(default="").rpartition("/")[0] not in groups:
+            known = " or ".join(group or "the core group" for group in groups)
+            raise FaultError(version, f"{version.value!r} is not known for {kind}, which is of {known}")
     decoder = _DECODERS.get(key.kind)
     return manifests.decode(key, document) if decoder is None else decoder(key, document)
 
 
 def _pod(key: ObjectKey, document: Field) -> RawPod | None:
-    status, spec, metadata = document.get("status"), document.get("spec"), document.get("metadata")
-    if status.get("phase").text(default="Running") in _FINISHED:
+    status, spec = document.get("status"), document.get("spec")
+    if status.get("phase").value in _FINISHED:
         return None
-    fields = metadata.get("annotations").mapping()
-    own = {name: field.text() for name, field in fields.items()}
-    ports = tuple(
-        ContainerPort(port.get("name").text(default=""), port.get("containerPort").port())
-        for container in (*spec.get("containers").items(), *_sidecars(spec))
-        for port in container.get("ports").items()
-        if port.get("protocol").text(default="TCP") == "TCP"
-    )
-    host_network = spec.get("hostNetwork").flag(default=False)
     account = spec.get("serviceAccountName")
     service_account = account.text(default="default")
     if len(service_account) > MAX_NAME or not _DNS_SUBDOMAIN.fullmatch(service_account):
         raise FaultError(account, f"spec.serviceAccountName {service_account[:MAX_NAME]!r} is no DNS name (RFC 1123)")
-    ready = all(
-        condition.get("status").text() != "False"
-        for condition in status.get("conditions").items()
-        if condition.get("type").text() == "Ready"
-    )
+    netns = document.get("metadata", "annotations", annotations.NETNS)
     bare = Pod(
         namespace=key.namespace,
         name=key.name,
         service_account=service_account,
         node=spec.get("nodeName").text(default=""),
         ips=_addresses(status, "podIPs", "podIP"),
+        netns=None if netns.value is None else netns.text(),
+        host_network=spec.get("hostNetwork").flag(default=False),
+    )
+    try:
+        return _whole_pod(bare, document)
+    except FaultError as fault:
+        raise FaultError(fault.line, fault.reason, _closed_pod(bare, document)) from fault
+
+
+def _whole_pod(bare: Pod, document: Field) -> RawPod:
+    status, spec, metadata = document.get("status"), document.get("spec"), document.get("metadata")
+    status.get("phase").text(default="")
+    fields = metadata.get("annotations").mapping()
+    own = {name: field.text() for name, field in fields.items()}
+    ports = _container_ports(spec)
+    pod = msgspec.structs.replace(
+        bare,
         uid=metadata.get("uid").text(default=""),
         labels=metadata.get("labels").texts(),
         annotations=own,
         container_ports=ports,
-        netns=own.get(annotations.NETNS),
         probe_ports=_probe_ports(spec),
         host_ips=_addresses(status, "hostIPs", "hostIP"),
-        host_network=host_network,
+        settings=annotations.settings(fields, {}, ports, host_network=bare.host_network),
     )
-    try:
-        settings = annotations.settings(fields, {}, ports, host_network=host_network)
-    except FaultError as fault:
-        closed = msgspec.structs.replace(bare, settings=CLOSED, annotations={})
-        raise FaultError(fault.line, fault.reason, RawPod(closed, _CLOSED_ANNOTATIONS, ready)) from fault
-    return RawPod(msgspec.structs.replace(bare, settings=settings), own, ready)
+    return RawPod(pod, own, _is_ready(status))
+
+
+def _closed_pod(bare: Pod, document: Field) -> RawPod:
+    """A pod with a fault, where one can tell which pod it is: with what can be read, and closed."""
+    status, spec, metadata = document.get("status"), document.get("spec"), document.get("metadata")
+    left_out = metadata.get("annotations", annotations.INJECT).value == annotations.DISABLED
+    pod = msgspec.structs.replace(
+        bare,
+        labels=readable(lambda: metadata.get("labels").texts(), dict[str, str]()),
+        container_ports=readable(lambda: _container_ports(spec), tuple[ContainerPort, ...]()),
+        settings=msgspec.structs.replace(CLOSED, meshed=not bare.host_network and not left_out),
+    )
+    own = {**_CLOSED_ANNOTATIONS, **({annotations.INJECT: annotations.DISABLED} if left_out else {})}
+    return RawPod(pod, own, readable(lambda: _is_ready(status), False))
+
+
+def _container_ports(spec: Field) -> tuple[ContainerPort, ...]:
+    return tuple(
+        ContainerPort(port.get("name").text(default=""), port.get("containerPort").port())
+        for container in (*spec.get("containers").items(), *_sidecars(spec))
+        for port in container.get("ports").items()
+        if port.get("protocol").text(default="TCP") == "TCP"
+    )
+
+
+def _is_ready(status: Field) -> bool:
+    return all(
+        condition.get("status").text() != "False"
+        for condition in status.get("conditions").items()
+        if condition.get("type").text() == "Ready"
+    )
 
 
 def _sidecars(spec: Field) -> list[Field]:
@@ -209,12 +265,12 @@ def _address(field: Field) -> str:
 
 
 def _namespace(key: ObjectKey, document: Field) -> RawNamespace:
-    fields = document.get("metadata", "annotations").mapping()
     try:
+        fields = document.get("metadata", "annotations").mapping()
         annotations.check(fields)
+        return RawNamespace(key.name, {name: field.text() for name, field in fields.items()})
     except FaultError as fault:
         raise FaultError(fault.line, fault.reason, RawNamespace(key.name, _CLOSED_ANNOTATIONS)) from fault
-    return RawNamespace(key.name, {name: field.text() for name, field in fields.items()})
 
 
 def _service(key: ObjectKey, document: Field) -> RawService | None:
@@ -223,47 +279,56 @@ def _service(key: ObjectKey, document: Field) -> RawService | None:
         return None
     ips = [_address(entry) for entry in spec.get("clusterIPs").items() if entry.value != "None"]
     single = spec.get("clusterIP")
-    if single.value not in (None, "None", "") and (address := _address(single)) not in ips:
+    if single.text(default="") not in {"", "None"} and (address := _address(single)) not in ips:
         ips.insert(0, address)
-    ports = []
-    for port in spec.get("ports").items():
-        if port.get("protocol").text(default="TCP") != "TCP":
-            continue
-        number = port.get("port").port()
-        target = port.get("targetPort")
-        by_name = target.value if isinstance(target.value, str) else None
-        ports.append(
-            RawServicePort(
-                port.get("name").text(default=""),
-                number,
-                by_name if by_name is not None else number if target.value is None else target.port(),
-            )
+    try:
+        ports = tuple(
+            _service_port(port)
+            for port in spec.get("ports").items()
+            if port.get("protocol").text(default="TCP") == "TCP"
         )
-    return RawService(key.namespace, key.name, tuple(ips), tuple(ports), spec.get("selector").texts())
+        return RawService(key.namespace, key.name, tuple(ips), ports, spec.get("selector").texts())
+    except FaultError as fault:  # an address that nobody knows would be dialled in plaintext
+        raise FaultError(fault.line, fault.reason, RawService(key.namespace, key.name, tuple(ips), (), {})) from fault
+
+
+def _service_port(port: Field) -> RawServicePort:
+    number = port.get("port").port()
+    target = port.get("targetPort")
+    by_name = target.value if isinstance(target.value, str) else None
+    return RawServicePort(
+        port.get("name").text(default=""),
+        number,
+        by_name if by_name is not None else number if target.value is None else target.port(),
+    )
 
 
 def _endpoint_slice(key: ObjectKey, document: Field) -> RawSlice | None:
-    labels = document.get("metadata", "labels").texts()
-    service = labels.get(SERVICE_NAME_LABEL)
-    if service is None:
+    service = document.get("metadata", "labels", SERVICE_NAME_LABEL)
+    if service.value is None:
         raise FaultError(
             document.get("metadata"), f"the label {SERVICE_NAME_LABEL} is missing: whose endpoints are these?"
         )
     kind = document.get("addressType")
     if kind.text(default="IPv4") == "FQDN":
         return None
-    ready = []
-    for endpoint in document.get("endpoints").items():
-        conditions = endpoint.get("conditions")
-        addresses = [_address(address) for address in endpoint.get("addresses").items()]
-        if conditions.get("ready").flag(default=True) and not conditions.get("terminating").flag(default=False):
-            ready.extend(addresses)
-    ports = tuple(
-        (port.get("name").text(default=""), port.get("port").port())
-        for port in document.get("ports").items()
-        if port.get("protocol").text(default="TCP") == "TCP"
-    )
-    return RawSlice(key.namespace, service, ports, tuple(ready))
+    name = service.text()
+    try:
+        document.get("metadata", "labels").texts()
+        ready = []
+        for endpoint in document.get("endpoints").items():
+            conditions = endpoint.get("conditions")
+            addresses = [_address(address) for address in endpoint.get("addresses").items()]
+            if conditions.get("ready").flag(default=True) and not conditions.get("terminating").flag(default=False):
+                ready.extend(addresses)
+        ports = tuple(
+            (port.get("name").text(default=""), port.get("port").port())
+            for port in document.get("ports").items()
+            if port.get("protocol").text(default="TCP") == "TCP"
+        )
+    except FaultError as fault:  # without any slice the service's selector would find endpoints of its own
+        raise FaultError(fault.line, fault.reason, RawSlice(key.namespace, name, (), ())) from fault
+    return RawSlice(key.namespace, name, ports, tuple(ready))
 
 
 _DECODERS: dict[str, Callable[[ObjectKey, Field], RawObject | None]] = {

@@ -1,83 +1,126 @@
 """A file in its documents, and a `List` in its items, unparsed: what is as it was can stay parsed."""
 
+import json
 import re
+from collections.abc import Iterator
 
 import msgspec
+from msgspec import Struct
 
-_DOCUMENT = re.compile(rb"^---(?=[ \t\r\n]|$)", re.MULTILINE)
-_DIRECTIVE = re.compile(rb"^(%|\.\.\.)", re.MULTILINE)
-_LIST = re.compile(rb"^kind:[ \t]*[\"']?[A-Za-z]*List[\"']?[ \t\r]*$", re.MULTILINE)
-_ITEMS = re.compile(rb"^items:[ \t\r]*\n(?:[ \t]*(?:#.*)?\r?\n)*( *)-(?=[ \r\n])", re.MULTILINE)
+from agent.catalog.document import Budget, Field, json_tree, trees
+from agent.catalog.fault import FaultError
+
+_DOCUMENT = re.compile(rb"\n---(?=[ \t\r\n]|\Z)")
+_MARKER = re.compile(rb"---[ \t]*\r?\n")
+_ITEMS = re.compile(rb"^items:[ \t]*(?:#[^\n]*)?\r?\n", re.MULTILINE)
+_FIRST = re.compile(rb"(?:[ \t]*(?:#[^\n]*)?\r?\n)*( *)-(?=[ \t\r\n])")
+_MEMBER = re.compile(rb"[ \t\r\n]*,?[ \t\r\n]*(\"(?:[^\"\\]|\\.)*\")[ \t\r\n]*:[ \t\r\n]*")
+_GAP = re.compile(rb"[ \t\r\n,\[]*")
+_END = re.compile(rb"[ \t\r\n]*}[ \t\r\n]*\Z")
 
 
-class _JsonList(msgspec.Struct):
-    """What kubectl prints with `-o json`: each item as it stands."""
+class Part(Struct, frozen=True):
+    """One document: the lines before it, its bytes, and, of a list, each item with the lines before it."""
 
-    kind: str = ""
-    items: list[msgspec.Raw] = []
+    before: int
+    data: bytes
+    items: tuple[tuple[int, bytes], ...] = ()
 
 
-def parts(data: bytes) -> list[tuple[int, bytes]]:
-    """Each document, or item of a list, with the number of lines before it.
-
-    A change of one object in a file of thousands then parses that one. A line of `---` begins a document wherever it
-    stands (YAML 1.2, section 9.1.2). Files with directives stay whole.
-    """
-    if _DIRECTIVE.search(data):
-        return [(0, data)]
-    starts = [0, *(match.start() for match in _DOCUMENT.finditer(data))]
-    ends = [*starts[1:], len(data)]
-    found: list[tuple[int, bytes]] = []
+def parts(data: bytes) -> Iterator[Part]:
+    """Each document. A line of `---` begins one wherever it stands (YAML 1.2, 9.1.2); with directives all is one."""
+    if data.startswith((b"%", b"...")) or b"\n%" in data or b"\n..." in data:
+        yield Part(0, data)
+        return
+    starts = [0, *(match.start() + 1 for match in _DOCUMENT.finditer(data))]
     line = 0
-    for start, end in zip(starts, ends, strict=True):
+    for start, end in zip(starts, [*starts[1:], len(data)], strict=True):
+        marker = _MARKER.match(data, start, end)
+        if marker is not None:  # a document is the same, whether it is the first or not
+            start, line = marker.end(), line + 1  # noqa: PLW2901 - the line of the marker is no part of it
         part = data[start:end]
         if part.strip():
-            found.extend((line + before, piece) for before, piece in _items_of(part))
+            found = _json_items(part) if part.lstrip().startswith(b"{") else _yaml_items(part)
+            yield Part(line, part, tuple((line + before, item) for before, item in found))
         line += part.count(b"\n")
-    return found
-
-
-def _items_of(part: bytes) -> list[tuple[int, bytes]]:
-    """The items of a `List`; anything else as it is."""
-    if part.lstrip().startswith(b"{"):
-        return _json_items(part) or [(0, part)]
-    if _LIST.search(part):
-        return _yaml_items(part) or [(0, part)]
-    return [(0, part)]
-
-
-def _json_items(part: bytes) -> list[tuple[int, bytes]]:
-    try:
-        listed = msgspec.json.decode(part, type=_JsonList)
-    except msgspec.MsgspecError:
-        return []  # not that shape, or no JSON: parsed, and judged, as a whole
-    if not listed.kind.endswith("List"):
-        return []
-    found: list[tuple[int, bytes]] = []
-    line = at = 0
-    for raw in listed.items:
-        item = bytes(raw)
-        start = part.index(item, at)
-        line += part.count(b"\n", at, start)
-        found.append((line, item))
-        at = start
-    return found
 
 
 def _yaml_items(part: bytes) -> list[tuple[int, bytes]]:
-    """Items in block style, cut at the dashes in their column: no line inside an item can begin so far to the left."""
-    first = _ITEMS.search(part)
+    """Items in block style, cut at the dashes in their column: no line of an item begins so far to the left.
+
+    None where what is around the items is not plainly a list's: that is parsed, and judged, as a whole.
+    """
+    heads = list(_ITEMS.finditer(part))
+    first = _FIRST.match(part, heads[0].end()) if len(heads) == 1 else None
     if first is None:
         return []
     indent = len(first[1])
-    begin = first.end() - 1 - indent
-    over = re.compile(rb"^ {0,%d}(?=[^ \-#\r\n])" % indent, re.MULTILINE).search(part, begin)
-    end = len(part) if over is None else over.start()
-    dash = re.compile(rb"^ {%d}-(?=[ \r\n])" % indent, re.MULTILINE)
-    starts = [match.start() for match in dash.finditer(part, begin, end)]
+    inside = rb" {%d}(?: |-[ \t\r\n])|[ \t]*(?:#|\r?\n|\Z)" % indent
+    begin, over = heads[0].end(), re.compile(rb"\n(?!%s)" % inside).search(part, first.end())
+    end = len(part) if over is None else over.start() + 1
+    if not _is_list(part[:begin], part[end:]):
+        return []
+    starts = [
+        match.start() + 1 for match in re.compile(rb"\n {%d}-(?=[ \t\r\n])" % indent).finditer(part, begin - 1, end)
+    ]
     found = []
-    line = part.count(b"\n", 0, begin)
+    line = part.count(b"\n", 0, starts[0])
     for start, stop in zip(starts, [*starts[1:], end], strict=True):
         found.append((line, b" " * (indent + 1) + part[start + indent + 1 : stop]))
         line += part.count(b"\n", start, stop)
     return found
+
+
+def _is_list(head: bytes, tail: bytes) -> bool:
+    """Whether these lines before and after the items are a List's, and nothing else is in them."""
+    try:
+        before, after = _mapping(head), _mapping(tail)
+    except FaultError:
+        return False
+    if tail[:1].isspace() or [*before][-1:] != ["items"] or before["items"].value is not None or before.keys() & after:
+        return False
+    kind = (before | after).get("kind")
+    return kind is not None and isinstance(kind.value, str) and kind.value.endswith("List")
+
+
+def _mapping(data: bytes) -> dict[str, Field]:
+    return {key: field for tree in trees(data) for key, field in tree.mapping().items()}
+
+
+def _json_items(part: bytes) -> list[tuple[int, bytes]]:
+    """The same for JSON."""
+    try:
+        members = msgspec.json.decode(part, type=dict[str, msgspec.Raw])
+        kind = msgspec.json.decode(members.get("kind", b"0"), type=str)
+        items = msgspec.json.decode(members.get("items", b"0"), type=list[msgspec.Raw])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return []
+    at = _value_of(part, members, "items")
+    if at is None or not kind.endswith("List"):
+        return []
+    around = part[:at] + b"[]" + part[at + len(bytes(members["items"])) :]
+    if json_tree(around, Budget(len(around))) is None:
+        return []
+    found = []
+    line = part.count(b"\n", 0, at)
+    for item in map(bytes, items):
+        gap = _GAP.match(part, at)
+        start = at if gap is None else gap.end()
+        line += part.count(b"\n", at, start)
+        found.append((line, item))
+        at = start + len(item)
+        line += item.count(b"\n")
+    return found
+
+
+def _value_of(part: bytes, members: dict[str, msgspec.Raw], name: str) -> int | None:
+    """Where the value of a member begins; None where the members in the bytes are others: one of them comes twice."""
+    at, found = part.index(b"{") + 1, None
+    for key, raw in members.items():
+        member, value = _MEMBER.match(part, at), bytes(raw)
+        if member is None or not part.startswith(value, member.end()) or json.loads(member[1]) != key:
+            return None
+        if key == name:
+            found = member.end()
+        at = member.end() + len(value)
+    return found if _END.match(part, at) else None

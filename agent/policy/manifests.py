@@ -9,7 +9,7 @@ import ipaddress
 import re
 from collections.abc import Callable
 
-from agent.catalog.document import Field
+from agent.catalog.document import Field, readable
 from agent.catalog.fault import FaultError
 from agent.catalog.key import ObjectKey
 from agent.identity.spiffe import SpiffeId, SpiffeIdError
@@ -38,6 +38,8 @@ from agent.policy.objects import (
 
 PROTOCOLS = ("unknown", "HTTP/1", "HTTP/2", "gRPC", "opaque", "TLS")
 MAX_PORT_NAME = 15
+OLDEST: float | None = float("-inf")
+"""The age of a broken Server that does not say its own: it goes before any other."""
 
 _PORT_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 _LABEL = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
@@ -51,9 +53,7 @@ _CIDR = re.compile(r"[0-9a-fA-F:.]+(/\d{1,3})?")
 def decode(key: ObjectKey, document: Field) -> PolicyObject | None:
     """The policy object of a document; None for kinds that are none. Raises FaultError with the line and the reason."""
     group, version = _group(document)
-    if group != POLICY_GROUP:
-        return routes.decode(key, document, group, version)
-    if key.kind in {"HTTPRoute", "GRPCRoute"}:
+    if key.kind not in KINDS and (group != POLICY_GROUP or key.kind in {"HTTPRoute", "GRPCRoute"}):
         return routes.decode(key, document, group, version)
     known = KINDS.get(key.kind)
     if known is None:
@@ -64,10 +64,10 @@ def decode(key: ObjectKey, document: Field) -> PolicyObject | None:
     versions, decoder = known
     spec = document.get("spec")
     try:
-        if version not in versions:
+        if group != POLICY_GROUP or version not in versions:
             raise FaultError(
                 document.get("apiVersion"),
-                f"apiVersion {group}/{version} is not known for {key.kind}; these are: {', '.join(versions)}",
+                f"{group}/{version} is not known for {key.kind}; these are: {POLICY_GROUP}/{', '.join(versions)}",
             )
         if spec.value is None:
             raise FaultError(document, "spec is missing")
@@ -75,18 +75,24 @@ def decode(key: ObjectKey, document: Field) -> PolicyObject | None:
     except FaultError as fault:
         if key.kind != "Server":
             raise
-        raise FaultError(fault.line, fault.reason, _closed(key, spec)) from fault
+        raise FaultError(fault.line, fault.reason, _closed(key, document)) from fault
 
 
-def _closed(key: ObjectKey, spec: Field) -> PolicyObject | None:
+def _closed(key: ObjectKey, document: Field) -> PolicyObject | None:
     """What is in force for a Server that cannot be used: its port, as far as one can tell, is closed."""
     try:
+        spec = document.get("spec")
         pods = spec.get("podSelector")
         if pods.value is None and spec.get("externalWorkloadSelector").value is not None:
             return None
-        return Server(key.namespace, key.name, port=_port(spec.get("port")), selector=label_selector(pods))
+        port, selector = _port(spec.get("port")), label_selector(pods)
+        labels = readable(lambda: document.get("metadata", "labels").texts(), dict[str, str]())
+        age: float | None = readable(lambda: created(document.get("metadata", "creationTimestamp")), OLDEST)
     except FaultError:
         return BrokenServer(key.namespace, key.name)
+    if pods.value is None:
+        return BrokenServer(key.namespace, key.name)
+    return Server(key.namespace, key.name, port=port, selector=selector, labels=labels, created=age)
 
 
 def _group(document: Field) -> tuple[str, str]:
