@@ -246,8 +246,8 @@ def test_the_client_side_refuses_a_server_with_the_wrong_spiffe_id(
         world, victim, PORT, Pki.from_state(world.mesh.directory / "state" / "authority").certificate([uri])
     )
     with world.wire() as wire, world.connect(client, victim.ipv4, PORT) as sock:
-        sock.sendall(b"a secret for the victim")
-        with pytest.raises(ConnectionResetError):
+        with pytest.raises(ConnectionResetError):  # by whichever call comes after the refusal
+            sock.sendall(b"a secret for the victim")
             sock.recv(100)
     world.denial(outcome=outcome, direction="outbound", pod="demo/client")
     impostor.close()
@@ -262,8 +262,8 @@ def test_a_meshed_destination_without_an_agent_is_never_dialled_in_plaintext(mak
     echo = Echo(world, victim, PORT)
     world.start()
     with world.wire() as wire, world.connect(client, victim.ipv4, PORT) as sock:
-        sock.sendall(b"a secret for the victim")
-        with pytest.raises(ConnectionResetError):
+        with pytest.raises(ConnectionResetError):  # by whichever call comes after the refusal
+            sock.sendall(b"a secret for the victim")
             sock.recv(100)
     echo.close()
     world.denial(direction="outbound", pod="demo/client")
