@@ -227,6 +227,12 @@ class Impostor:
         self._listener.close()
 
 
+def tell(sock: socket.socket, words: bytes) -> bytes:
+    """Says something and hears the answer; a refusal resets whichever of both comes after it."""
+    sock.sendall(words)
+    return sock.recv(100)
+
+
 @pytest.mark.parametrize(
     ("uri", "outcome"),
     [
@@ -245,10 +251,12 @@ def test_the_client_side_refuses_a_server_with_the_wrong_spiffe_id(
     impostor = Impostor(
         world, victim, PORT, Pki.from_state(world.mesh.directory / "state" / "authority").certificate([uri])
     )
-    with world.wire() as wire, world.connect(client, victim.ipv4, PORT) as sock:
-        with pytest.raises(ConnectionResetError):  # by whichever call comes after the refusal
-            sock.sendall(b"a secret for the victim")
-            sock.recv(100)
+    with (
+        world.wire() as wire,
+        world.connect(client, victim.ipv4, PORT) as sock,
+        pytest.raises(ConnectionResetError),
+    ):
+        tell(sock, b"a secret for the victim")
     world.denial(outcome=outcome, direction="outbound", pod="demo/client")
     impostor.close()
     assert impostor.heard == b""
@@ -261,10 +269,12 @@ def test_a_meshed_destination_without_an_agent_is_never_dialled_in_plaintext(mak
     world.declare(victim, node="node-b")
     echo = Echo(world, victim, PORT)
     world.start()
-    with world.wire() as wire, world.connect(client, victim.ipv4, PORT) as sock:
-        with pytest.raises(ConnectionResetError):  # by whichever call comes after the refusal
-            sock.sendall(b"a secret for the victim")
-            sock.recv(100)
+    with (
+        world.wire() as wire,
+        world.connect(client, victim.ipv4, PORT) as sock,
+        pytest.raises(ConnectionResetError),
+    ):
+        tell(sock, b"a secret for the victim")
     echo.close()
     world.denial(direction="outbound", pod="demo/client")
     assert not wire.contains(b"a secret for the victim")
