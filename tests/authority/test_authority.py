@@ -220,7 +220,7 @@ async def test_who_comes_without_an_agents_certificate_is_refused(authority: Aut
     for path in ("/v1/svid", "/v1/renew"):
         await refused(stranger._request("POST", path, {"csr": csr}, {}, 10), "unknown_caller")
     for body in ({}, {"csr": 7}, {"csr": csr, "more": "x"}):
-        await refused(stranger._request("POST", "/v1/svid", body, {}, 10), "bad_request")  # type: ignore[arg-type]
+        await refused(stranger._request("POST", "/v1/svid", body, {}, 10), "bad_request")  # type: ignore[arg-type]  # wrong on purpose
 
 
 async def test_a_workloads_certificate_is_no_agents(authority: Authority) -> None:

@@ -366,7 +366,7 @@ def test_policy_that_is_rewritten_again_and_again_opens_nothing_and_cuts_nobody(
                     policy("churned", "churned", by_mesh("churned")),
                 )
                 world.declare(place.players["server"], labels=written)
-                world.until(lambda: world.count("quietwire_catalog_version") > version, "it is in force")  # noqa: B023
+                world.until(lambda: world.count("quietwire_catalog_version") > version, "it is in force")  # noqa: B023 - called at once, in this turn of the loop
             assert alive(held)
     finally:
         load.stop()
@@ -670,7 +670,7 @@ def test_a_policy_object_with_a_fault_is_shown_and_its_last_good_version_stays_i
             "identity 'web*' is none": good | {"spec": {"identities": ["web*"]}},
         }.items():
             world.write(text)
-            faults = world.until(lambda: holding(world, reason), f"/ready says {reason}")  # noqa: B023
+            faults = world.until(lambda: holding(world, reason), f"/ready says {reason}")  # noqa: B023 - called at once, in this turn of the loop
             assert faults[0].startswith(f"{path.name}:")
             assert "MeshTLSAuthentication demo/faulty" in faults[0]
             assert "its last good version stays in force" in faults[0]
