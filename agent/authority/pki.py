@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from msgspec import Struct
@@ -20,6 +19,7 @@ from agent.authority.ca import Signer
 from agent.authority.ledger import Anchors
 from agent.authority.rotation import Rotation
 from agent.authority.store import Store
+from agent.identity.received import signed_by
 
 MAX_CHAIN = 5
 
@@ -116,7 +116,7 @@ def given(files: GivenFiles, now: float) -> InForce:
     for certificate in (issuer, *upper):
         _check_time(certificate, now)
     for child, parent in zip([issuer, *upper], upper, strict=False):
-        if not _signed(child, parent):
+        if not signed_by(child, parent):
             raise IssuerError(f"in {files.certificate}, {_name(child)} is not signed by the next, {_name(parent)}")
     last = [issuer, *upper][-1]
     if last not in roots:
@@ -200,16 +200,8 @@ def _check_time(certificate: x509.Certificate, now: float) -> None:
 
 def _above(certificate: x509.Certificate, roots: Sequence[x509.Certificate]) -> list[x509.Certificate]:
     """The roots that signed a certificate, the one that lives longest first: several may have one key."""
-    signed = [root for root in roots if _signed(certificate, root)]
+    signed = [root for root in roots if signed_by(certificate, root)]
     return sorted(signed, key=lambda root: root.not_valid_after_utc, reverse=True)
-
-
-def _signed(child: x509.Certificate, parent: x509.Certificate) -> bool:
-    try:
-        child.verify_directly_issued_by(parent)
-    except (ValueError, TypeError, InvalidSignature):
-        return False
-    return True
 
 
 def _ends(certificate: x509.Certificate) -> str:

@@ -74,11 +74,11 @@ def issuer_of(leaf: x509.Certificate) -> str:
 
 def _problem(chain: Sequence[x509.Certificate], anchors: Sequence[x509.Certificate], now: float) -> str | None:
     for child, parent in pairwise(chain):
-        if not _signed(child, parent):
+        if not signed_by(child, parent):
             return f"{_name(child)} is not signed by the next of its chain"
         if not _valid(parent, now):
             return f"{_name(parent)}, which is above it, is not valid now"
-    above = [anchor for anchor in anchors if _signed(chain[-1], anchor)]
+    above = [anchor for anchor in anchors if signed_by(chain[-1], anchor)]
     if not above:
         return f"{_name(chain[-1])} does not chain to the bundle that this agent trusts"
     if not any(_valid(anchor, now) for anchor in above):
@@ -86,7 +86,8 @@ def _problem(chain: Sequence[x509.Certificate], anchors: Sequence[x509.Certifica
     return None
 
 
-def _signed(child: x509.Certificate, parent: x509.Certificate) -> bool:
+def signed_by(child: x509.Certificate, parent: x509.Certificate) -> bool:
+    """Whether the parent's key signed the child, and its name is the issuer's (RFC 5280, section 6.1.3)."""
     try:
         child.verify_directly_issued_by(parent)
     except (ValueError, TypeError, InvalidSignature):
