@@ -19,8 +19,8 @@ BODY_BYTES = 1024
 LARGE_BYTES = 1024 * 1024
 LARGE_PATH = "/large"
 SYSCTLS = (
-    # A storm of new connections must not end for want of ports or queues, whoever is in the middle. The range of ports
-    # stays the kernel's own: Quietwire's transparent legs have 16384-32767 for themselves.
+    # A storm of new connections must not end for want of ports or queues, whoever is in the middle.
+    "net.ipv4.ip_local_port_range=1024 65535",
     "net.ipv4.tcp_tw_reuse=1",
     "net.core.somaxconn=4096",
     "net.ipv4.tcp_max_syn_backlog=8192",

@@ -7,6 +7,8 @@ MARK = 0x539
 REPLY_MARK = 0x111
 """On connections that the agent opened from a client's own address: replies come back over lo."""
 MARK_MASK = 0xFFF
+CONNTRACK_ZONE = 0x539
+"""Where conntrack keeps what the agent dials: apart from what others dial with the same four numbers."""
 ROUTE_TABLE = 100
 RULE_PRIORITY = 100
 AGENT_SOCKET = "/run/quietwire/agent.sock"

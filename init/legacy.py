@@ -21,6 +21,10 @@ def spec(rule: Rule) -> Spec:
         found["connmark"] = {"mark": _masked(rule.connmark)}
     if rule.out_loopback:
         found["out-interface"] = "lo"
+    if rule.unplaced_syn:
+        found["protocol"] = "tcp"
+        found["tcp"] = {"tcp-flags": ["FIN,SYN,RST,ACK", "SYN"]}
+        found["conntrack"] = {"ctstate": "INVALID"}
     if rule.ports:
         found["protocol"] = "tcp"
         found["multiport"] = {"dports": ",".join(_port_range(ports) for ports in rule.ports)}
@@ -38,6 +42,10 @@ def spec(rule: Rule) -> Spec:
             found["target"] = {"CONNMARK": {"set-xmark": _masked(REPLY_MARK)}}
         case Verdict.MARK_REPLY:
             found["target"] = {"MARK": {"set-xmark": _masked(REPLY_MARK)}}
+        case Verdict.DROP:
+            found["target"] = "DROP"
+        case Verdict.OWN_ZONE:
+            found["target"] = {"CT": {"zone-orig": str(rule.zone)}}
     return found
 
 
@@ -55,12 +63,14 @@ def text(rule: Rule) -> str:
         parts.append(f"-d {rule.destination}")
     if rule.out_loopback:
         parts.append("-o lo")
-    if rule.ports or rule.verdict is Verdict.REDIRECT:
+    if rule.ports or rule.unplaced_syn or rule.verdict is Verdict.REDIRECT:
         parts.append("-p tcp")
     if rule.mark is not None:
         parts.append(f"-m mark --mark {_masked(rule.mark)}")
     if rule.connmark is not None:
         parts.append(f"-m connmark --mark {_masked(rule.connmark)}")
+    if rule.unplaced_syn:
+        parts.append("-m tcp --tcp-flags FIN,SYN,RST,ACK SYN -m conntrack --ctstate INVALID")
     if rule.ports:
         parts.append(f"-m multiport --dports {','.join(_port_range(ports) for ports in rule.ports)}")
     parts.append(
@@ -68,6 +78,8 @@ def text(rule: Rule) -> str:
             Verdict.LEAVE: "-j RETURN",
             Verdict.REDIRECT: f"-j REDIRECT --to-ports {rule.port}",
             Verdict.REMEMBER: f"-j CONNMARK --set-xmark {_masked(REPLY_MARK)}",
+            Verdict.DROP: "-j DROP",
+            Verdict.OWN_ZONE: f"-j CT --zone-orig {rule.zone}",
             Verdict.MARK_REPLY: f"-j MARK --set-xmark {_masked(REPLY_MARK)}",
         }[rule.verdict]
     )

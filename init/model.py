@@ -8,7 +8,7 @@ import ipaddress
 from dataclasses import dataclass, field
 from enum import Enum
 
-from init.constants import INBOUND_PORT, MARK, OUTBOUND_PORT, REPLY_MARK
+from init.constants import CONNTRACK_ZONE, INBOUND_PORT, MARK, OUTBOUND_PORT, REPLY_MARK
 
 MULTIPORT_LIMIT = 15
 """Port references in one multiport match; a range counts as two (xt_multiport)."""
@@ -69,6 +69,7 @@ class Options:
 class Hook(Enum):
     """Where a chain hangs: (table, built-in chain)."""
 
+    RAW_OUTPUT = ("raw", "OUTPUT")
     NAT_OUTPUT = ("nat", "OUTPUT")
     NAT_PREROUTING = ("nat", "PREROUTING")
     MANGLE_PREROUTING = ("mangle", "PREROUTING")
@@ -76,7 +77,7 @@ class Hook(Enum):
 
     @property
     def table(self) -> str:
-        """`nat` or `mangle`."""
+        """`raw`, `nat` or `mangle`."""
         return self.value[0]
 
     @property
@@ -101,6 +102,10 @@ class Verdict(Enum):
     """Sets the connection's mark to REPLY_MARK."""
     MARK_REPLY = "mark_reply"
     """Sets the packet's mark to REPLY_MARK."""
+    DROP = "drop"
+    """Nothing comes through."""
+    OWN_ZONE = "own_zone"
+    """Looks for the connection, in the direction of the one who opened it, in `Rule.zone` only (conntrack zones)."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +118,7 @@ class Packet:
     mark: int = 0
     connmark: int = 0
     out_loopback: bool = False
+    unplaced_syn: bool = False
 
 
 @dataclass(frozen=True)
@@ -123,10 +129,13 @@ class Rule:
     mark: int | None = None
     connmark: int | None = None
     out_loopback: bool = False
+    unplaced_syn: bool = False
+    """Opens a connection, and conntrack holds it for invalid."""
     ports: tuple[Ports, ...] = ()
     source: str | None = None
     destination: str | None = None
     port: int = 0
+    zone: int = 0
 
     def matches(self, packet: Packet) -> bool:
         """Whether the packet meets every match."""
@@ -134,6 +143,7 @@ class Rule:
             (self.mark is None or packet.mark & 0xFFF == self.mark)
             and (self.connmark is None or packet.connmark & 0xFFF == self.connmark)
             and (not self.out_loopback or packet.out_loopback)
+            and (not self.unplaced_syn or packet.unplaced_syn)
             and (not self.ports or any(first <= packet.port <= last for first, last in self.ports))
             and (self.source is None or _inside(packet.source, self.source))
             and (self.destination is None or _inside(packet.destination, self.destination))
@@ -153,7 +163,15 @@ class Chain:
 
 
 def chains(family: Family, options: Options) -> tuple[Chain, ...]:
-    """Every chain of one family."""
+    """Every chain of one family.
+
+    The zone is what makes capture certain. Conntrack decides once per connection whether it is translated, and keeps
+    a reset connection for longer than the kernel keeps its port: an application that got the port of a leg would
+    have its SYN taken for the leg's, and go out in plaintext; a client that dialled from the port of a transparent leg
+    would get past the agent. Replies need no zone: those of captured connections come from the agent's port.
+    What looks like a reply and opens a connection is invalid for conntrack, and what is invalid meets no nat
+    rule: it is dropped, and the client's next try comes through when conntrack has forgotten (10 s).
+    """
     outbound = [
         Rule(Verdict.LEAVE, mark=MARK),
         Rule(Verdict.LEAVE, mark=REPLY_MARK),
@@ -168,11 +186,13 @@ def chains(family: Family, options: Options) -> tuple[Chain, ...]:
         *(Rule(Verdict.LEAVE, source=subnet) for subnet in _of_family(options.skip_inbound_subnets, family)),
         Rule(Verdict.REDIRECT, port=options.inbound_port),
     ]
+    unplaced = Rule(Verdict.DROP, unplaced_syn=True)
     return (
+        Chain(Hook.RAW_OUTPUT, (Rule(Verdict.OWN_ZONE, mark=MARK, zone=CONNTRACK_ZONE),)),
         Chain(Hook.NAT_OUTPUT, tuple(outbound)),
         Chain(Hook.NAT_PREROUTING, tuple(inbound)),
-        Chain(Hook.MANGLE_PREROUTING, (Rule(Verdict.REMEMBER, mark=MARK),)),
-        Chain(Hook.MANGLE_OUTPUT, (Rule(Verdict.MARK_REPLY, connmark=REPLY_MARK),)),
+        Chain(Hook.MANGLE_PREROUTING, (unplaced, Rule(Verdict.REMEMBER, mark=MARK))),
+        Chain(Hook.MANGLE_OUTPUT, (unplaced, Rule(Verdict.MARK_REPLY, connmark=REPLY_MARK))),
     )
 
 

@@ -17,6 +17,7 @@ NFT_SECONDS = 20.0
 _FAMILY = {Family.IPV4: "ip", Family.IPV6: "ip6"}
 _BASE = {
     # One step before iptables' own priorities: our rules come first.
+    Hook.RAW_OUTPUT: ("filter", "output", -301),
     Hook.NAT_OUTPUT: ("nat", "output", -101),
     Hook.NAT_PREROUTING: ("nat", "prerouting", -101),
     Hook.MANGLE_PREROUTING: ("filter", "prerouting", -151),
@@ -37,6 +38,8 @@ def text(rule: Rule, family: Family) -> str:
         parts.append(f"ct mark & {MARK_MASK:#x} == {rule.connmark:#x}")
     if rule.out_loopback:
         parts.append('oifname "lo"')
+    if rule.unplaced_syn:
+        parts.append("tcp flags & (fin | syn | rst | ack) == syn ct state invalid")
     if rule.ports:
         ranges = ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in rule.ports)
         parts.append(f"tcp dport {{ {ranges} }}")
@@ -50,6 +53,8 @@ def text(rule: Rule, family: Family) -> str:
             Verdict.LEAVE: "return",
             Verdict.REDIRECT: f"redirect to :{rule.port}",
             Verdict.REMEMBER: f"ct mark set ct mark & {keep:#x} | {REPLY_MARK:#x}",
+            Verdict.DROP: "drop",
+            Verdict.OWN_ZONE: f"ct original zone set {rule.zone}",
             Verdict.MARK_REPLY: f"meta mark set meta mark & {keep:#x} | {REPLY_MARK:#x}",
         }[rule.verdict]
     )

@@ -56,8 +56,8 @@ def missing(family: Family, options: Options) -> list[str]:
 
 
 def usable(family: Family) -> None:
-    """Raises LegacyError unless the current namespace's nat and mangle tables can be opened."""
-    for table in ("nat", "mangle"):
+    """Raises LegacyError unless the current namespace's tables can be opened."""
+    for table in _tables(chains(family, Options())):
         _open(family, table)
         _close_all()
 

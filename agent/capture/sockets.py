@@ -8,7 +8,6 @@ kernel then ends its connections with a reset, so that an agent's death is never
 stream. A relay that ended cleanly turns it off just before it closes.
 """
 
-import errno
 import socket
 import struct
 
@@ -23,16 +22,13 @@ KEEPALIVE_INTERVAL_SECONDS = 10
 KEEPALIVE_PROBES = 6
 """A dead peer is found after two minutes: without this, its descriptors stay for ever."""
 
+IP_BIND_ADDRESS_NO_PORT = 24
+"""linux/in.h, for both families; the socket module has no name for it before Python 3.12."""
 IPV6_TRANSPARENT = 75
 """linux/in6.h; the socket module has no name for it."""
-IPV6_FREEBIND = 78
 
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 FINISH_ON_CLOSE = struct.pack("ii", 0, 0)
-
-TRANSPARENT_PORTS = range(16384, 32768)
-"""Source ports of transparent legs. Below Linux's ephemeral range (32768 and up), because the client's own port
-belongs to the redirected connection: the same four numbers again would meet that entry in conntrack."""
 
 
 def listeners(
@@ -83,24 +79,20 @@ def dialling_socket(family: int) -> socket.socket:
     return sock
 
 
-def bind_transparent(sock: socket.socket, client: PeerAddr, port: int) -> bool:
-    """Gives a dialling socket the client's own address. False where `port` is taken, so that another is tried.
+def bind_transparent(sock: socket.socket, client: PeerAddr) -> None:
+    """Gives a dialling socket the client's own address and port; with port 0, connect() chooses one that is free.
 
-    Needs no namespace to be entered: the socket knows its own. Raises OSError for anything but a taken port.
+    Needs no namespace to be entered: the socket knows its own. Raises OSError (EADDRINUSE: something in the pod listens
+    on the client's port).
     """
     if sock.family == socket.AF_INET:
         sock.setsockopt(socket.SOL_IP, socket.IP_TRANSPARENT, 1)
     else:
         sock.setsockopt(socket.IPPROTO_IPV6, IPV6_TRANSPARENT, 1)
-    # Ports in TIME_WAIT may be bound again: connect() looks at all four numbers.
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        sock.bind((client.address, port))
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            return False
-        raise
-    return True
+    # A port that other connections have may be bound again: connect() looks at all four numbers.
+    option = (socket.SOL_SOCKET, socket.SO_REUSEADDR) if client.port else (socket.SOL_IP, IP_BIND_ADDRESS_NO_PORT)
+    sock.setsockopt(*option, 1)
+    sock.bind((client.address, client.port))
 
 
 def _common_options(sock: socket.socket) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import errno
-import itertools
 import os
 import random
 import socket
@@ -13,7 +12,7 @@ from functools import partial
 
 from agent.capture.address import PeerAddr
 from agent.capture.netns import NetnsVisitor
-from agent.capture.sockets import TRANSPARENT_PORTS, bind_transparent, dialling_socket
+from agent.capture.sockets import bind_transparent, dialling_socket
 from agent.catalog.model import Endpoint, Pod
 from agent.outcome import Outcome
 from agent.proxy.connection import Refusal
@@ -25,9 +24,6 @@ from agent.telemetry.counters import Counters
 
 CONNECT_SECONDS = 10.0
 """How long the agent's own connect() may take."""
-
-PORT_TRIES = 32
-"""Source ports tried for one transparent leg before it is given up."""
 
 
 class EnrolledPod:
@@ -59,15 +55,13 @@ _DIAL6 = partial(dialling_socket, socket.AF_INET6)
 class Runtime:
     """The worker's state that connections need. One per worker, used on its loop only."""
 
-    def __init__(self, view: View, access_log: AccessLog, counters: Counters, *, worker: int, workers: int) -> None:
+    def __init__(self, view: View, access_log: AccessLog, counters: Counters) -> None:
         self.view = view
         self.access_log = access_log
         self.counters = counters
         self.live = Live()
         self.endpoint_load: Counter[tuple[str, int]] = Counter()
         """Open connections per service endpoint, for the choice of two."""
-        share = TRANSPARENT_PORTS[worker % workers :: workers]  # so that workers do not try each other's ports
-        self._ports = itertools.cycle(share)
         self._random = random.Random()  # noqa: S311 - spreads load, guards nothing
 
     def now(self) -> float:
@@ -106,26 +100,13 @@ class Runtime:
     async def _connected(
         self, enrolled: EnrolledPod, address: str, port: int, client: PeerAddr | None
     ) -> socket.socket:
-        for _ in range(PORT_TRIES):
-            sock = enrolled.dialling_socket(address)
-            try:
-                if client is not None and not any(
-                    bind_transparent(sock, client, next(self._ports)) for _ in range(PORT_TRIES)
-                ):
-                    sock.close()
-                    break
-                await _connect(sock, (address, port))
-            except OSError as error:
-                sock.close()
-                # The same four numbers are still in TIME_WAIT: another port will do.
-                if client is None or error.errno != errno.EADDRNOTAVAIL:
-                    raise
-            except BaseException:
-                sock.close()
+        try:
+            return await _dialled(enrolled, address, port, client)
+        except OSError as error:
+            if client is None or error.errno not in _TAKEN:
                 raise
-            else:
-                return sock
-        raise OSError(errno.EADDRNOTAVAIL, f"no free source port for {address} after {PORT_TRIES} tries")
+        # The pod listens on the port that the client has, or the same four numbers are still in TIME_WAIT.
+        return await _dialled(enrolled, address, port, PeerAddr(client.address, 0))
 
     def pick(self, endpoints: Sequence[Endpoint]) -> Endpoint:
         """Of two endpoints chosen at random, the one with fewer open connections (of this worker)."""
@@ -140,6 +121,18 @@ class Runtime:
         self.endpoint_load[endpoint] -= 1
         if self.endpoint_load[endpoint] <= 0:
             del self.endpoint_load[endpoint]
+
+
+async def _dialled(enrolled: EnrolledPod, address: str, port: int, client: PeerAddr | None) -> socket.socket:
+    sock = enrolled.dialling_socket(address)
+    try:
+        if client is not None:
+            bind_transparent(sock, client)
+        await _connect(sock, (address, port))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 async def _connect(sock: socket.socket, address: tuple[str, int]) -> None:
@@ -160,6 +153,7 @@ async def _connect(sock: socket.socket, address: tuple[str, int]) -> None:
 
 
 _CONNECTED = frozenset({0, errno.EISCONN})
+_TAKEN = frozenset({errno.EADDRINUSE, errno.EADDRNOTAVAIL})
 
 
 def _same(opening: Opening) -> Opening:

@@ -9,11 +9,9 @@ from agent.proxy.view import Settings
 
 
 class Configure(Struct, frozen=True, tag="configure"):
-    """First of all: what holds for the whole agent, and which worker this is."""
+    """First of all: what holds for the whole agent."""
 
     settings: Settings
-    worker: int
-    workers: int
 
 
 class SetCatalog(Struct, frozen=True, tag="catalog"):

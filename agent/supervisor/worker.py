@@ -47,13 +47,7 @@ class Worker:
     def __init__(self, channel: Channel[messages.ToWorker], configure: messages.Configure) -> None:
         self._channel = channel
         self._view = View(configure.settings)
-        self._runtime = Runtime(
-            self._view,
-            AccessLog(enabled=configure.settings.access_log),
-            Counters(),
-            worker=configure.worker,
-            workers=configure.workers,
-        )
+        self._runtime = Runtime(self._view, AccessLog(enabled=configure.settings.access_log), Counters())
         self._visitor = NetnsVisitor()
         self._drained = False
         self._servers: dict[str, list[asyncio.Server]] = {}

@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from init import legacy, nft
-from init.constants import MARK, REPLY_MARK
+from init.constants import CONNTRACK_ZONE, MARK, REPLY_MARK
 from init.model import (
     MULTIPORT_LIMIT,
     Family,
@@ -130,6 +130,23 @@ def test_replies_to_transparent_legs_are_remembered_and_marked(mark: int, connma
     assert (remembered is not None) == (mark % 4096 == MARK)
     marked = by_hook[Hook.MANGLE_OUTPUT].evaluate(packet)
     assert (marked is not None) == (connmark % 4096 == REPLY_MARK)
+
+
+@pytest.mark.parametrize("hook", [Hook.MANGLE_PREROUTING, Hook.MANGLE_OUTPUT])
+@pytest.mark.parametrize("mark", [0, MARK, REPLY_MARK])
+def test_a_syn_that_no_nat_rule_would_see_is_dropped_whoever_sent_it(hook: Hook, mark: int) -> None:
+    by_hook = {chain.hook: chain for chain in chains(Family.IPV4, Options())}
+    rule = by_hook[hook].evaluate(Packet("192.0.2.1", "192.0.2.2", 80, mark=mark, unplaced_syn=True))
+    assert rule is not None
+    assert rule.verdict is Verdict.DROP
+
+
+@given(st.sampled_from([0, MARK, REPLY_MARK, 0xF000 | MARK, 0x539000]), st.sampled_from(Family))
+def test_what_the_agent_dials_and_nothing_else_is_tracked_in_a_zone_of_its_own(mark: int, family: Family) -> None:
+    by_hook = {chain.hook: chain for chain in chains(family, Options())}
+    rule = by_hook[Hook.RAW_OUTPUT].evaluate(Packet("192.0.2.1", "192.0.2.2", 80, mark=mark))
+    assert (rule is not None) == (mark % 4096 == MARK)
+    assert rule is None or (rule.verdict, rule.zone) == (Verdict.OWN_ZONE, CONNTRACK_ZONE)
 
 
 @given(few_ports)

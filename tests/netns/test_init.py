@@ -13,13 +13,14 @@ from typing import NamedTuple
 import pytest
 
 from agent.capture.address import PeerAddr, original_dst
-from agent.capture.sockets import TRANSPARENT_PORTS, bind_transparent, dialling_socket, listeners
+from agent.capture.sockets import RESET_ON_CLOSE, bind_transparent, dialling_socket, listeners
 from agent.cli.demo.stage import Player
 from init import legacy, nft
 from init.model import Family, Options, chains
 from tests.netns.world import SOON, Echo, World
 
 PORT = 8080
+FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
 OPTIONS = (
     *("--skip-outbound-ports", "9,7000-7010"),
     *("--skip-inbound-ports", "9,7000-7010"),
@@ -57,7 +58,7 @@ def everything(player: Player) -> str:
     """All that could be changed in a namespace, by the tools that everybody has."""
     parts = []
     for tool in ("iptables-legacy", "ip6tables-legacy"):
-        parts += [inside(player, tool, "-t", table, "-S") for table in ("nat", "mangle", "filter")]
+        parts += [inside(player, tool, "-t", table, "-S") for table in ("raw", "nat", "mangle", "filter")]
     # nft shows what the kernel's xtables emulation holds too, with a warning on stderr.
     parts.append(inside(player, "nft", "list", "ruleset"))
     for family in ("-4", "-6"):
@@ -82,12 +83,15 @@ class Captured(NamedTuple):
     skipped: Player
     listening: dict[str, socket.socket]
 
-    def goes_to(self, version: int, address: str, port: int, mark: int = 0) -> tuple[str, int] | None:
+    def goes_to(
+        self, version: int, address: str, port: int, mark: int = 0, *, source_port: int = 0
+    ) -> tuple[str, int] | None:
         """Dials from the pod; the original destination that the outbound listener saw, None where it saw nothing."""
         listener = self.listening[f"outbound{version}"]
         with self.world.open_socket(self.pod, version) as sock:
             if mark:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
+            sock.bind(("", source_port))
             sock.settimeout(0.5)  # in blackholes nobody answers, which is what "left alone" looks like there
             try:
                 sock.connect((address, port))
@@ -95,9 +99,10 @@ class Captured(NamedTuple):
                 return None
             return _accepted(listener)
 
-    def comes_from(self, player: Player, version: int, port: int) -> tuple[str, int] | None:
+    def comes_from(self, player: Player, version: int, port: int, *, source_port: int = 0) -> tuple[str, int] | None:
         """Dials the pod; the original destination that the inbound listener saw, None where it saw nothing."""
         with self.world.open_socket(player, version) as sock:
+            sock.bind(("", source_port))
             sock.settimeout(SOON)
             try:
                 sock.connect((self.pod.address(version), port))
@@ -115,6 +120,15 @@ def _accepted(listener: socket.socket) -> tuple[str, int] | None:
     with sock:
         found = original_dst(sock)
         return found.address, found.port
+
+
+def transparent_leg(captured: Captured, version: int, port: int) -> socket.socket:
+    """The agent's connection to the pod's application from the peer's own address and a port."""
+    leg: socket.socket = captured.world.inside(captured.pod, lambda: dialling_socket(FAMILY[version]))
+    bind_transparent(leg, PeerAddr(captured.peer.address(version), port))
+    leg.settimeout(SOON)
+    leg.connect((captured.pod.address(version), PORT))
+    return leg
 
 
 @pytest.fixture(scope="module", params=["legacy", "nft"])
@@ -197,22 +211,92 @@ def test_udp_passes(captured: Captured, version: int) -> None:
 def test_a_leg_from_the_clients_own_address_reaches_the_application_and_its_replies_come_back(
     captured: Captured, version: int
 ) -> None:
-    family = {4: socket.AF_INET, 6: socket.AF_INET6}[version]
     client = captured.peer.address(version)
     with (
         captured.world.listen(captured.pod, PORT, version) as application,
-        captured.world.inside(captured.pod, lambda: dialling_socket(family)) as leg,
+        transparent_leg(captured, version, 45678) as leg,
     ):
-        assert bind_transparent(leg, PeerAddr(client, 40000), TRANSPARENT_PORTS[version])
-        leg.settimeout(SOON)
-        leg.connect((captured.pod.address(version), PORT))
         served, seen = application.accept()
         with served:
-            assert seen[:2] == (client, TRANSPARENT_PORTS[version])
+            assert seen[:2] == (client, 45678)
             leg.sendall(b"question")
             assert served.recv(100) == b"question"
             served.sendall(b"answer")
             assert leg.recv(100) == b"answer"
+
+
+@pytest.mark.parametrize("ended_by", ["peer", "agent"])
+def test_what_the_pod_dials_from_the_port_of_a_leg_that_was_reset_is_captured(
+    captured: Captured, version: int, ended_by: str
+) -> None:
+    # The kernel lets the port be used again at once, while conntrack still knows the leg's four numbers, uncaptured.
+    address = captured.peer.address(version)
+    with captured.world.listen(captured.peer, PORT, version) as listener:
+        leg = captured.world.inside(captured.pod, lambda: dialling_socket(FAMILY[version]))
+        leg.settimeout(SOON)
+        leg.connect((address, PORT))
+        port = leg.getsockname()[1]
+        served, _ = listener.accept()
+        served.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+        if ended_by == "peer":
+            served.close()
+            with pytest.raises(ConnectionResetError):
+                leg.recv(1)
+        leg.close()
+        served.close()
+        assert captured.goes_to(version, address, PORT, source_port=port) == (address, PORT)
+
+
+@pytest.mark.parametrize("leg_is", ["open", "reset by the application", "reset by the agent"])
+def test_what_dials_the_pod_from_the_port_of_a_transparent_leg_is_captured(
+    captured: Captured, version: int, leg_is: str
+) -> None:
+    # A client chooses its port: none may carry it past the agent.
+    with (
+        captured.world.listen(captured.pod, PORT, version) as application,
+        transparent_leg(captured, version, 45678) as leg,
+    ):
+        served, _ = application.accept()
+        with served:
+            if leg_is == "reset by the application":
+                served.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+                served.close()
+                with pytest.raises(ConnectionResetError):
+                    leg.recv(1)
+            elif leg_is == "reset by the agent":
+                leg.close()
+            address = captured.pod.address(version)
+            assert captured.comes_from(captured.peer, version, PORT, source_port=45678) == (address, PORT)
+            if leg_is == "open":
+                leg.sendall(b"still")
+                assert served.recv(100) == b"still", "and the leg does not notice"
+
+
+def test_what_conntrack_cannot_place_passes_uncaptured_neither_way(captured: Captured, version: int) -> None:
+    # A server that resets the agent's leg, and dials from its own port where an application now has the leg's.
+    with captured.world.listen(captured.peer, PORT, version) as listener:
+        leg = captured.world.inside(captured.pod, lambda: dialling_socket(FAMILY[version]))
+        leg.settimeout(SOON)
+        leg.connect((captured.peer.address(version), PORT))
+        port = leg.getsockname()[1]
+        served, _ = listener.accept()
+        served.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+        served.close()
+        with pytest.raises(ConnectionResetError):
+            leg.recv(1)
+        leg.close()
+    with (
+        captured.world.listen(captured.pod, port, version) as application,
+        captured.world.open_socket(captured.peer, version) as sock,
+    ):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(("", PORT))
+        sock.settimeout(0.5)
+        with pytest.raises(TimeoutError):
+            sock.connect((captured.pod.address(version), port))
+        application.settimeout(0)
+        with pytest.raises(BlockingIOError):
+            application.accept()
 
 
 # -- apply, check, remove --

@@ -58,7 +58,7 @@ class Worker(Runtime):
         view.set_bundle(PKI.bundle())
         for each in pods:
             view.set_svid(PKI.svid(each.service_account))
-        super().__init__(view, AccessLog(enabled=False), Counters(), worker=0, workers=1)
+        super().__init__(view, AccessLog(enabled=False), Counters())
         self.dialled = asyncio.Event()
 
     async def dial(

@@ -1,0 +1,117 @@
+"""Whatever ports a connection has, whoever had them before: it is captured, it works, and it crosses no wire bare."""
+
+import socket
+from collections.abc import Callable
+from typing import NamedTuple
+
+import pytest
+
+from agent.capture.sockets import RESET_ON_CLOSE
+from agent.cli.demo.stage import Player
+from tests.netns.world import MARKER, SOON, Echo, World, alive
+
+PORT = 7000
+
+
+class Place(NamedTuple):
+    world: World
+    client: Player
+    server: Player
+
+
+@pytest.fixture(scope="module")
+def place(make_shared_world: Callable[..., World]) -> Place:
+    world = make_shared_world(workers=2)
+    client, server = world.pod("client"), world.pod("server")
+    world.start()
+    return Place(world, client, server)
+
+
+@pytest.fixture(params=[4, 6])
+def version(request: pytest.FixtureRequest) -> int:
+    chosen: int = request.param
+    return chosen
+
+
+def dial(place: Place, version: int, source_port: int, port: int = PORT) -> socket.socket:
+    """The client's connection to the server from a port that it chose."""
+    sock = place.world.open_socket(place.client, version)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.bind(("", source_port))
+    sock.connect((place.server.address(version), port))
+    return sock
+
+
+def test_the_application_sees_the_port_that_is_on_the_wire(place: Place, version: int) -> None:
+    address = place.server.address(version)
+    with (
+        place.world.wire() as wire,
+        place.world.listen(place.server, PORT, version) as listener,
+        place.world.connect(place.client, address, PORT) as sock,
+    ):
+        served, seen = listener.accept()
+        with served:
+            served.settimeout(SOON)
+            sock.sendall(MARKER)
+            assert served.recv(100) == MARKER
+    crossed = {flow.source_port for flow in wire.streams() if flow.destination == address}
+    assert seen[:2] == (place.client.address(version), *crossed)
+
+
+def test_the_port_of_a_connection_that_the_application_reset_is_captured_again(place: Place, version: int) -> None:
+    """The reset frees the port of the agent's own leg at once; conntrack knows its four numbers ten seconds more."""
+    ports = []
+    with place.world.listen(place.server, PORT, version) as listener:
+        for _ in range(10):
+            with place.world.connect(place.client, place.server.address(version), PORT) as sock:
+                served, seen = listener.accept()
+                ports.append(seen[1])
+                served.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+                served.close()
+                with pytest.raises(ConnectionResetError):
+                    sock.recv(1)
+    echo = Echo(place.world, place.server, PORT, version)
+    with place.world.wire() as wire:
+        for port in ports:
+            with dial(place, version, port) as sock:
+                assert alive(sock), place.world.mesh.last_words()
+    echo.close()
+    assert wire.client_hellos()
+    assert not wire.contains(MARKER)
+
+
+def test_a_client_may_have_any_range_of_ephemeral_ports(make_world: Callable[..., World], version: int) -> None:
+    world = make_world()
+    client, server = world.pod("client"), world.pod("server")
+    assert world.run(client, "sysctl", "-qw", "net.ipv4.ip_local_port_range=1024 1223").returncode == 0
+    echo = Echo(world, server, PORT, version)
+    world.start()
+    # 200 ports, of which the application takes one and the agent one each time: all come by again and again.
+    for _ in range(300):
+        with world.connect(client, server.address(version), PORT) as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+            assert alive(sock), world.mesh.last_words()
+    echo.close()
+
+
+def test_the_clients_port_may_be_one_that_the_servers_pod_listens_on(
+    make_world: Callable[..., World], version: int
+) -> None:
+    world = make_world()
+    client, server = world.pod("client"), world.pod("server")
+    assert world.run(client, "sysctl", "-qw", "net.ipv4.ip_local_port_range=7000 7003").returncode == 0
+    world.start()
+    echoes = [Echo(world, server, port, version) for port in (7000, 7001, 7002, 7003)]
+    with world.connect(client, server.address(version), PORT) as sock:
+        assert alive(sock), world.mesh.last_words()
+    for echo in echoes:
+        echo.close()
+
+
+def test_one_port_of_a_client_may_have_connections_to_two_ports_of_a_pod(place: Place, version: int) -> None:
+    echoes = [Echo(place.world, place.server, port, version) for port in (7000, 7001)]
+    with dial(place, version, 40000, 7000) as one, dial(place, version, 40000, 7001) as two:
+        assert alive(one), place.world.mesh.last_words()
+        assert alive(two), place.world.mesh.last_words()
+    for echo in echoes:
+        echo.close()
