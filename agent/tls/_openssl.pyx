@@ -16,6 +16,18 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.string cimport memcpy
 
 
+cdef extern from "openssl/crypto.h":
+    ctypedef struct OSSL_LIB_CTX
+    OSSL_LIB_CTX *OSSL_LIB_CTX_new()
+    OSSL_LIB_CTX *OSSL_LIB_CTX_get0_global_default()
+    OSSL_LIB_CTX *OSSL_LIB_CTX_set0_default(OSSL_LIB_CTX *)
+
+
+cdef extern from "openssl/provider.h":
+    ctypedef struct OSSL_PROVIDER
+    OSSL_PROVIDER *OSSL_PROVIDER_load(OSSL_LIB_CTX *, const char *)
+
+
 cdef extern from "openssl/bio.h":
     ctypedef struct BIO
     ctypedef struct BIO_METHOD
@@ -78,7 +90,7 @@ cdef extern from "openssl/ssl.h":
     int SSL_TLSEXT_ERR_OK, SSL_TLSEXT_ERR_ALERT_FATAL, OPENSSL_NPN_NEGOTIATED
     const SSL_METHOD *TLS_server_method()
     const SSL_METHOD *TLS_client_method()
-    SSL_CTX *SSL_CTX_new(const SSL_METHOD *)
+    SSL_CTX *SSL_CTX_new_ex(OSSL_LIB_CTX *, const char *, const SSL_METHOD *)
     void SSL_CTX_free(SSL_CTX *)
     int SSL_CTX_set_min_proto_version(SSL_CTX *, int)
     int SSL_CTX_set_max_proto_version(SSL_CTX *, int)
@@ -114,6 +126,7 @@ cdef extern from "openssl/ssl.h":
     int SSL_SESSION_has_ticket(const SSL_SESSION *)
     void SSL_SESSION_free(SSL_SESSION *)
     int SSL_session_reused(const SSL *)
+    int SSL_in_before(const SSL *)
     int SSL_do_handshake(SSL *)
     int SSL_read(SSL *, void *, int)
     int SSL_pending(const SSL *)
@@ -214,7 +227,9 @@ cdef class Context:
         if self.ctx != NULL:
             raise RuntimeError("a context is made once")
         self.server = server
-        self.ctx = SSL_CTX_new(TLS_server_method() if server else TLS_client_method())
+        self.ctx = SSL_CTX_new_ex(
+            OSSL_LIB_CTX_get0_global_default(), NULL, TLS_server_method() if server else TLS_client_method()
+        )
         if self.ctx == NULL:
             raise OpenSslError(_last_reason())
         SSL_CTX_set_min_proto_version(self.ctx, TLS1_3_VERSION)
@@ -378,8 +393,15 @@ cdef class Connection:
             PyBuffer_Release(&view)
 
     cdef int _shake(self) except -1:
+        cdef OSSL_LIB_CTX *former
+        cdef int done
         ERR_clear_error()
-        cdef int done = SSL_do_handshake(self.ssl)
+        if self.context.server and SSL_in_before(self.ssl):
+            former = OSSL_LIB_CTX_set0_default(_no_algorithms)
+            done = SSL_do_handshake(self.ssl)
+            OSSL_LIB_CTX_set0_default(former)
+        else:
+            done = SSL_do_handshake(self.ssl)
         if done == 1:
             self.handshake_complete = True
             return 0
@@ -602,6 +624,9 @@ cdef long _bio_ctrl(BIO *bio, int command, long number, void *pointer) noexcept:
     return 1 if command == BIO_CTRL_FLUSH else 0
 
 
+cdef OSSL_LIB_CTX *_no_algorithms = OSSL_LIB_CTX_new()
+if _no_algorithms == NULL or OSSL_PROVIDER_load(_no_algorithms, b"null") == NULL:
+    raise MemoryError
 cdef BIO_METHOD *_method = BIO_meth_new(BIO_get_new_index() | BIO_TYPE_SOURCE_SINK, b"quietwire memory")
 if _method == NULL:
     raise MemoryError
