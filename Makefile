@@ -51,7 +51,7 @@ lock: ## renew the lock files after a change in pyproject.toml (needs uv)
 clean: ## remove what make made
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .cache
 
-$(VENV)/.runtime: requirements-build.lock requirements.lock pyproject.toml agent/tls/_openssl.pyx deploy/build_native.py
+$(VENV)/.runtime: requirements-build.lock requirements.lock pyproject.toml agent/tls/_openssl.pyx agent/capture/_sockets.pyx deploy/build_native.py
 	deploy/install-packages.sh demo
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install --require-hashes -r requirements-build.lock

@@ -11,7 +11,7 @@ import os
 import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, NoReturn, TypeVar
 
 from init.netns import setns
 
@@ -54,14 +54,29 @@ def host_netns() -> NetnsId:
     return NetnsId(status.st_dev, status.st_ino)
 
 
-class NetnsVisitor:
-    """Takes the calling thread into a namespace and home again."""
+def stranded() -> NoReturn:
+    """The calling thread cannot come home: ends the process."""
+    log.critical("cannot return to the agent's own network namespace; ending")
+    os._exit(70)
+
+
+def open_home() -> int:
+    """A descriptor of the namespace that the process is in."""
+    return os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+
+
+class NetnsThread:
+    """One thread that visits namespaces. `run` is called on it, through the executor."""
 
     def __init__(self) -> None:
-        self._home = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        self._home = open_home()
+        self.executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="netns")
 
-    def visit(self, fd: int, work: Callable[[], T]) -> T:
-        """Enters the namespace `fd`, does the work, returns home. Raises what setns(2) or the work raises."""
+    def run(self, fd: int, work: Callable[[], T]) -> T:
+        """Enters the namespace `fd`, does the work, returns home. Call it on `executor` only.
+
+        Raises what setns(2) or the work raises.
+        """
         setns(fd)
         try:
             return work()
@@ -69,26 +84,9 @@ class NetnsVisitor:
             try:
                 setns(self._home)
             except OSError:
-                log.critical("cannot return to the agent's own network namespace; ending", exc_info=True)
-                os._exit(70)
-
-    def close(self) -> None:
-        """Gives the descriptor of home back."""
-        os.close(self._home)
-
-
-class NetnsThread:
-    """One thread that visits namespaces. `run` is called on it, through the executor."""
-
-    def __init__(self) -> None:
-        self._visitor = NetnsVisitor()
-        self.executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="netns")
-
-    def run(self, fd: int, work: Callable[[], T]) -> T:
-        """Enters the namespace `fd`, does the work, returns home. Call it on `executor` only."""
-        return self._visitor.visit(fd, work)
+                stranded()
 
     def close(self) -> None:
         """Ends the thread once its work is done."""
         self.executor.shutdown(wait=True)
-        self._visitor.close()
+        os.close(self._home)

@@ -1,7 +1,8 @@
 """Sockets as the agent needs them: listeners in a pod, and marked sockets to dial from inside it.
 
-Every function here makes sockets in the network namespace of the calling thread: call them in a visit
-(agent.capture.netns).
+`listeners` makes them in the network namespace of the calling thread: call it in a visit (agent.capture.netns). What
+is done for every connection is native (`_sockets.pyx`) and takes descriptors. A descriptor is its transport's until
+that is closing, and may be another connection's a moment later: ask the transport first.
 
 Each socket is made with SO_LINGER on and zero, which accepted sockets inherit: whatever ends a process, the
 kernel then ends its connections with a reset, so that an agent's death is never taken for the end of a
@@ -9,26 +10,16 @@ stream. A relay that ended cleanly turns it off just before it closes.
 """
 
 import socket
-import struct
 
+from agent.capture import _sockets
+from agent.capture._sockets import cork, ends, finish_on_close, has_died
 from agent.capture.address import PeerAddr
-from init.constants import INBOUND_PORT, MARK, OUTBOUND_PORT
+from init.constants import INBOUND_PORT, OUTBOUND_PORT
+
+__all__ = ["BACKLOG", "cork", "dial", "ends", "finish_on_close", "has_died", "listeners"]
 
 BACKLOG = 4096
 """Connections that the kernel queues per listener; net.core.somaxconn of the namespace caps it."""
-
-KEEPALIVE_IDLE_SECONDS = 60
-KEEPALIVE_INTERVAL_SECONDS = 10
-KEEPALIVE_PROBES = 6
-"""A dead peer is found after two minutes: without this, its descriptors stay for ever."""
-
-IP_BIND_ADDRESS_NO_PORT = 24
-"""linux/in.h, for both families; the socket module has no name for it before Python 3.12."""
-IPV6_TRANSPARENT = 75
-"""linux/in6.h; the socket module has no name for it."""
-
-RESET_ON_CLOSE = struct.pack("ii", 1, 0)
-FINISH_ON_CLOSE = struct.pack("ii", 0, 0)
 
 
 def listeners(
@@ -59,7 +50,7 @@ def _listener(family: int, address: str, port: int) -> socket.socket:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        _common_options(sock)
+        _sockets.prepare(sock.fileno())
         sock.bind((address, port))
     except OSError:
         sock.close()
@@ -67,38 +58,19 @@ def _listener(family: int, address: str, port: int) -> socket.socket:
     return sock
 
 
-def dialling_socket(family: int) -> socket.socket:
-    """A non-blocking TCP socket whose traffic the rules leave alone, ready for `connect`."""
-    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, MARK)
-        _common_options(sock)
-    except OSError:
-        sock.close()
-        raise
-    return sock
+def dial(
+    netns_fd: int, home_fd: int, address: str, port: int, client: PeerAddr | None = None
+) -> tuple[socket.socket, bool]:
+    """A socket that dials from inside a pod, whose traffic the rules leave alone; whether it is connected already.
 
-
-def bind_transparent(sock: socket.socket, client: PeerAddr) -> None:
-    """Gives a dialling socket the client's own address and port; with port 0, connect() chooses one that is free.
-
-    Needs no namespace to be entered: the socket knows its own. Raises OSError (EADDRINUSE: something in the pod listens
-    on the client's port).
+    With `client` it dials from that address and port, and port 0 is one that is free. The calling thread visits
+    the namespace and comes back to `home_fd`: 4 µs on the loop's own thread; a second thread that made sockets fought
+    it for the interpreter's lock, for thirteen futex calls and a third of the CPU of a connection. Raises OSError;
+    EADDRINUSE: something in the pod listens on the client's port.
     """
-    if sock.family == socket.AF_INET:
-        sock.setsockopt(socket.SOL_IP, socket.IP_TRANSPARENT, 1)
+    if client is None:
+        fd, connected = _sockets.dial(netns_fd, home_fd, address, port)
     else:
-        sock.setsockopt(socket.IPPROTO_IPV6, IPV6_TRANSPARENT, 1)
-    # A port that other connections have may be bound again: connect() looks at all four numbers.
-    option = (socket.SOL_SOCKET, socket.SO_REUSEADDR) if client.port else (socket.SOL_IP, IP_BIND_ADDRESS_NO_PORT)
-    sock.setsockopt(*option, 1)
-    sock.bind((client.address, client.port))
-
-
-def _common_options(sock: socket.socket) -> None:
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_SECONDS)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL_SECONDS)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        fd, connected = _sockets.dial(netns_fd, home_fd, address, port, client.address, client.port)
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    return socket.socket(family, socket.SOCK_STREAM, 0, fd), connected

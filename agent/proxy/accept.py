@@ -3,7 +3,8 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from agent.capture.address import OriginalDst, original_dst, peer_addr
+from agent.capture.address import OriginalDst, PeerAddr
+from agent.capture.sockets import ends
 from agent.outcome import Outcome
 from agent.proxy import inbound, outbound
 from agent.proxy.connection import Accepted, Connection, Direction, Refusal
@@ -36,19 +37,16 @@ class Acceptor:
         connection = Connection(runtime, self._enrolled, self._direction, opening.bell)
         connection.accepted_leg = opening
         transport = opening.transport
-        own: tuple[object, ...] | None = transport.get_extra_info("sockname")
-        peer: tuple[object, ...] | None = transport.get_extra_info("peername")
-        if own is None or peer is None:  # reset before it was accepted: nobody is there to be served
+        try:
+            opening.fd = transport.get_extra_info("socket").fileno()
+            peer, own, dialled = ends(opening.fd)
+        except OSError:  # reset before it was accepted: nobody is there to be served
             opening.reset()
             return
-        client = peer_addr(peer)
-        try:
-            original = original_dst(transport.get_extra_info("socket"))
-        except OSError:  # conntrack does not know it: it was not redirected
-            original = OriginalDst(*peer_addr(own))
+        client, original = PeerAddr(*peer), OriginalDst(*dialled)
         connection.accepted = Accepted(client, original)
         admitted = runtime.live.admit(connection)
-        if tuple(original) == tuple(peer_addr(own)):
+        if dialled == own:
             connection.refuse(
                 Outcome.DIRECT_TO_LISTENER,
                 f"{client} dialled the agent's own port {original}; dial the application's port instead",

@@ -9,7 +9,9 @@ from agent.tls.machine import TlsFailure, TlsMachine
 async def shake_hands(leg: Opening, machine: TlsMachine, deadline: float) -> bytes:
     """Completes the handshake; returns application data that came with its last flight, decrypted.
 
-    Raises Refusal: HANDSHAKE_TIMEOUT, or what the machine or the peer had against it.
+    What our own last flight is (a client's Finished, a server's ticket) stays in the machine: the relay sends it with
+    the first application data, in one segment and not in two. Raises Refusal: HANDSHAKE_TIMEOUT, or what the machine or
+    the peer had against it.
     """
     plaintext = b""
     machine.start()
@@ -21,7 +23,8 @@ async def shake_hands(leg: Opening, machine: TlsMachine, deadline: float) -> byt
             except TlsFailure as failure:
                 # OpenSSL's alert goes out, so that the peer knows why.
                 raise Refusal(failure.outcome, failure.detail, machine.outgoing()) from failure
-            _flush(leg, machine)
+            if not machine.handshake_complete:
+                _flush(leg, machine)
         elif leg.lost:
             raise Refusal(Outcome.HANDSHAKE_FAILED, "the peer reset the connection in the handshake") from leg.error
         elif leg.eof:

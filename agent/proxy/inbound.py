@@ -113,9 +113,8 @@ async def serve(connection: Connection, client_leg: Opening) -> None:
         raise Refusal(gone.outcome, gone.message)
 
     relay = connection.relay = Relay(connection)
-    transport = client_leg.transport
-    peer_leg = Leg(relay, transport) if machine is None else TlsLeg(relay, transport, machine)
-    connection.start_relay((Leg(relay, application.transport), application), (peer_leg, client_leg), first)
+    peer_leg = Leg(relay, client_leg) if machine is None else TlsLeg(relay, client_leg, machine)
+    connection.start_relay((Leg(relay, application), application), (peer_leg, client_leg), first)
 
 
 def _contexts(connection: Connection, pod: Pod) -> Contexts:

@@ -1,11 +1,10 @@
 """A leg while its connection is being set up: what arrives is kept, within a bound, and can be awaited."""
 
 import asyncio
-import socket
 from collections.abc import Callable
 from typing import cast
 
-from agent.capture.sockets import FINISH_ON_CLOSE
+from agent.capture.sockets import finish_on_close
 
 ALERT_SECONDS = 5.0
 """How long a peer that is refused may take to read the alert."""
@@ -49,6 +48,8 @@ class Opening(asyncio.Protocol):
     """The protocol of a transport until a relay takes it over with `set_protocol`."""
 
     transport: asyncio.Transport
+    fd = -1
+    """The transport's descriptor, for as long as that is not closing."""
 
     def __init__(self, bell: Bell, on_made: "Callable[[Opening], None] | None" = None) -> None:
         self.bell = bell
@@ -112,8 +113,9 @@ class Opening(asyncio.Protocol):
             self.reset()
             return
         self.transport.write(alert)
-        self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, FINISH_ON_CLOSE)
-        self.transport.close()
+        if not self.transport.is_closing():
+            finish_on_close(self.fd)
+            self.transport.close()
         asyncio.get_running_loop().call_later(ALERT_SECONDS, self.transport.abort)
 
     def reset(self) -> None:

@@ -49,7 +49,7 @@ async def serve(connection: Connection, app_leg: Opening) -> None:
     first = b""
     if isinstance(taken, Plain):
         await runtime.dial(connection.enrolled, peer_leg, taken.address, taken.port)
-        towards_peer = Leg(relay, peer_leg.transport)
+        towards_peer = Leg(relay, peer_leg)
     else:
         contexts = runtime.view.contexts_of(pod, runtime.now())
         if contexts is None:
@@ -60,7 +60,7 @@ async def serve(connection: Connection, app_leg: Opening) -> None:
         # A ticket is used again and again, and the server gives none on resumption: that saves both ends its making.
         # Tracking by tickets (RFC 8446, appendix C.4) tells nobody more here than the pods' own addresses do.
         remember = None if machine.resumed else _rememberer(taken, contexts)
-        towards_peer = TlsLeg(relay, peer_leg.transport, machine, remember)
+        towards_peer = TlsLeg(relay, peer_leg, machine, remember)
 
     if app_leg.lost:
         raise Refusal(Outcome.RESET_BY_APPLICATION, "the application left while its connection was set up")
@@ -70,7 +70,7 @@ async def serve(connection: Connection, app_leg: Opening) -> None:
         connection.decision = gone
         raise Refusal(gone.outcome, gone.message)
 
-    connection.start_relay((Leg(relay, app_leg.transport), app_leg), (towards_peer, peer_leg), first)
+    connection.start_relay((Leg(relay, app_leg), app_leg), (towards_peer, peer_leg), first)
 
 
 async def _mutual_tls(

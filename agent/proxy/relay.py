@@ -12,11 +12,10 @@ one buffer of the process, and has passed on what is in it before the next one r
 """
 
 import asyncio
-import socket
 from collections.abc import Callable
 from typing import Protocol
 
-from agent.capture.sockets import FINISH_ON_CLOSE
+from agent.capture.sockets import cork, finish_on_close, has_died
 from agent.outcome import Outcome
 from agent.proxy.opening import ALERT_SECONDS, Opening
 from agent.tls.machine import TlsFailure, TlsMachine
@@ -29,9 +28,6 @@ _read_buffer = memoryview(bytearray(READ_SIZE))
 WRITE_HIGH_WATER = 262144
 """Bytes that may wait in a leg's write buffer before the other leg's reading pauses."""
 
-TCP_STATE_CLOSED = 7
-"""include/net/tcp_states.h: TCP_CLOSE, the first byte of struct tcp_info."""
-
 
 class Owner(Protocol):
     """Whoever is told how the relay ended; called once."""
@@ -43,13 +39,14 @@ class Owner(Protocol):
 class Leg(asyncio.BufferedProtocol):
     """One plain TCP leg of a relay."""
 
-    __slots__ = ("ended", "lost", "other", "paused", "received", "relay", "transport")
+    __slots__ = ("ended", "fd", "lost", "other", "paused", "received", "relay", "transport")
 
     other: "Leg"
 
-    def __init__(self, relay: "Relay", transport: asyncio.Transport) -> None:
+    def __init__(self, relay: "Relay", opening: Opening) -> None:
         self.relay = relay
-        self.transport = transport
+        self.transport = opening.transport
+        self.fd = opening.fd
         self.received = 0
         """Application bytes that came in by this leg."""
         self.ended = False
@@ -103,23 +100,31 @@ class Leg(asyncio.BufferedProtocol):
             # The transport may keep what it is given, and the read buffer is about to be used again.
             self.transport.write(data if isinstance(data, bytes) else bytes(data))
 
+    def flush(self) -> None:
+        """Sends what waits for the relay to begin."""
+
     def forward_end(self) -> None:
         """Writes the end of the stream that came in by the other leg."""
         if not self.lost:
             self.transport.write_eof()
 
+    def forward_last(self) -> None:
+        """The same where this leg's own stream has ended too: `finish` follows, and its close(2) says it."""
+
     def stream_ended(self) -> None:
         """Notes the end of the incoming stream and passes it on."""
         if not self.ended:
             self.ended = True
-            self.other.forward_end()
             if self.other.ended:
+                self.other.forward_last()
                 self.relay.both_ended()
+            else:
+                self.other.forward_end()
 
     def finish(self) -> None:
         """Closes after what is buffered has been written, without a reset."""
-        if not self.lost:
-            self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, FINISH_ON_CLOSE)
+        if not (self.lost or self.transport.is_closing()):
+            finish_on_close(self.fd)
             self.transport.close()
 
     def reset(self) -> None:
@@ -132,8 +137,7 @@ class Leg(asyncio.BufferedProtocol):
         """Whether the kernel has given this connection up while nobody was polling it."""
         if self.lost or self.transport.is_closing() or not (self.ended or self.paused):
             return False  # it is being read or written: the loop hears of it
-        info = self.transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
-        return bool(info[0] == TCP_STATE_CLOSED)
+        return has_died(self.fd)
 
     def catch_up(self, opening: Opening) -> None:
         """Does what happened to the transport while its connection was set up."""
@@ -154,11 +158,11 @@ class TlsLeg(Leg):
     def __init__(
         self,
         relay: "Relay",
-        transport: asyncio.Transport,
+        opening: Opening,
         machine: TlsMachine,
         remember: Callable[[TlsMachine], bool] | None = None,
     ) -> None:
-        super().__init__(relay, transport)
+        super().__init__(relay, opening)
         self.machine = machine
         self.refused = False
         self.remember = remember
@@ -214,6 +218,17 @@ class TlsLeg(Leg):
             return
         self._send_outgoing()
 
+    def forward_last(self) -> None:
+        """Writes close_notify in one segment with TCP's own end."""
+        if not (self.lost or self.transport.is_closing()):
+            cork(self.fd)
+        self.forward_end()
+
+    def flush(self) -> None:
+        """Sends what the handshake's last flight left, unless it went with application data."""
+        if self.machine.out_used:
+            self._send_outgoing()
+
     def refuse(self) -> None:
         """Sends OpenSSL's alert, so that the peer knows why, and closes: without close_notify no clean end."""
         self._send_outgoing()
@@ -263,6 +278,7 @@ class Relay:
         peer.catch_up(peer_opening)
         if not self._over:
             application.catch_up(app_opening)
+        peer.flush()
 
     @property
     def over(self) -> bool:

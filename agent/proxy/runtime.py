@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from agent.capture.address import PeerAddr
-from agent.capture.netns import NetnsVisitor
-from agent.capture.sockets import bind_transparent, dialling_socket
+from agent.capture.sockets import dial
 from agent.catalog.model import Endpoint, Pod
 from agent.outcome import Outcome
 from agent.proxy.connection import Refusal
@@ -29,27 +28,22 @@ CONNECT_SECONDS = 10.0
 class EnrolledPod:
     """One pod that this worker serves, and its namespace; the descriptor is ours from now on."""
 
-    def __init__(self, key: str, netns_fd: int, visitor: NetnsVisitor) -> None:
+    def __init__(self, key: str, netns_fd: int, home_fd: int) -> None:
         self.key = key
         self._netns_fd: int | None = netns_fd
-        self._visitor = visitor
+        self._home_fd = home_fd
 
-    def dialling_socket(self, address: str) -> socket.socket:
-        """A socket in the pod's namespace to dial this address from. Raises OSError, also when the pod has left."""
+    def dial(self, address: str, port: int, client: PeerAddr | None) -> tuple[socket.socket, bool]:
+        """Dials from inside the pod. Raises OSError, also when the pod has left."""
         if self._netns_fd is None:
             raise ConnectionAbortedError(errno.ECONNABORTED, "the pod has left the mesh")
-        make = _DIAL6 if ":" in address else _DIAL4
-        return self._visitor.visit(self._netns_fd, make)
+        return dial(self._netns_fd, self._home_fd, address, port, client)
 
     def close(self) -> None:
         """The pod has left: nothing is dialled from it any more."""
         if self._netns_fd is not None:
             os.close(self._netns_fd)
             self._netns_fd = None
-
-
-_DIAL4 = partial(dialling_socket, socket.AF_INET)
-_DIAL6 = partial(dialling_socket, socket.AF_INET6)
 
 
 class Runtime:
@@ -91,6 +85,7 @@ class Runtime:
             raise Refusal(
                 Outcome.UNREACHABLE, f"cannot connect to {PeerAddr(address, port)} from {enrolled.key}: {reason}"
             ) from error
+        opening.fd = sock.fileno()
         try:
             await asyncio.get_running_loop().create_connection(partial(_same, opening), sock=sock)
         except BaseException:
@@ -124,35 +119,17 @@ class Runtime:
 
 
 async def _dialled(enrolled: EnrolledPod, address: str, port: int, client: PeerAddr | None) -> socket.socket:
-    sock = enrolled.dialling_socket(address)
-    try:
-        if client is not None:
-            bind_transparent(sock, client)
-        await _connect(sock, (address, port))
-    except BaseException:
-        sock.close()
-        raise
+    sock, connected = enrolled.dial(address, port, client)
+    if not connected:
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                await asyncio.get_running_loop().sock_connect(sock, (address, port))
+        except BaseException:
+            sock.close()
+            raise
     return sock
 
 
-async def _connect(sock: socket.socket, address: tuple[str, int]) -> None:
-    """Connects. Raises OSError, TimeoutError after CONNECT_SECONDS.
-
-    Within one machine the kernel has the answer by the time connect(2) returns, though it says EINPROGRESS: a second
-    call hears it, and saves a future, a timer, two epoll_ctl and a turn of the loop (12 µs a connection).
-    """
-    answer = sock.connect_ex(address)
-    if answer == errno.EINPROGRESS:
-        answer = sock.connect_ex(address)
-    if answer in _CONNECTED:
-        return
-    if answer != errno.EALREADY:
-        raise OSError(answer, os.strerror(answer))
-    async with asyncio.timeout(CONNECT_SECONDS):
-        await asyncio.get_running_loop().sock_connect(sock, address)
-
-
-_CONNECTED = frozenset({0, errno.EISCONN})
 _TAKEN = frozenset({errno.EADDRINUSE, errno.EADDRNOTAVAIL})
 
 

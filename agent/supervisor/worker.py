@@ -18,7 +18,7 @@ import sys
 import uvloop
 from setproctitle import setproctitle
 
-from agent.capture.netns import NetnsVisitor
+from agent.capture.netns import open_home
 from agent.capture.sockets import BACKLOG
 from agent.outcome import Outcome
 from agent.proxy import inbound, outbound
@@ -48,7 +48,7 @@ class Worker:
         self._channel = channel
         self._view = View(configure.settings)
         self._runtime = Runtime(self._view, AccessLog(enabled=configure.settings.access_log), Counters())
-        self._visitor = NetnsVisitor()
+        self._home_fd = open_home()
         self._drained = False
         self._servers: dict[str, list[asyncio.Server]] = {}
         self._pods: dict[str, EnrolledPod] = {}
@@ -113,7 +113,7 @@ class Worker:
             return
         if message.pod in self._pods:
             self._unenrol(message.pod, "enrolled again")
-        enrolled = self._pods[message.pod] = EnrolledPod(message.pod, netns_fd, self._visitor)
+        enrolled = self._pods[message.pod] = EnrolledPod(message.pod, netns_fd, self._home_fd)
         servers = self._servers[message.pod] = []
         loop = asyncio.get_running_loop()
         for name, sock in zip(message.listeners, sockets, strict=True):

@@ -3,8 +3,6 @@
 Pure: bytes in, a value out. Nothing is consumed, so the TLS stack reads the same bytes again.
 """
 
-from collections.abc import Iterator
-
 from msgspec import Struct
 
 MAX_CLIENT_HELLO = 16384
@@ -62,57 +60,11 @@ Parsed = ClientHello | NeedMore | NotTls | Malformed | TooLarge
 _NEED_MORE = NeedMore()
 
 
+_BEYOND = "a length field points beyond the end"
+
+
 class _BadError(Exception):
     """A length or a value that cannot be."""
-
-
-class _Cursor:
-    """Reads vectors (RFC 8446, section 3.4) off a buffer; raises _BadError where a length does not fit."""
-
-    __slots__ = ("_data", "_end", "_position")
-
-    def __init__(self, data: bytes, start: int = 0, end: int | None = None) -> None:
-        self._data = data
-        self._position = start
-        self._end = len(data) if end is None else end
-
-    def __bool__(self) -> bool:
-        return self._position < self._end
-
-    def take(self, count: int) -> bytes:
-        start, end = self._position, self._position + count
-        if end > self._end:
-            raise _BadError("a length field points beyond the end")
-        self._position = end
-        return self._data[start:end]
-
-    def number(self, size: int) -> int:
-        return int.from_bytes(self.take(size), "big")
-
-    def vector(self, size: int) -> "_Cursor":
-        count = self.number(size)
-        start = self._position
-        self.take(count)
-        return _Cursor(self._data, start, start + count)
-
-    def extensions(self) -> Iterator[tuple[int, int, int]]:
-        """Type, start and end of each extension that is left; no cursor for each saves 4 µs a hello."""
-        data, at, end = self._data, self._position, self._end
-        while at < end:
-            start = at + 4
-            if start > end:
-                raise _BadError("a length field points beyond the end")
-            at = start + (data[start - 2] << 8 | data[start - 1])
-            if at > end:
-                raise _BadError("a length field points beyond the end")
-            yield data[start - 4] << 8 | data[start - 3], start, at
-
-    def part(self, start: int, end: int) -> "_Cursor":
-        """What lies there, whatever this cursor has read."""
-        return _Cursor(self._data, start, end)
-
-    def rest(self) -> bytes:
-        return self.take(self._end - self._position)
 
 
 def parse(data: bytes | bytearray | memoryview) -> Parsed:
@@ -152,66 +104,86 @@ def parse(data: bytes | bytearray | memoryview) -> Parsed:
         if position > 2 * MAX_CLIENT_HELLO:
             return TooLarge(position)  # cut into tiny records
     try:
-        return _body(_Cursor(bytes(message), HANDSHAKE_HEADER, wanted))
+        return _body(bytes(message), HANDSHAKE_HEADER, wanted)
     except _BadError as error:
         return Malformed(str(error))
 
 
-def _body(hello: _Cursor) -> ClientHello:
-    hello.take(2)  # legacy_version
-    hello.take(32)  # random
-    hello.vector(1)  # legacy_session_id
-    suites = hello.vector(2).rest()
-    if not suites or len(suites) % 2:
+def _vector(data: bytes, at: int, end: int, size: int) -> tuple[int, int]:
+    """Where the content of a vector (RFC 8446, section 3.4) whose length takes `size` bytes begins and ends."""
+    start = at + size
+    if start > end:
+        raise _BadError(_BEYOND)
+    stop = start + (data[at] if size == 1 else data[at] << 8 | data[at + 1])
+    if stop > end:
+        raise _BadError(_BEYOND)
+    return start, stop
+
+
+def _body(data: bytes, at: int, end: int) -> ClientHello:
+    """Every connection comes by here, and pays: so no object for each part."""
+    _, at = _vector(data, at + 2 + 32, end, 1)  # after legacy_version and random: legacy_session_id
+    start, at = _vector(data, at, end, 2)
+    if start == at or (at - start) % 2:
         raise _BadError("the list of cipher suites is empty or odd")
-    if not hello.vector(1):
+    start, at = _vector(data, at, end, 1)
+    if start == at:
         raise _BadError("the list of compression methods is empty")
     server_name: str | None = None
     alpn: tuple[bytes, ...] = ()
     versions: tuple[int, ...] = ()
     seen: set[int] = set()
-    extensions = hello.vector(2) if hello else hello
-    for kind, start, end in extensions.extensions():
+    if at < end:
+        at, stop = _vector(data, at, end, 2)
+        if stop < end:
+            raise _BadError("bytes follow the extensions")
+    while at < end:
+        start = at + 4
+        if start > end:
+            raise _BadError(_BEYOND)
+        kind = data[at] << 8 | data[at + 1]
+        at = start + (data[at + 2] << 8 | data[at + 3])
+        if at > end:
+            raise _BadError(_BEYOND)
         if kind in seen:
             raise _BadError(f"extension {kind} comes twice (RFC 8446, section 4.2)")
         seen.add(kind)
         if kind == EXTENSION_SERVER_NAME:
-            server_name = _server_name(hello.part(start, end))
+            server_name = _server_name(data, start, at)
         elif kind == EXTENSION_ALPN:
-            alpn = _alpn(hello.part(start, end))
+            alpn = _alpn(data, start, at)
         elif kind == EXTENSION_SUPPORTED_VERSIONS:
-            packed = hello.part(start, end).vector(1).rest()
-            if len(packed) % 2:
+            start, stop = _vector(data, start, at, 1)
+            if (stop - start) % 2:
                 raise _BadError("the list of supported versions is odd")
-            versions = tuple(int.from_bytes(packed[i : i + 2], "big") for i in range(0, len(packed), 2))
-    if hello:
-        raise _BadError("bytes follow the extensions")
+            versions = tuple(data[i] << 8 | data[i + 1] for i in range(start, stop, 2))
     return ClientHello(server_name, alpn, versions)
 
 
-def _server_name(body: _Cursor) -> str | None:
+def _server_name(data: bytes, at: int, end: int) -> str | None:
     """RFC 6066, section 3: one name of type host_name; others are unknown."""
-    names = body.vector(2)
+    at, end = _vector(data, at, end, 2)
     found: str | None = None
-    while names:
-        kind = names.number(1)
-        name = names.vector(2).rest()
+    while at < end:
+        kind = data[at]
+        start, at = _vector(data, at + 1, end, 2)
         if kind == 0:
             if found is not None:
                 raise _BadError("two host names (RFC 6066, section 3)")
+            name = data[start:at]
             if not name or not name.isascii():
                 raise _BadError("the host name is empty or not ASCII (RFC 6066, section 3)")
             found = name.decode("ascii")
     return found
 
 
-def _alpn(body: _Cursor) -> tuple[bytes, ...]:
+def _alpn(data: bytes, at: int, end: int) -> tuple[bytes, ...]:
     """RFC 7301, section 3.1."""
-    protocols = body.vector(2)
+    at, end = _vector(data, at, end, 2)
     found = []
-    while protocols:
-        name = protocols.vector(1).rest()
-        if not name:
+    while at < end:
+        start, at = _vector(data, at, end, 1)
+        if start == at:
             raise _BadError("an empty protocol name (RFC 7301, section 3.1)")
-        found.append(name)
+        found.append(data[start:at])
     return tuple(found)

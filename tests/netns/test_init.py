@@ -12,15 +12,16 @@ from typing import NamedTuple
 
 import pytest
 
-from agent.capture.address import PeerAddr, original_dst
-from agent.capture.sockets import RESET_ON_CLOSE, bind_transparent, dialling_socket, listeners
+from agent.capture.address import PeerAddr
+from agent.capture.netns import open_home
+from agent.capture.sockets import dial, ends, listeners
 from agent.cli.demo.stage import Player
 from init import legacy, nft
 from init.model import Family, Options, chains
-from tests.netns.world import SOON, Echo, World
+from init.netns import open_netns
+from tests.netns.world import RESET_ON_CLOSE, SOON, Echo, World
 
 PORT = 8080
-FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
 OPTIONS = (
     *("--skip-outbound-ports", "9,7000-7010"),
     *("--skip-inbound-ports", "9,7000-7010"),
@@ -118,17 +119,25 @@ def _accepted(listener: socket.socket) -> tuple[str, int] | None:
     except BlockingIOError:
         return None
     with sock:
-        found = original_dst(sock)
-        return found.address, found.port
+        return ends(sock.fileno())[2]
+
+
+def agents_leg(captured: Captured, address: str, client: PeerAddr | None = None) -> socket.socket:
+    """What the agent itself dials from inside the pod."""
+    netns_fd, home_fd = open_netns(captured.pod.netns), open_home()
+    try:
+        leg, connected = dial(netns_fd, home_fd, address, PORT, client)
+    finally:
+        os.close(netns_fd)
+        os.close(home_fd)
+    assert connected
+    leg.settimeout(SOON)
+    return leg
 
 
 def transparent_leg(captured: Captured, version: int, port: int) -> socket.socket:
     """The agent's connection to the pod's application from the peer's own address and a port."""
-    leg: socket.socket = captured.world.inside(captured.pod, lambda: dialling_socket(FAMILY[version]))
-    bind_transparent(leg, PeerAddr(captured.peer.address(version), port))
-    leg.settimeout(SOON)
-    leg.connect((captured.pod.address(version), PORT))
-    return leg
+    return agents_leg(captured, captured.pod.address(version), PeerAddr(captured.peer.address(version), port))
 
 
 @pytest.fixture(scope="module", params=["legacy", "nft"])
@@ -232,9 +241,7 @@ def test_what_the_pod_dials_from_the_port_of_a_leg_that_was_reset_is_captured(
     # The kernel lets the port be used again at once, while conntrack still knows the leg's four numbers, uncaptured.
     address = captured.peer.address(version)
     with captured.world.listen(captured.peer, PORT, version) as listener:
-        leg = captured.world.inside(captured.pod, lambda: dialling_socket(FAMILY[version]))
-        leg.settimeout(SOON)
-        leg.connect((address, PORT))
+        leg = agents_leg(captured, address)
         port = leg.getsockname()[1]
         served, _ = listener.accept()
         served.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
@@ -275,9 +282,7 @@ def test_what_dials_the_pod_from_the_port_of_a_transparent_leg_is_captured(
 def test_what_conntrack_cannot_place_passes_uncaptured_neither_way(captured: Captured, version: int) -> None:
     # A server that resets the agent's leg, and dials from its own port where an application now has the leg's.
     with captured.world.listen(captured.peer, PORT, version) as listener:
-        leg = captured.world.inside(captured.pod, lambda: dialling_socket(FAMILY[version]))
-        leg.settimeout(SOON)
-        leg.connect((captured.peer.address(version), PORT))
+        leg = agents_leg(captured, captured.peer.address(version))
         port = leg.getsockname()[1]
         served, _ = listener.accept()
         served.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)

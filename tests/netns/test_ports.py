@@ -6,9 +6,8 @@ from typing import NamedTuple
 
 import pytest
 
-from agent.capture.sockets import RESET_ON_CLOSE
 from agent.cli.demo.stage import Player
-from tests.netns.world import MARKER, SOON, Echo, World, alive
+from tests.netns.world import MARKER, RESET_ON_CLOSE, SOON, Echo, World, alive
 
 PORT = 7000
 

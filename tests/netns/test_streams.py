@@ -4,7 +4,6 @@ import hashlib
 import os
 import signal
 import socket
-import struct
 import threading
 import time
 from collections.abc import Callable
@@ -16,7 +15,7 @@ import pytest
 
 from agent.cli.demo.stage import Player
 from tests.netns.test_certificates import context
-from tests.netns.world import Echo, World
+from tests.netns.world import RESET_ON_CLOSE, Echo, World
 from tests.tls.pki import Pki
 
 GIB = 1 << 30
@@ -25,7 +24,6 @@ BULK_GROWTH_LIMIT = 48 << 20
 """Bytes that the agent's workers may grow by while 1 GiB goes each way through one connection."""
 IDLE_LIMIT = 96 << 10
 """Bytes that one idle meshed connection may cost the agent, both its ends together (they are on one node here)."""
-RESET = struct.pack("ii", 1, 0)
 
 
 class Place(NamedTuple):
@@ -174,7 +172,7 @@ def test_a_reset_by_either_end_arrives_as_a_reset(place: Place, version: int, wh
     client.sendall(b"hello")
     assert served.recv(100) == b"hello"
     dying, other = (client, served) if who == "client" else (served, client)
-    dying.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+    dying.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
     dying.close()
     with pytest.raises(ConnectionResetError):
         other.recv(100)
@@ -190,7 +188,7 @@ def test_a_reset_after_a_half_close_arrives_as_a_reset(place: Place, who: str) -
     dying.shutdown(socket.SHUT_WR)
     assert other.recv(100) == b"bye"
     assert other.recv(100) == b""
-    dying.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+    dying.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
     dying.close()
 
     def broken() -> bool:

@@ -17,6 +17,7 @@ import os
 import re
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -35,6 +36,8 @@ from init.netns import open_netns
 TRUST_DOMAIN = "example.test"
 NODE = "node-a"
 MARKER = b"a-marker-that-nobody-else-writes"
+RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+"""A value for SO_LINGER."""
 SOON = 10.0
 """Bound of every wait for something that must happen."""
 

@@ -1,0 +1,228 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, embedsignature=False
+"""Sockets of the data path, by descriptor: one call where Python needs fifteen (the figures are in docs/performance.md).
+
+The kernel's answers are passed on as they are: OSError with its number, nothing decided here.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING
+from libc.errno cimport errno
+from libc.string cimport memset, strerror
+
+from agent.capture.netns import stranded
+from init.constants import MARK
+
+
+cdef extern from "sched.h" nogil:
+    int CLONE_NEWNET
+    int setns(int, int)
+
+
+cdef extern from "unistd.h" nogil:
+    int close(int)
+
+
+cdef extern from "errno.h":
+    int EINPROGRESS, EALREADY, EISCONN, EINVAL
+
+
+cdef extern from "arpa/inet.h" nogil:
+    ctypedef unsigned int socklen_t
+    ctypedef unsigned short in_port_t
+    cdef struct in_addr:
+        unsigned int s_addr
+    cdef struct in6_addr:
+        unsigned char s6_addr[16]
+    cdef struct sockaddr:
+        unsigned short sa_family
+    cdef struct sockaddr_in:
+        unsigned short sin_family
+        in_port_t sin_port
+        in_addr sin_addr
+    cdef struct sockaddr_in6:
+        unsigned short sin6_family
+        in_port_t sin6_port
+        in6_addr sin6_addr
+    cdef struct linger:
+        int l_onoff
+        int l_linger
+    int AF_INET, AF_INET6, SOCK_STREAM, SOCK_CLOEXEC, SOCK_NONBLOCK
+    int SOL_SOCKET, SO_MARK, SO_LINGER, SO_KEEPALIVE, SO_REUSEADDR
+    int IPPROTO_IP, IPPROTO_IPV6, IPPROTO_TCP, IP_TRANSPARENT
+    int INET6_ADDRSTRLEN
+    int socket(int, int, int)
+    int bind(int, const sockaddr *, socklen_t)
+    int connect(int, const sockaddr *, socklen_t)
+    int setsockopt(int, int, int, const void *, socklen_t)
+    int getsockopt(int, int, int, void *, socklen_t *)
+    int getsockname(int, sockaddr *, socklen_t *)
+    int getpeername(int, sockaddr *, socklen_t *)
+    int inet_pton(int, const char *, void *)
+    const char *inet_ntop(int, const void *, char *, socklen_t)
+    in_port_t htons(in_port_t)
+    in_port_t ntohs(in_port_t)
+
+
+cdef extern from "netinet/tcp.h" nogil:
+    int TCP_NODELAY, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_KEEPCNT, TCP_CORK, TCP_INFO, TCP_CLOSE
+
+
+cdef enum:
+    SO_ORIGINAL_DST = 80  # linux/netfilter_ipv4.h; IP6T_SO_ORIGINAL_DST has the same number
+    IP_BIND_ADDRESS_NO_PORT = 24  # linux/in.h, for both families
+    IPV6_TRANSPARENT = 75  # linux/in6.h
+    KEEPALIVE_IDLE_SECONDS = 60
+    KEEPALIVE_INTERVAL_SECONDS = 10
+    KEEPALIVE_PROBES = 6  # a dead peer is found after two minutes: else its descriptors stay for ever
+
+cdef int _mark = MARK
+
+cdef union _Address:
+    sockaddr any
+    sockaddr_in v4
+    sockaddr_in6 v6
+
+
+cdef object _error(int number):
+    return OSError(number, strerror(number).decode())
+
+
+cdef inline int _set(int fd, int level, int option, int value) except -1:
+    if setsockopt(fd, level, option, &value, sizeof(value)) != 0:
+        raise _error(errno)
+    return 0
+
+
+cdef inline int _linger(int fd, int on) except -1:
+    cdef linger value
+    value.l_onoff, value.l_linger = on, 0
+    if setsockopt(fd, SOL_SOCKET, SO_LINGER, &value, sizeof(value)) != 0:
+        raise _error(errno)
+    return 0
+
+
+cpdef int prepare(int fd) except -1:
+    """What every socket of the agent has: a reset when it is closed, keepalives, no delay."""
+    _linger(fd, 1)
+    _set(fd, SOL_SOCKET, SO_KEEPALIVE, 1)
+    _set(fd, IPPROTO_TCP, TCP_KEEPIDLE, KEEPALIVE_IDLE_SECONDS)
+    _set(fd, IPPROTO_TCP, TCP_KEEPINTVL, KEEPALIVE_INTERVAL_SECONDS)
+    _set(fd, IPPROTO_TCP, TCP_KEEPCNT, KEEPALIVE_PROBES)
+    return _set(fd, IPPROTO_TCP, TCP_NODELAY, 1)
+
+
+cpdef int finish_on_close(int fd) except -1:
+    """From here on close(2) ends the stream, and resets it no more."""
+    return _linger(fd, 0)
+
+
+cpdef int cork(int fd) except -1:
+    """What is written from here on goes out together with the end of the stream (tcp(7), TCP_CORK)."""
+    return _set(fd, IPPROTO_TCP, TCP_CORK, 1)
+
+
+cpdef bint has_died(int fd) except -1:
+    """Whether the kernel has given the connection up: the first byte of struct tcp_info is TCP_CLOSE."""
+    cdef unsigned char state = 0
+    cdef socklen_t size = 1
+    if getsockopt(fd, IPPROTO_TCP, TCP_INFO, &state, &size) != 0:
+        raise _error(errno)
+    return state == TCP_CLOSE
+
+
+cdef socklen_t _fill(_Address *address, str text, int port) except 0:
+    cdef bytes packed = text.encode("ascii")
+    memset(address, 0, sizeof(_Address))
+    if inet_pton(AF_INET, PyBytes_AS_STRING(packed), &address.v4.sin_addr) == 1:
+        address.any.sa_family = AF_INET
+        address.v4.sin_port = htons(<in_port_t>port)
+        return sizeof(sockaddr_in)
+    if inet_pton(AF_INET6, PyBytes_AS_STRING(packed), &address.v6.sin6_addr) == 1:
+        address.any.sa_family = AF_INET6
+        address.v6.sin6_port = htons(<in_port_t>port)
+        return sizeof(sockaddr_in6)
+    raise OSError(EINVAL, f"{text!r} is no address")
+
+
+cdef tuple _shown(_Address *address):
+    cdef char text[64]
+    if address.any.sa_family == AF_INET:
+        inet_ntop(AF_INET, &address.v4.sin_addr, text, 64)
+        return text.decode(), ntohs(address.v4.sin_port)
+    inet_ntop(AF_INET6, &address.v6.sin6_addr, text, 64)
+    return text.decode().removeprefix("::ffff:"), ntohs(address.v6.sin6_port)
+
+
+def dial(int netns, int home, str address, int port, str source=None, int source_port=0):
+    """A socket made in the namespace `netns`, marked, and its connect(2); the calling thread comes back to `home`.
+
+    From `source` and `source_port` where they are given; port 0 is one that connect(2) finds free. Returns the
+    descriptor, and whether it is connected already; if not, it is connecting. Raises OSError.
+
+    Within one machine the kernel has the answer by the time connect(2) returns, though it says EINPROGRESS: a second
+    call hears it, and saves a future, a timer, two epoll_ctl and a turn of the loop.
+    """
+    cdef _Address there, here
+    cdef socklen_t size = _fill(&there, address, port), own_size = 0
+    cdef int fd, number
+    if source is not None:
+        own_size = _fill(&here, source, source_port)
+    if setns(netns, CLONE_NEWNET) != 0:
+        raise _error(errno)
+    fd = socket(there.any.sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)
+    number = errno
+    if setns(home, CLONE_NEWNET) != 0:
+        stranded()
+    if fd < 0:
+        raise _error(number)
+    try:
+        _set(fd, SOL_SOCKET, SO_MARK, _mark)
+        prepare(fd)
+        if own_size:
+            if there.any.sa_family == AF_INET:
+                _set(fd, IPPROTO_IP, IP_TRANSPARENT, 1)
+            else:
+                _set(fd, IPPROTO_IPV6, IPV6_TRANSPARENT, 1)
+            # A port that other connections have may be bound again: connect(2) looks at all four numbers.
+            if source_port:
+                _set(fd, SOL_SOCKET, SO_REUSEADDR, 1)
+            else:
+                _set(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
+            if bind(fd, &here.any, own_size) != 0:
+                raise _error(errno)
+        if connect(fd, &there.any, size) == 0:
+            return fd, True
+        if errno == EINPROGRESS and connect(fd, &there.any, size) == 0:
+            return fd, True
+        if errno == EISCONN:
+            return fd, True
+        if errno != EALREADY:
+            raise _error(errno)
+    except BaseException:
+        close(fd)
+        raise
+    return fd, False
+
+
+def ends(int fd):
+    """Of an accepted connection: who dialled, our own end, and what was dialled before REDIRECT.
+
+    Each is (address, port), IPv4 as such where it came mapped; the last is our own end where conntrack knows of no
+    other. Raises OSError (ENOTCONN where the connection was reset before it was accepted).
+    """
+    cdef _Address peer, own, original
+    cdef socklen_t size = sizeof(_Address)
+    cdef int done
+    if getpeername(fd, &peer.any, &size) != 0:
+        raise _error(errno)
+    size = sizeof(_Address)
+    if getsockname(fd, &own.any, &size) != 0:
+        raise _error(errno)
+    cdef tuple client = _shown(&peer), here = _shown(&own)
+    memset(&original, 0, sizeof(_Address))
+    if ":" in client[0]:
+        size = sizeof(sockaddr_in6)
+        done = getsockopt(fd, IPPROTO_IPV6, SO_ORIGINAL_DST, &original, &size)
+    else:  # a mapped peer's too
+        size = sizeof(sockaddr_in)
+        done = getsockopt(fd, IPPROTO_IP, SO_ORIGINAL_DST, &original, &size)
+    return client, here, _shown(&original) if done == 0 else here

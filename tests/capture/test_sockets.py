@@ -1,0 +1,93 @@
+"""The native calls on sockets, on loopback; in namespaces, with rules: tests/netns/test_init.py."""
+
+import contextlib
+import errno
+import os
+import socket
+import struct
+from collections.abc import Iterator
+
+import pytest
+
+from agent.capture.sockets import cork, ends, finish_on_close, has_died
+
+
+@contextlib.contextmanager
+def pair(address: str, listens_on: str | None = None) -> Iterator[tuple[socket.socket, socket.socket]]:
+    """The client's end of a connection, and the accepted one."""
+    family = socket.AF_INET6 if ":" in (listens_on or address) else socket.AF_INET
+    with socket.create_server((listens_on or address, 0), family=family, dualstack_ipv6=listens_on == "::") as server:
+        client = socket.create_connection((address, server.getsockname()[1]))
+        accepted, _ = server.accept()
+        with client, accepted:
+            yield client, accepted
+
+
+@pytest.mark.parametrize(
+    ("dialled", "listens_on"), [("127.0.0.1", None), ("::1", None), ("127.0.0.1", "::"), ("127.0.0.2", "0.0.0.0")]
+)
+def test_the_ends_of_a_connection_that_was_not_redirected(dialled: str, listens_on: str | None) -> None:
+    with pair(dialled, listens_on) as (client, accepted):
+        peer, own, original = ends(accepted.fileno())
+        assert peer == client.getsockname()[:2], "plain, also where it came mapped"
+        assert own == client.getpeername()[:2]
+        assert original == own, "conntrack knows of no other"
+
+
+def test_a_connection_that_was_reset_before_it_was_accepted_has_no_ends() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        client = socket.create_connection(server.getsockname())
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()
+        accepted, _ = server.accept()
+        with accepted, pytest.raises(OSError) as caught:  # noqa: PT011 - the number is looked at
+            ends(accepted.fileno())
+    assert caught.value.errno == errno.ENOTCONN
+
+
+def test_what_is_no_socket_is_an_error_with_its_number() -> None:
+    reads, writes = os.pipe()
+    try:
+        for call in (ends, cork, finish_on_close, has_died):
+            with pytest.raises(OSError) as caught:  # noqa: PT011 - the number is looked at
+                call(reads)
+            assert caught.value.errno == errno.ENOTSOCK
+    finally:
+        os.close(reads)
+        os.close(writes)
+
+
+def test_what_is_corked_comes_with_the_end_of_the_stream() -> None:
+    with pair("127.0.0.1") as (client, accepted):
+        cork(client.fileno())
+        client.sendall(b"last words")
+        accepted.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            accepted.recv(100)
+        client.close()
+        accepted.settimeout(10)
+        assert accepted.recv(100) == b"last words"
+        assert accepted.recv(100) == b""
+
+
+def test_a_socket_that_would_reset_on_close_finishes_once_it_is_told_to() -> None:
+    for finishes in (False, True):
+        with pair("127.0.0.1") as (client, accepted):
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            if finishes:
+                finish_on_close(client.fileno())
+            client.close()
+            accepted.settimeout(10)
+            if finishes:
+                assert accepted.recv(1) == b""
+            else:
+                with pytest.raises(ConnectionResetError):
+                    accepted.recv(1)
+
+
+def test_a_connection_that_its_peer_reset_has_died() -> None:
+    with pair("127.0.0.1") as (client, accepted):
+        assert not has_died(accepted.fileno())
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()
+        assert has_died(accepted.fileno())
