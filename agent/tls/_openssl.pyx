@@ -126,7 +126,10 @@ cdef extern from "openssl/ssl.h":
     int SSL_SESSION_has_ticket(const SSL_SESSION *)
     void SSL_SESSION_free(SSL_SESSION *)
     int SSL_session_reused(const SSL *)
-    int SSL_in_before(const SSL *)
+    ctypedef enum OSSL_HANDSHAKE_STATE:
+        TLS_ST_BEFORE
+        TLS_ST_SR_CLNT_HELLO
+    OSSL_HANDSHAKE_STATE SSL_get_state(const SSL *)
     int SSL_do_handshake(SSL *)
     int SSL_read(SSL *, void *, int)
     int SSL_pending(const SSL *)
@@ -396,7 +399,10 @@ cdef class Connection:
         cdef OSSL_LIB_CTX *former
         cdef int done
         ERR_clear_error()
-        if self.context.server and SSL_in_before(self.ssl):
+        if self.context.server and SSL_get_state(self.ssl) in (TLS_ST_BEFORE, TLS_ST_SR_CLNT_HELLO):
+            # A ClientHello may bring a ticket with the client's certificate, whose public key nobody needs: OpenSSL 3.0
+            # would look through all of its decoders for it, half of the CPU of a ClientHello. It looks in the thread's
+            # default library context, and everything else here is in the SSL_CTX's own.
             former = OSSL_LIB_CTX_set0_default(_no_algorithms)
             done = SSL_do_handshake(self.ssl)
             OSSL_LIB_CTX_set0_default(former)
