@@ -33,6 +33,7 @@ class InboundFact(Struct, frozen=True):
 async def serve(connection: Connection, client_leg: Opening) -> None:
     """Serves one connection up to its relay. Raises Refusal."""
     runtime, (client, original) = connection.runtime, (connection.accepted.client, connection.accepted.original)
+    begun_in = runtime.view.generation
     loop = asyncio.get_running_loop()
     deadline = loop.time() + detect.HANDSHAKE_SECONDS
     pod = runtime.pod_of(connection.enrolled)
@@ -106,11 +107,12 @@ async def serve(connection: Connection, client_leg: Opening) -> None:
     if client_leg.lost:
         raise Refusal(Outcome.RESET_BY_PEER, "the client left while its connection was set up")
     # Since accept everything may have changed: whose the addresses are, who is revoked, and what is permitted.
-    connection.check_identity()
-    gone = still_permitted(connection)
-    if gone is not None:
-        connection.decision = gone
-        raise Refusal(gone.outcome, gone.message)
+    if runtime.view.generation != begun_in:
+        connection.check_identity()
+        gone = still_permitted(connection)
+        if gone is not None:
+            connection.decision = gone
+            raise Refusal(gone.outcome, gone.message)
 
     relay = connection.relay = Relay(connection)
     peer_leg = Leg(relay, client_leg) if machine is None else TlsLeg(relay, client_leg, machine)

@@ -29,6 +29,7 @@ class OutboundFact(Struct, frozen=True):
 async def serve(connection: Connection, app_leg: Opening) -> None:
     """Serves one connection up to its relay. Raises Refusal."""
     runtime, original = connection.runtime, connection.accepted.original
+    begun_in = runtime.view.generation
     pod = runtime.pod_of(connection.enrolled)
     taken = route(pod, original, runtime.view, runtime.pick)
     if isinstance(taken, Refused):
@@ -64,11 +65,12 @@ async def serve(connection: Connection, app_leg: Opening) -> None:
 
     if app_leg.lost:
         raise Refusal(Outcome.RESET_BY_APPLICATION, "the application left while its connection was set up")
-    connection.check_identity()
-    gone = still_permitted(connection)  # the catalog may have changed while we dialled
-    if gone is not None:
-        connection.decision = gone
-        raise Refusal(gone.outcome, gone.message)
+    if runtime.view.generation != begun_in:  # something has changed while we dialled
+        connection.check_identity()
+        gone = still_permitted(connection)
+        if gone is not None:
+            connection.decision = gone
+            raise Refusal(gone.outcome, gone.message)
 
     connection.start_relay((Leg(relay, app_leg), app_leg), (towards_peer, peer_leg), first)
 

@@ -98,6 +98,8 @@ def route(source: Pod, original: OriginalDst, view: View, pick: Pick) -> Route:
 
 def _keeps_out(pod: Pod, port: int, source: Pod, address: str) -> bool:
     """Whether the destination's rules do not capture what this source sends to this port."""
+    if not (pod.settings.skip_inbound_ports or pod.settings.skip_subnets):
+        return False
     sources = [ip for ip in source.ips if (":" in ip) == (":" in address)]
     if not sources:  # which of its addresses it would use is unknown: mesh it is
         return any(port in skipped for skipped in pod.settings.skip_inbound_ports)

@@ -39,6 +39,8 @@ class View:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self.generation = 0
+        """Goes up with each change: what was found out under the same one need not be asked again."""
         self.bundle: Bundle | None = None
         self._vouched: frozenset[bytes] = frozenset()
         """Anchors that live connections may stand on: those of the bundle, and those that left it in order."""
@@ -49,11 +51,13 @@ class View:
 
     def set_catalog(self, catalog: Catalog) -> None:
         """Puts a whole catalog in force, with the policy that it holds."""
+        self.generation += 1
         self.catalog = CatalogIndex(catalog)
         self.policy = PolicyIndex(catalog, self.settings.policy, self._node_addresses, node=self.settings.node)
 
     def change_catalog(self, change: CatalogChange) -> Touched:
         """Puts a change of the catalog in force; what it was about."""
+        self.generation += 1
         pods = {f"{key.namespace}/{key.name}" for key in change.gone if key.kind == "Pod"}
         pods.update(pod.key for pod in change.pods)
         before = [pod for key in pods if (pod := self.catalog.pod(key)) is not None]
@@ -63,6 +67,7 @@ class View:
 
     def set_node_addresses(self, addresses: tuple[str, ...]) -> None:
         """From where the kubelet of this node probes its pods."""
+        self.generation += 1
         self._node_addresses = addresses
         self.policy.set_node_addresses(addresses)
 
@@ -71,6 +76,7 @@ class View:
 
         With other anchors every context is made anew, and sessions of the old ones cannot be resumed.
         """
+        self.generation += 1
         if self.bundle is None or bundle.anchors_pem != self.bundle.anchors_pem:
             self._contexts.clear()
         self._vouched = anchor_ids(bundle) | {bytes.fromhex(anchor) for anchor in bundle.retired}
@@ -78,12 +84,14 @@ class View:
 
     def set_svid(self, svid: Svid) -> None:
         """Puts a new SVID in force for new connections."""
+        self.generation += 1
         if self._svids.get(svid.spiffe_id) != svid:
             self._svids[svid.spiffe_id] = svid
             self._contexts.pop(svid.spiffe_id, None)
 
     def forget_svid(self, spiffe_id: SpiffeId) -> None:
         """Drops an SVID that no pod of this node needs any more."""
+        self.generation += 1
         self._svids.pop(spiffe_id, None)
         self._contexts.pop(spiffe_id, None)
 
