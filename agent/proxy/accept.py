@@ -1,6 +1,5 @@
 """From a listener to a served connection: learns the original destination and runs the set-up."""
 
-import asyncio
 from collections.abc import Awaitable, Callable
 
 from agent.capture.address import OriginalDst, PeerAddr
@@ -26,11 +25,10 @@ class Acceptor:
         self._enrolled = enrolled
         self._direction = direction
         self._serve = _SERVE[direction]
-        self._loop = asyncio.get_running_loop()
 
     def __call__(self) -> Opening:
         """Makes the protocol of a connection that was just accepted."""
-        return Opening(Bell(self._loop), on_made=self._made)
+        return Opening(Bell(self._runtime.deadlines), on_made=self._made)
 
     def _made(self, opening: Opening) -> None:
         runtime = self._runtime

@@ -127,7 +127,7 @@ async def first_speaker(
         if not client.held and not application.silent:
             if hold_until is None:
                 hold_until = clock() + HOLD_SECONDS
-            if not await client.bell.wait(hold_until) or clock() >= hold_until:
+            if not await client.bell.wait_precisely(hold_until) or clock() >= hold_until:
                 return Unauthenticated(NotMesh.APPLICATION_FIRST)
         elif client.held:  # the beginning of a ClientHello
             if not await client.bell.wait(deadline):

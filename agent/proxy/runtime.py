@@ -16,7 +16,7 @@ from agent.catalog.model import Endpoint, Pod
 from agent.outcome import Outcome
 from agent.proxy.connection import Refusal
 from agent.proxy.live import Live
-from agent.proxy.opening import Opening
+from agent.proxy.opening import Deadlines, Opening
 from agent.proxy.view import View
 from agent.telemetry.access import AccessLog
 from agent.telemetry.counters import Counters
@@ -54,6 +54,7 @@ class Runtime:
         self.access_log = access_log
         self.counters = counters
         self.live = Live()
+        self.deadlines = Deadlines()
         self.endpoint_load: Counter[tuple[str, int]] = Counter()
         """Open connections per service endpoint, for the choice of two."""
         self._random = random.Random()  # noqa: S311 - spreads load, guards nothing

@@ -80,7 +80,7 @@ class Worker(Runtime):
         self, key: str, client: str, original: tuple[str, int], direction: Direction = Direction.INBOUND
     ) -> tuple[Connection, Opening]:
         """A connection that has just been accepted, and its leg."""
-        bell = Bell(asyncio.get_running_loop())
+        bell = Bell(self.deadlines)
         connection = Connection(self, cast("EnrolledPod", Enrolled(key)), direction, bell)
         connection.accepted = Accepted(PeerAddr(client, 40000), OriginalDst(*original))
         leg = connection.accepted_leg = Opening(bell)

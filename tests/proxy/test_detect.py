@@ -7,7 +7,7 @@ import pytest
 
 from agent.outcome import Outcome
 from agent.proxy.detect import MeshTls, NotMesh, Rejected, Unauthenticated, classify, first_speaker, wait_for_hello
-from agent.proxy.opening import MAX_HELD, Bell, Opening
+from agent.proxy.opening import MAX_HELD, Bell, Deadlines, Opening
 from tests.tls.test_client_hello import NAME, by_python
 
 
@@ -74,7 +74,7 @@ def test_mesh_tls_that_cannot_be_served_is_rejected(data: bytes, outcome: Outcom
 
 async def test_a_hello_that_comes_in_pieces_is_waited_for() -> None:
     loop = asyncio.get_running_loop()
-    client = opening(Bell(loop))
+    client = opening(Bell(Deadlines()))
     for number, byte in enumerate(by_python()):
         loop.call_later(0.0001 * number, client.data_received, bytes([byte]))
     assert isinstance(await wait_for_hello(client, NAME, loop.time() + 10), MeshTls)
@@ -83,14 +83,14 @@ async def test_a_hello_that_comes_in_pieces_is_waited_for() -> None:
 
 async def test_silence_is_ended_by_the_deadline() -> None:
     loop = asyncio.get_running_loop()
-    found = await wait_for_hello(opening(Bell(loop)), NAME, loop.time() + 0.01)
+    found = await wait_for_hello(opening(Bell(Deadlines())), NAME, loop.time() + 0.01)
     assert found == Unauthenticated(NotMesh.SILENT, Outcome.HANDSHAKE_TIMEOUT)
 
 
 @pytest.mark.parametrize("event", [Opening.eof_received, lambda leg: leg.connection_lost(None)])
 async def test_an_end_before_the_hello_is_noticed(event: Callable[[Opening], object]) -> None:
     loop = asyncio.get_running_loop()
-    client = opening(Bell(loop))
+    client = opening(Bell(Deadlines()))
     client.data_received(by_python()[:20])
     loop.call_soon(event, client)
     assert await wait_for_hello(client, NAME, loop.time() + 10) == Unauthenticated(NotMesh.ENDED)
@@ -98,7 +98,7 @@ async def test_an_end_before_the_hello_is_noticed(event: Callable[[Opening], obj
 
 async def speakers(act: Callable[[Opening, Opening], None], still: Callable[[], bool] = lambda: True) -> object:
     loop = asyncio.get_running_loop()
-    bell = Bell(loop)
+    bell = Bell(Deadlines())
     client, application = opening(bell), opening(bell)
     loop.call_soon(act, client, application)
     async with asyncio.timeout(5):
@@ -142,7 +142,7 @@ async def test_a_policy_that_changes_while_nobody_speaks_ends_the_wait() -> None
 
 
 async def test_what_is_held_is_bounded_and_reading_goes_on_once_it_is_taken() -> None:
-    client = opening(Bell(asyncio.get_running_loop()))
+    client = opening(Bell(Deadlines()))
     transport = client.transport
     assert isinstance(transport, Transport)
     client.data_received(bytes(MAX_HELD - 1))
