@@ -14,8 +14,9 @@ async def shake_hands(leg: Opening, machine: TlsMachine, deadline: float) -> byt
     the peer had against it.
     """
     plaintext = b""
-    machine.start()
-    _flush(leg, machine)
+    if not leg.held:  # a server has the ClientHello by now
+        machine.start()
+        _flush(leg, machine)
     while not machine.handshake_complete:
         if leg.held:
             try:
