@@ -214,6 +214,7 @@ class Connection:
         joined = runtime.live.is_joined(self)
         self.report_bytes()
         runtime.live.left(self)
+        self.relay = None  # which holds this connection: see Leg.connection_lost
         if self.endpoint is not None:
             runtime.release(self.endpoint)
         if joined:

@@ -78,6 +78,9 @@ class Leg(asyncio.BufferedProtocol):
         """A leg that goes before both streams have ended takes the other with it, by a reset."""
         self.lost = True
         self.relay.leg_lost(self, exc)
+        # Whoever still looks at this leg finds it lost. Legs and relay that held each other would keep what is dead,
+        # with 16 kB of TLS, until the garbage collector came: the next one would find no memory that is still in cache.
+        del self.relay, self.other
 
     def pause_writing(self) -> None:
         """The write buffer is full: the other leg stops reading."""
@@ -211,6 +214,8 @@ class TlsLeg(Leg):
 
     def forward_end(self) -> None:
         """Writes close_notify; what the peer still sends is read on."""
+        if self.lost:
+            return
         try:
             self.machine.close()
         except TlsFailure as failure:
