@@ -17,6 +17,13 @@ STOP_SECONDS = 5.0
 LISTENING = "0A"
 
 
+def catches(pid: int, number: signal.Signals) -> bool:
+    """Whether a process has a handler for a signal (SigCgt in proc_pid_status(5))."""
+    status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace")
+    caught = next(line for line in status.splitlines() if line.startswith("SigCgt:"))
+    return bool(int(caught.split()[1], 16) >> (number - 1) & 1)
+
+
 class ProcessError(Exception):
     """A process did not start, or did not do what it was started for; `str` has its last words."""
 
@@ -77,7 +84,10 @@ class Process:
         return self.said()[-1000:].strip() or "(nothing)"
 
     def interrupt(self) -> None:
-        """SIGINT."""
+        """SIGINT, once the program is ready for it: on a machine that stood still it may not have begun."""
+        deadline = time.monotonic() + LISTEN_SECONDS
+        while self._process.poll() is None and time.monotonic() < deadline and not catches(self.pid, signal.SIGINT):
+            time.sleep(0.01)
         self._process.send_signal(signal.SIGINT)
 
     def end_input(self) -> None:

@@ -54,6 +54,8 @@ cdef extern from "arpa/inet.h" nogil:
     int connect(int, const sockaddr *, socklen_t)
     int setsockopt(int, int, int, const void *, socklen_t)
     int getsockopt(int, int, int, void *, socklen_t *)
+    ssize_t recv(int, void *, size_t, int)
+    int MSG_PEEK, MSG_DONTWAIT
     int getsockname(int, sockaddr *, socklen_t *)
     int getpeername(int, sockaddr *, socklen_t *)
     int inet_pton(int, const char *, void *)
@@ -118,6 +120,12 @@ cpdef int finish_on_close(int fd) except -1:
 cpdef int cork(int fd) except -1:
     """What is written from here on goes out together with the end of the stream (tcp(7), TCP_CORK)."""
     return _set(fd, IPPROTO_TCP, TCP_CORK, 1)
+
+
+cpdef bint at_end(int fd) except -1:
+    """Whether all has been read and the end of the stream is there too: a read would say so at once."""
+    cdef char byte
+    return recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0
 
 
 cpdef bint has_died(int fd) except -1:

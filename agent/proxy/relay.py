@@ -15,7 +15,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
-from agent.capture.sockets import cork, finish_on_close, has_died
+from agent.capture.sockets import at_end, cork, finish_on_close, has_died
 from agent.outcome import Outcome
 from agent.proxy.opening import ALERT_SECONDS, Opening
 from agent.tls.machine import TlsFailure, TlsMachine
@@ -65,9 +65,24 @@ class Leg(asyncio.BufferedProtocol):
         self.took(_read_buffer[:nbytes])
 
     def took(self, data: memoryview | bytes) -> None:
-        """Passes bytes on, before it returns."""
+        """Passes bytes on, before it returns.
+
+        Whoever has one thing to say often ends with it, so the first read looks for the end: both go on in one segment.
+        """
+        first = not self.received
         self.received += len(data)
-        self.other.forward(data)
+        if first and at_end(self.fd):
+            self.took_last(data)
+        else:
+            self.other.forward(data)
+
+    def took_last(self, data: memoryview | bytes) -> None:
+        """Passes bytes on that the end of the stream follows."""
+        self.ended = True
+        other = self.other
+        other.forward_with_end(data)
+        if other.ended:
+            self.relay.both_ended()
 
     def eof_received(self) -> bool:
         """Passes the end of the stream on, and keeps the other direction open."""
@@ -110,6 +125,18 @@ class Leg(asyncio.BufferedProtocol):
         """Writes the end of the stream that came in by the other leg."""
         if not self.lost:
             self.transport.write_eof()
+
+    def forward_with_end(self, data: memoryview | bytes) -> None:
+        """Writes the last bytes and the end of the stream, in one segment."""
+        self.cork()
+        self.forward(data)
+        if not self.ended:  # else `finish` follows, and its close(2) says it
+            self.forward_end()
+
+    def cork(self) -> None:
+        """What is written from here on waits for the end of the stream."""
+        if not (self.lost or self.transport.is_closing()):
+            cork(self.fd)
 
     def forward_last(self) -> None:
         """The same where this leg's own stream has ended too: `finish` follows, and its close(2) says it."""
@@ -186,8 +213,11 @@ class TlsLeg(Leg):
             self.remember = None
         if plaintext:
             self.received += len(plaintext)
-            self.other.forward(plaintext)
-        if machine.peer_closed:
+            if machine.peer_closed:
+                self.took_last(plaintext)
+            else:
+                self.other.forward(plaintext)
+        elif machine.peer_closed:
             self.stream_ended()
 
     def eof_received(self) -> bool:
@@ -223,10 +253,22 @@ class TlsLeg(Leg):
             return
         self._send_outgoing()
 
+    def forward_with_end(self, data: memoryview | bytes) -> None:
+        """Writes the last bytes and close_notify, in one segment; with TCP's own end, if that follows."""
+        if self.lost:
+            return
+        if self.ended:
+            self.cork()
+        try:
+            self.machine.send(data)
+        except TlsFailure as failure:
+            self.relay.failed(failure.outcome, failure.detail)
+            return
+        self.forward_end()
+
     def forward_last(self) -> None:
         """Writes close_notify in one segment with TCP's own end."""
-        if not (self.lost or self.transport.is_closing()):
-            cork(self.fd)
+        self.cork()
         self.forward_end()
 
     def flush(self) -> None:

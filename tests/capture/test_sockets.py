@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from agent.capture.sockets import cork, ends, finish_on_close, has_died
+from agent.capture.sockets import at_end, cork, ends, finish_on_close, has_died
 
 
 @contextlib.contextmanager
@@ -91,3 +91,17 @@ def test_a_connection_that_its_peer_reset_has_died() -> None:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         client.close()
         assert has_died(accepted.fileno())
+
+
+def test_the_end_is_seen_once_all_has_been_read_and_not_before() -> None:
+    with pair("127.0.0.1") as (client, accepted):
+        accepted.settimeout(10)
+        assert not at_end(accepted.fileno()), "nothing has come"
+        client.sendall(b"x")
+        client.shutdown(socket.SHUT_WR)
+        assert accepted.recv(1, socket.MSG_PEEK) == b"x"
+        assert not at_end(accepted.fileno()), "something is there to read"
+        assert accepted.recv(1) == b"x"
+        assert accepted.recv(1, socket.MSG_PEEK) == b""
+        assert at_end(accepted.fileno())
+        assert accepted.recv(1) == b"", "and it is still to be read"

@@ -242,6 +242,34 @@ def test_a_tls_stream_that_ends_with_close_notify_is_a_clean_end(place: Place) -
     listener.close()
 
 
+@pytest.mark.parametrize("version", [4, 6])
+def test_an_answer_that_ends_its_stream_crosses_the_wire_with_the_end_in_one_segment(
+    place: Place, version: int
+) -> None:
+    client, served = pair(place, version)
+    client.sendall(b"question")
+    assert served.recv(100) == b"question"
+    (worker,) = place.world.workers().values()
+    with place.world.wire() as wire:
+        os.kill(worker, signal.SIGSTOP)  # so that it finds both at once when it goes on
+        try:
+            served.sendall(b"answer")
+            served.shutdown(socket.SHUT_WR)
+        finally:
+            os.kill(worker, signal.SIGCONT)
+        assert client.recv(100) == b"answer"
+        assert client.recv(100) == b""
+        client.sendall(b"the other direction goes on")
+        assert served.recv(100) == b"the other direction goes on"
+    client.close()
+    served.close()
+    # The capture sees a segment at each interface that it passes.
+    back = {segment.payload for segment in wire.segments() if segment.flow.source == place.server.address(version)}
+    overhead = 5 + 1 + 16
+    assert len(back) == 1
+    assert len(*back) == len(b"answer") + overhead + 2 + overhead, "the answer's record, and close_notify's"
+
+
 def test_an_agent_that_dies_is_never_a_clean_end(make_world: Callable[..., World]) -> None:
     world = make_world(workers=1)
     client, server = world.pod("client"), world.pod("server")

@@ -1,0 +1,11 @@
+"""Processes of the bench."""
+
+import os
+import signal
+
+from bench.process import catches
+
+
+def test_a_signal_that_a_process_handles_is_told_from_one_that_it_does_not() -> None:
+    assert catches(os.getpid(), signal.SIGINT), "Python's own handler"
+    assert not catches(os.getpid(), signal.SIGUSR2)
