@@ -17,6 +17,8 @@ COLOURS = {
 }
 BAR = 0.8
 INCHES = (11.0, 7.0)
+ROOM = 1.4
+"""The axis ends at so many times the largest median: one round that the machine slowed down must not hide the others."""
 
 
 def draw(results: Results, about: Mapping[str, object], paths: list[Path]) -> None:
@@ -29,12 +31,15 @@ def draw(results: Results, about: Mapping[str, object], paths: list[Path]) -> No
     with mpl.rc_context({"svg.hashsalt": "quietwire", "font.size": 10}):
         figure, axes = plt.subplots(figsize=INCHES, layout="constrained")
         keys = [key for key in RATIOS if any(results.ratio(name, key) for name in results.contenders)]
+        medians = [got.median for key in keys for name in results.contenders if (got := results.ratio(name, key))]
+        end = ROOM * max(medians, default=1.0)
         height = BAR / max(len(results.contenders), 1)
         for place, name in enumerate(results.contenders):
             for row, key in enumerate(keys):
                 got = results.ratio(name, key)
                 if got is None:
                     continue
+                slowest = max(got.rounds)
                 middle = row - BAR / 2 + (place + 0.5) * height
                 axes.barh(
                     middle,
@@ -43,12 +48,12 @@ def draw(results: Results, about: Mapping[str, object], paths: list[Path]) -> No
                     color=COLOURS.get(name, "#555555"),
                     hatch="//" if got.noisy else None,
                     edgecolor="white",
-                    xerr=[[got.median - min(got.rounds)], [max(got.rounds) - got.median]],
+                    xerr=[[got.median - min(got.rounds)], [min(slowest, end) - got.median]],
                     error_kw={"elinewidth": 0.8, "ecolor": "#333333"},
                 )
                 axes.annotate(
-                    f"{got.median:.2f}",
-                    (max(got.rounds), middle),
+                    f"{got.median:.2f}" + (f" (to {slowest:.1f})" if slowest > end else ""),
+                    (min(slowest, end), middle),
                     (4, 0),
                     textcoords="offset points",
                     va="center",
@@ -62,7 +67,7 @@ def draw(results: Results, about: Mapping[str, object], paths: list[Path]) -> No
             axes.barh(0, 0, color=COLOURS.get(name, "#555555"), label=name)
         figure.legend(loc="outside lower center", ncols=len(results.contenders), frameon=False)
         axes.set_ylim(len(keys) - 0.5, -0.5)
-        axes.margins(x=0.08)
+        axes.set_xlim(0, end * 1.08)
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
         for path in paths:
