@@ -18,7 +18,7 @@ COLOURS = {
 BAR = 0.8
 INCHES = (11.0, 7.0)
 ROOM = 1.4
-"""The axis ends at so many times the largest median: one round that the machine slowed down must not hide the others."""
+"""The axis ends at so many times the largest median: one round that was slowed down must not hide the others."""
 
 
 def draw(results: Results, about: Mapping[str, object], paths: list[Path]) -> None:

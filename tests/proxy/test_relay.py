@@ -1,0 +1,122 @@
+"""The relay over real sockets of this machine; what it means on the wire is in tests/netns/test_streams.py."""
+
+import asyncio
+import gc
+import socket
+import weakref
+from collections.abc import AsyncIterator, Iterator
+from typing import NamedTuple
+
+import pytest
+
+from agent.outcome import Outcome
+from agent.proxy.opening import Bell, Deadlines, Opening
+from agent.proxy.relay import Leg, Relay, TlsLeg
+from agent.tls.machine import TlsMachine
+from tests.tls.test_machine import joined
+
+
+class Owner:
+    """Hears how it ended, and keeps no relay."""
+
+    def __init__(self) -> None:
+        self.ended: asyncio.Future[tuple[Outcome, str]] = asyncio.get_running_loop().create_future()
+
+    def relay_ended(self, outcome: Outcome, detail: str) -> None:
+        self.ended.set_result((outcome, detail))
+
+
+class Joint(NamedTuple):
+    """A relay whose peer's leg is under TLS: the far ends of both legs, and the far end's machine."""
+
+    ended: "asyncio.Future[tuple[Outcome, str]]"
+    owner: weakref.ref[Owner]
+    """Only the relay holds its owner here: it is gone when the relay is."""
+    application: socket.socket
+    peer: socket.socket
+    far: TlsMachine
+
+
+@pytest.fixture(autouse=True)
+def _no_garbage_collection() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.fixture
+async def joint() -> AsyncIterator[Joint]:
+    made = await join()
+    yield made
+    made.application.close()
+    made.peer.close()
+
+
+async def join() -> Joint:
+    bell = Bell(Deadlines())
+    application_far, application = await leg(bell)
+    peer_far, peer = await leg(bell)
+    far, near = joined()
+    owner = Owner()
+    relay = Relay(owner)
+    relay.start(Leg(relay, application), application, TlsLeg(relay, peer, near), peer, b"")
+    return Joint(owner.ended, weakref.ref(owner), application_far, peer_far, far)
+
+
+async def leg(bell: Bell) -> tuple[socket.socket, Opening]:
+    """A far end, and an opening over the near one."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        far = socket.create_connection(server.getsockname())
+        near, _ = server.accept()
+    far.setblocking(False)
+    opening = Opening(bell)
+    opening.fd = near.fileno()
+    await asyncio.get_running_loop().create_connection(lambda: opening, sock=near)
+    return far, opening
+
+
+async def hear(sock: socket.socket) -> bytes:
+    return await asyncio.get_running_loop().sock_recv(sock, 65536)
+
+
+async def settle() -> None:
+    """Lets the transports' last callbacks be called."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def test_what_ended_cleanly_is_freed_without_the_garbage_collector(joint: Joint) -> None:
+    joint.far.send(b"question")
+    joint.peer.sendall(joint.far.outgoing())
+    assert await hear(joint.application) == b"question"
+    joint.application.sendall(b"answer")
+    joint.application.shutdown(socket.SHUT_WR)
+    got = b""
+    while not joint.far.peer_closed:
+        got += joint.far.receive(await hear(joint.peer))
+    assert got == b"answer"
+    joint.far.close()
+    joint.peer.sendall(joint.far.outgoing())
+    assert (await joint.ended)[0] is Outcome.COMPLETED
+    assert await hear(joint.application) == b""
+    await settle()
+    assert joint.owner() is None
+
+
+@pytest.mark.parametrize("who", ["application", "peer"])
+async def test_what_was_reset_is_freed_without_the_garbage_collector(joint: Joint, who: str) -> None:
+    dying = joint.application if who == "application" else joint.peer
+    dying.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    dying.close()
+    outcome, _ = await joint.ended
+    assert outcome is (Outcome.RESET_BY_APPLICATION if who == "application" else Outcome.RESET_BY_PEER)
+    await settle()
+    assert joint.owner() is None
+
+
+async def test_a_stream_that_is_cut_without_close_notify_is_freed_too(joint: Joint) -> None:
+    joint.peer.shutdown(socket.SHUT_WR)
+    assert (await joint.ended)[0] is Outcome.TRUNCATED
+    await settle()
+    assert joint.owner() is None
