@@ -163,6 +163,7 @@ class Worker:
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
             self._runtime.live.sweep()
+            self._runtime.access_log.tell_suppressed()
 
     async def _drain(self, seconds: float) -> None:
         for servers in self._servers.values():

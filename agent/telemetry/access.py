@@ -84,19 +84,31 @@ class AccessLog:
     def _may_say(self, key: tuple[str, str, str], second: int) -> bool:
         since, count = self._windows.get(key, (second, 0))
         if since != second:
-            if count > DENIALS_PER_SECOND:
-                event, pod, outcome = key
-                log.warning(
-                    "%d more %s of %s with reason %s were not logged, only counted",
-                    count - DENIALS_PER_SECOND,
-                    _PLURALS[event],
-                    pod,
-                    outcome,
-                    extra={"fields": {"event": "suppressed", "pod": pod, "outcome": outcome}},
-                )
+            _tell(key, count)
             since, count = second, 0
         self._windows[key] = (since, count + 1)
         return count < DENIALS_PER_SECOND
+
+    def tell_suppressed(self) -> None:
+        """Says how much was not logged in the seconds that are over. For every second or so."""
+        second = int(self._clock())
+        for key, (since, count) in list(self._windows.items()):
+            if since != second:
+                del self._windows[key]
+                _tell(key, count)
+
+
+def _tell(key: tuple[str, str, str], count: int) -> None:
+    if count > DENIALS_PER_SECOND:
+        event, pod, outcome = key
+        log.warning(
+            "%d more %s of %s with reason %s were not logged, only counted",
+            count - DENIALS_PER_SECOND,
+            _PLURALS[event],
+            pod,
+            outcome,
+            extra={"fields": {"event": "suppressed", "pod": pod, "outcome": outcome}},
+        )
 
 
 _PLURALS = {DENIED: "denials", AUDITED: "audited connections", CLOSED: "ends of audited connections"}

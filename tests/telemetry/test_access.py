@@ -30,6 +30,21 @@ def test_what_audit_lets_in_is_a_warning_of_its_own_at_a_bounded_rate(caplog: py
     assert f"{500 - DENIALS_PER_SECOND} more audited connections of demo/api" in caplog.records[-2].getMessage()
 
 
+def test_what_was_not_logged_is_told_though_nothing_more_comes(caplog: pytest.LogCaptureFixture) -> None:
+    now = [100.0]
+    log = AccessLog(enabled=False, clock=lambda: now[0])
+    for _ in range(500):
+        log.record(record(DENIED, Outcome.UNAUTHENTICATED))
+    log.tell_suppressed()
+    assert len(caplog.records) == DENIALS_PER_SECOND, "the second is not over"
+    now[0] += 1
+    log.tell_suppressed()
+    assert f"{500 - DENIALS_PER_SECOND} more denials of demo/api" in caplog.records[-1].getMessage()
+    log.tell_suppressed()
+    log.record(record(DENIED, Outcome.UNAUTHENTICATED))
+    assert len(caplog.records) == DENIALS_PER_SECOND + 2, "and told once"
+
+
 def test_nothing_is_wanted_of_a_connection_that_ends_well_unless_all_are() -> None:
     quiet, loud = AccessLog(enabled=False), AccessLog(enabled=True)
     assert not quiet.wants(CLOSED, "demo/api", Outcome.COMPLETED)
