@@ -49,7 +49,12 @@ trap 'exit 130' INT TERM
 echo "== a minimal $suite from debootstrap" >&2
 components=main
 case $mirror in *ubuntu*) components=main,universe ;; esac
-debootstrap --variant=minbase --components="$components" --include=git,make,sudo,python3 "$suite" "$tree" "$mirror" \
+script=
+if [ ! -e "/usr/share/debootstrap/scripts/$suite" ]; then # newer than this debootstrap: every Ubuntu's is the same one
+  case $mirror in *ubuntu*) script=/usr/share/debootstrap/scripts/gutsy ;; esac
+fi
+# shellcheck disable=SC2086  # no script is no word
+debootstrap --variant=minbase --components="$components" --include=git,make,sudo,python3 "$suite" "$tree" "$mirror" $script \
   >"$work/debootstrap.log" 2>&1 || { tail -20 "$work/debootstrap.log" >&2; exit 1; }
 git clone --quiet --no-local . "$tree/root/quietwire"
 [ -z "$(git status --porcelain)" ] || echo "note: changes that are not committed are not in the clone" >&2

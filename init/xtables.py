@@ -5,6 +5,7 @@ family per process, crashes with two threads, and ends the process on some error
 """
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import os
@@ -23,6 +24,8 @@ COMMIT_TRIES = 8
 XTABLES_LOCK = "/run/xtables.lock"
 """iptables' own lock: the kernel notices only changes of a table's length, so others must not write meanwhile."""
 LOCK_SECONDS = 10.0
+OPTION_ENTRY_GROWTH = 8
+"""By how much struct xt_option_entry (xtables.h) grew with iptables 1.8.11, under the same version of the library."""
 
 
 def apply(family: Family, options: Options) -> bool:
@@ -178,6 +181,35 @@ def _decoded(rule: Any, *, ipv6: bool) -> Spec:
     found: Spec = iptc.easy.decode_iptc_rule(rule, ipv6=ipv6)
     found.pop("counters", None)
     return found
+
+
+def _option_lookup(self: Any, entries: Any, name: bytes) -> Any:
+    """In place of python-iptables' own, which knows shorter entries than those of iptables 1.8.11.
+
+    It would find the first option of each extension and say nothing of the others: `-j CT`, without its zone.
+    """
+    global _entry_bytes  # noqa: PLW0603 - a fact about the library, found once
+    if not _entry_bytes:
+        _entry_bytes = _entry_size(self.find_match("multiport")[0].x6_options)
+    address = ctypes.addressof(entries.contents)
+    while (entry := iptc.xtables.xt_option_entry.from_address(address)).name:
+        if entry.name == name:
+            return entry
+        address += _entry_bytes
+    return None
+
+
+_entry_bytes = 0
+iptc.xtables.xtables._option_lookup = _option_lookup
+
+
+def _entry_size(multiport: Any) -> int:
+    """Bytes from one entry to the next, by the second of multiport's, which has been `sports` for ever."""
+    known = ctypes.sizeof(iptc.xtables.xt_option_entry)
+    for size in (known, known + OPTION_ENTRY_GROWTH):
+        if ctypes.c_char_p.from_address(ctypes.addressof(multiport.contents) + size).value == b"sports":
+            return size
+    raise LegacyError("python-iptables does not know this version of libxtables; use --backend nft")
 
 
 def _open(family: Family, table: str) -> Any:
