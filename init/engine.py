@@ -122,7 +122,7 @@ def probe() -> str:
         socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW).close()
     except PermissionError:
         return "nft"
-    memory = Path(MEMORY_DIRECTORY) / "backend"
+    memory = Path(MEMORY_DIRECTORY) / "backend-that-works"
     try:
         known = memory.read_text(encoding="ascii").strip()
         if known in {"legacy", "nft"}:
@@ -140,10 +140,17 @@ def probe() -> str:
 
 
 def _legacy_works() -> bool:
+    scratch = False
     with contextlib.suppress(OSError):  # NET_ADMIN only, as in a Kubernetes pod: then it is tried where we are
         unshare()
+        scratch = True
     try:
-        _xtables().usable(Family.IPV4)
+        xtables = _xtables()
+        xtables.usable(Family.IPV4)
+        if scratch:  # what is written must be what is read: a library may say nothing of what it does not know
+            everything = Options(skip_inbound_ports=((9, 9),), skip_outbound_subnets=("192.0.2.0/24",))
+            xtables.apply(Family.IPV4, everything)
+            return not xtables.missing(Family.IPV4, everything)
     except (LegacyError, ImportError):
         return False
     return True

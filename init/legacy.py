@@ -21,9 +21,10 @@ def spec(rule: Rule) -> Spec:
         found["connmark"] = {"mark": _masked(rule.connmark)}
     if rule.out_loopback:
         found["out-interface"] = "lo"
-    if rule.unplaced_syn:
+    if rule.spare_resets:
+        found["tcp"] = {"tcp-flags": ["RST", "NONE"]}
+    if rule.invalid:
         found["protocol"] = "tcp"
-        found["tcp"] = {"tcp-flags": ["FIN,SYN,RST,ACK", "SYN"]}
         found["conntrack"] = {"ctstate": "INVALID"}
     if rule.ports:
         found["protocol"] = "tcp"
@@ -63,14 +64,16 @@ def text(rule: Rule) -> str:
         parts.append(f"-d {rule.destination}")
     if rule.out_loopback:
         parts.append("-o lo")
-    if rule.ports or rule.unplaced_syn or rule.verdict is Verdict.REDIRECT:
+    if rule.ports or rule.invalid or rule.verdict is Verdict.REDIRECT:
         parts.append("-p tcp")
     if rule.mark is not None:
         parts.append(f"-m mark --mark {_masked(rule.mark)}")
     if rule.connmark is not None:
         parts.append(f"-m connmark --mark {_masked(rule.connmark)}")
-    if rule.unplaced_syn:
-        parts.append("-m tcp --tcp-flags FIN,SYN,RST,ACK SYN -m conntrack --ctstate INVALID")
+    if rule.spare_resets:
+        parts.append("-m tcp --tcp-flags RST NONE")
+    if rule.invalid:
+        parts.append("-m conntrack --ctstate INVALID")
     if rule.ports:
         parts.append(f"-m multiport --dports {','.join(_port_range(ports) for ports in rule.ports)}")
     parts.append(

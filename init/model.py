@@ -118,7 +118,8 @@ class Packet:
     mark: int = 0
     connmark: int = 0
     out_loopback: bool = False
-    unplaced_syn: bool = False
+    invalid: bool = False
+    reset: bool = False
 
 
 @dataclass(frozen=True)
@@ -129,8 +130,9 @@ class Rule:
     mark: int | None = None
     connmark: int | None = None
     out_loopback: bool = False
-    unplaced_syn: bool = False
-    """Opens a connection, and conntrack holds it for invalid."""
+    invalid: bool = False
+    """Conntrack holds it for invalid, and so translates nothing."""
+    spare_resets: bool = False
     ports: tuple[Ports, ...] = ()
     source: str | None = None
     destination: str | None = None
@@ -143,7 +145,8 @@ class Rule:
             (self.mark is None or packet.mark & 0xFFF == self.mark)
             and (self.connmark is None or packet.connmark & 0xFFF == self.connmark)
             and (not self.out_loopback or packet.out_loopback)
-            and (not self.unplaced_syn or packet.unplaced_syn)
+            and (not self.invalid or packet.invalid)
+            and not (self.spare_resets and packet.reset)
             and (not self.ports or any(first <= packet.port <= last for first, last in self.ports))
             and (self.source is None or _inside(packet.source, self.source))
             and (self.destination is None or _inside(packet.destination, self.destination))
@@ -169,8 +172,11 @@ def chains(family: Family, options: Options) -> tuple[Chain, ...]:
     a reset connection for longer than the kernel keeps its port: an application that got the port of a leg would
     have its SYN taken for the leg's, and go out in plaintext; a client that dialled from the port of a transparent leg
     would get past the agent. Replies need no zone: those of captured connections come from the agent's port.
-    What looks like a reply and opens a connection is invalid for conntrack, and what is invalid meets no nat
-    rule: it is dropped, and the client's next try comes through when conntrack has forgotten (10 s).
+
+    What conntrack holds for invalid meets no nat rule, and would pass untranslated: a SYN that looks like a
+    reply reaches an application past the agent, and so does data outside of the window of a captured connection, whose
+    four numbers the transparent leg has too. It is dropped. Resets that go out are spared: the kernel says with them
+    that a connection is gone, and conntrack may have forgotten it first.
     """
     outbound = [
         Rule(Verdict.LEAVE, mark=MARK),
@@ -186,13 +192,15 @@ def chains(family: Family, options: Options) -> tuple[Chain, ...]:
         *(Rule(Verdict.LEAVE, source=subnet) for subnet in _of_family(options.skip_inbound_subnets, family)),
         Rule(Verdict.REDIRECT, port=options.inbound_port),
     ]
-    unplaced = Rule(Verdict.DROP, unplaced_syn=True)
     return (
         Chain(Hook.RAW_OUTPUT, (Rule(Verdict.OWN_ZONE, mark=MARK, zone=CONNTRACK_ZONE),)),
         Chain(Hook.NAT_OUTPUT, tuple(outbound)),
         Chain(Hook.NAT_PREROUTING, tuple(inbound)),
-        Chain(Hook.MANGLE_PREROUTING, (unplaced, Rule(Verdict.REMEMBER, mark=MARK))),
-        Chain(Hook.MANGLE_OUTPUT, (unplaced, Rule(Verdict.MARK_REPLY, connmark=REPLY_MARK))),
+        Chain(Hook.MANGLE_PREROUTING, (Rule(Verdict.DROP, invalid=True), Rule(Verdict.REMEMBER, mark=MARK))),
+        Chain(
+            Hook.MANGLE_OUTPUT,
+            (Rule(Verdict.DROP, invalid=True, spare_resets=True), Rule(Verdict.MARK_REPLY, connmark=REPLY_MARK)),
+        ),
     )
 
 

@@ -38,8 +38,10 @@ def text(rule: Rule, family: Family) -> str:
         parts.append(f"ct mark & {MARK_MASK:#x} == {rule.connmark:#x}")
     if rule.out_loopback:
         parts.append('oifname "lo"')
-    if rule.unplaced_syn:
-        parts.append("tcp flags & (fin | syn | rst | ack) == syn ct state invalid")
+    if rule.spare_resets:
+        parts.append("tcp flags & rst == 0")
+    if rule.invalid:
+        parts.append("ct state invalid")
     if rule.ports:
         ranges = ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in rule.ports)
         parts.append(f"tcp dport {{ {ranges} }}")

@@ -39,8 +39,14 @@ def apply(family: Family, options: Options) -> bool:
 def remove(family: Family) -> bool:
     """Takes our chains and jumps out of the current namespace; whether there were any."""
     changed = False
+    failed: LegacyError | None = None
     for table in _tables(chains(family, Options())):
-        changed |= _edit(family, table, _take_out, chains(family, Options()))
+        try:
+            changed |= _edit(family, table, _take_out, chains(family, Options()))
+        except LegacyError as error:  # a table that this kernel does not have keeps nobody's rules in the others
+            failed = failed or error
+    if failed is not None:
+        raise failed
     return changed
 
 

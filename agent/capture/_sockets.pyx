@@ -54,8 +54,6 @@ cdef extern from "arpa/inet.h" nogil:
     int connect(int, const sockaddr *, socklen_t)
     int setsockopt(int, int, int, const void *, socklen_t)
     int getsockopt(int, int, int, void *, socklen_t *)
-    ssize_t recv(int, void *, size_t, int)
-    int MSG_PEEK, MSG_DONTWAIT
     int getsockname(int, sockaddr *, socklen_t *)
     int getpeername(int, sockaddr *, socklen_t *)
     int inet_pton(int, const char *, void *)
@@ -65,7 +63,21 @@ cdef extern from "arpa/inet.h" nogil:
 
 
 cdef extern from "netinet/tcp.h" nogil:
-    int TCP_NODELAY, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_KEEPCNT, TCP_CORK, TCP_INFO, TCP_CLOSE
+    int TCP_NODELAY, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_KEEPCNT, TCP_CORK
+
+
+cdef extern from "poll.h" nogil:
+    cdef struct pollfd:
+        int fd
+        short events
+        short revents
+    short POLLERR, POLLNVAL, POLLRDHUP
+    int poll(pollfd *, unsigned long, int)
+
+
+cdef extern from "sys/ioctl.h" nogil:
+    unsigned long FIONREAD
+    int ioctl(int, unsigned long, ...)
 
 
 cdef enum:
@@ -94,6 +106,15 @@ cdef inline int _set(int fd, int level, int option, int value) except -1:
     return 0
 
 
+cdef inline short _events(int fd, short wanted) except -1:
+    """What poll(2) says of a descriptor now; errors are always among it."""
+    cdef pollfd one
+    one.fd, one.events, one.revents = fd, wanted, 0
+    if poll(&one, 1, 0) < 0:
+        raise _error(errno)
+    return one.revents
+
+
 cdef inline int _linger(int fd, int on) except -1:
     cdef linger value
     value.l_onoff, value.l_linger = on, 0
@@ -117,24 +138,32 @@ cpdef int finish_on_close(int fd) except -1:
     return _linger(fd, 0)
 
 
+cpdef int reset_on_close(int fd) except -1:
+    """From here on close(2) is a reset again."""
+    return _linger(fd, 1)
+
+
 cpdef int cork(int fd) except -1:
     """What is written from here on goes out together with the end of the stream (tcp(7), TCP_CORK)."""
     return _set(fd, IPPROTO_TCP, TCP_CORK, 1)
 
 
 cpdef bint at_end(int fd) except -1:
-    """Whether all has been read and the end of the stream is there too: a read would say so at once."""
-    cdef char byte
-    return recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0
+    """Whether all has been read and the stream's clean end is there too: a read would say so at once.
+
+    Nothing is consumed: a read that hears of a reset would be the only one to hear of it.
+    """
+    cdef int left = 0
+    cdef short events = _events(fd, POLLRDHUP)
+    return events & POLLRDHUP and not events & (POLLERR | POLLNVAL) and ioctl(fd, FIONREAD, &left) == 0 and left == 0
 
 
 cpdef bint has_died(int fd) except -1:
-    """Whether the kernel has given the connection up: the first byte of struct tcp_info is TCP_CLOSE."""
-    cdef unsigned char state = 0
-    cdef socklen_t size = 1
-    if getsockopt(fd, IPPROTO_TCP, TCP_INFO, &state, &size) != 0:
-        raise _error(errno)
-    return state == TCP_CLOSE
+    """Whether the kernel has given the connection up: an error waits to be heard. Nothing is consumed.
+
+    That TCP's state is CLOSED says nothing: it is that too after both ends' FIN, with data that nobody has read yet.
+    """
+    return (_events(fd, 0) & POLLERR) != 0
 
 
 cdef socklen_t _fill(_Address *address, str text, int port) except 0:

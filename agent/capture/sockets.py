@@ -12,11 +12,11 @@ stream. A relay that ended cleanly turns it off just before it closes.
 import socket
 
 from agent.capture import _sockets
-from agent.capture._sockets import at_end, cork, ends, finish_on_close, has_died
+from agent.capture._sockets import at_end, cork, ends, finish_on_close, has_died, reset_on_close
 from agent.capture.address import PeerAddr
 from init.constants import INBOUND_PORT, OUTBOUND_PORT
 
-__all__ = ["BACKLOG", "at_end", "cork", "dial", "ends", "finish_on_close", "has_died", "listeners"]
+__all__ = ["BACKLOG", "at_end", "cork", "dial", "ends", "finish_on_close", "has_died", "listeners", "reset_on_close"]
 
 BACKLOG = 4096
 """Connections that the kernel queues per listener; net.core.somaxconn of the namespace caps it."""

@@ -12,10 +12,11 @@ one buffer of the process, and has passed on what is in it before the next one r
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Protocol
 
-from agent.capture.sockets import at_end, cork, finish_on_close, has_died
+from agent.capture.sockets import at_end, cork, finish_on_close, has_died, reset_on_close
 from agent.outcome import Outcome
 from agent.proxy.opening import ALERT_SECONDS, Opening
 from agent.tls.machine import TlsFailure, TlsMachine
@@ -71,7 +72,7 @@ class Leg(asyncio.BufferedProtocol):
         """
         first = not self.received
         self.received += len(data)
-        if first and at_end(self.fd):
+        if first and not (self.lost or self.transport.is_closing()) and at_end(self.fd):
             self.took_last(data)
         else:
             self.other.forward(data)
@@ -93,9 +94,16 @@ class Leg(asyncio.BufferedProtocol):
         """A leg that goes before both streams have ended takes the other with it, by a reset."""
         self.lost = True
         self.relay.leg_lost(self, exc)
-        # Whoever still looks at this leg finds it lost. Legs and relay that held each other would keep what is dead,
-        # with 16 kB of TLS, until the garbage collector came: the next one would find no memory that is still in cache.
-        del self.relay, self.other
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Forgets relay and other leg: whoever still looks at this one finds it lost.
+
+        Legs and relay that held each other would keep what is dead, with 16 kB of TLS, until the garbage collector
+        came: the next connection would find no memory that is still in cache.
+        """
+        if hasattr(self, "relay"):
+            del self.relay, self.other
 
     def pause_writing(self) -> None:
         """The write buffer is full: the other leg stops reading."""
@@ -161,6 +169,9 @@ class Leg(asyncio.BufferedProtocol):
         """Closes with a reset."""
         if not self.lost:
             self.lost = True
+            if self.transport.is_closing():  # `finish` came first, and bytes that wait will not be sent now
+                with contextlib.suppress(OSError):  # unless the descriptor has gone meanwhile
+                    reset_on_close(self.fd)
             self.transport.abort()
 
     def is_dead(self) -> bool:
@@ -326,6 +337,9 @@ class Relay:
         if not self._over:
             application.catch_up(app_opening)
         peer.flush()
+        for leg, opening in ((application, app_opening), (peer, peer_opening)):
+            if opening.lost:  # its transport will call it no more
+                leg.let_go()
 
     @property
     def over(self) -> bool:

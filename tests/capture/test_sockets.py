@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from agent.capture.sockets import at_end, cork, ends, finish_on_close, has_died
+from agent.capture.sockets import at_end, cork, ends, finish_on_close, has_died, reset_on_close
 
 
 @contextlib.contextmanager
@@ -48,7 +48,7 @@ def test_a_connection_that_was_reset_before_it_was_accepted_has_no_ends() -> Non
 def test_what_is_no_socket_is_an_error_with_its_number() -> None:
     reads, writes = os.pipe()
     try:
-        for call in (ends, cork, finish_on_close, has_died):
+        for call in (ends, cork, finish_on_close, reset_on_close):
             with pytest.raises(OSError) as caught:  # noqa: PT011 - the number is looked at
                 call(reads)
             assert caught.value.errno == errno.ENOTSOCK
@@ -105,3 +105,30 @@ def test_the_end_is_seen_once_all_has_been_read_and_not_before() -> None:
         assert accepted.recv(1, socket.MSG_PEEK) == b""
         assert at_end(accepted.fileno())
         assert accepted.recv(1) == b"", "and it is still to be read"
+
+
+def test_a_reset_is_no_end_and_whoever_asks_does_not_hear_it_in_place_of_the_reader() -> None:
+    with pair("127.0.0.1") as (client, accepted):
+        accepted.settimeout(10)
+        client.sendall(b"half an answer")
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()
+        assert accepted.recv(100) == b"half an answer"
+        assert not at_end(accepted.fileno())
+        assert has_died(accepted.fileno())
+        with pytest.raises(ConnectionResetError):
+            accepted.recv(100)
+
+
+def test_a_connection_that_both_ends_have_closed_lives_as_long_as_there_is_something_to_read() -> None:
+    with pair("127.0.0.1") as (client, accepted):
+        accepted.settimeout(10)
+        accepted.shutdown(socket.SHUT_WR)
+        assert client.recv(1) == b""
+        client.sendall(bytes(50_000))
+        client.close()
+        assert accepted.recv(1) == b"\0"
+        assert not has_died(accepted.fileno()), "though its state is CLOSED"
+        assert not at_end(accepted.fileno())
+        assert len(accepted.recv(100_000, socket.MSG_WAITALL)) == 49_999
+        assert at_end(accepted.fileno())

@@ -134,11 +134,12 @@ def test_replies_to_transparent_legs_are_remembered_and_marked(mark: int, connma
 
 @pytest.mark.parametrize("hook", [Hook.MANGLE_PREROUTING, Hook.MANGLE_OUTPUT])
 @pytest.mark.parametrize("mark", [0, MARK, REPLY_MARK])
-def test_a_syn_that_no_nat_rule_would_see_is_dropped_whoever_sent_it(hook: Hook, mark: int) -> None:
+@pytest.mark.parametrize("reset", [False, True])
+def test_what_no_nat_rule_would_see_is_dropped_whoever_sent_it(hook: Hook, mark: int, *, reset: bool) -> None:
     by_hook = {chain.hook: chain for chain in chains(Family.IPV4, Options())}
-    rule = by_hook[hook].evaluate(Packet("192.0.2.1", "192.0.2.2", 80, mark=mark, unplaced_syn=True))
-    assert rule is not None
-    assert rule.verdict is Verdict.DROP
+    rule = by_hook[hook].evaluate(Packet("192.0.2.1", "192.0.2.2", 80, mark=mark, invalid=True, reset=reset))
+    dropped = rule is not None and rule.verdict is Verdict.DROP
+    assert dropped == (not reset or hook is Hook.MANGLE_PREROUTING), "resets go out"
 
 
 @given(st.sampled_from([0, MARK, REPLY_MARK, 0xF000 | MARK, 0x539000]), st.sampled_from(Family))

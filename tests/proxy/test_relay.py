@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import pytest
 
+from agent.capture._sockets import prepare
 from agent.outcome import Outcome
 from agent.proxy.opening import Bell, Deadlines, Opening
 from agent.proxy.relay import Leg, Relay, TlsLeg
@@ -72,12 +73,20 @@ async def leg(bell: Bell) -> tuple[socket.socket, Opening]:
     far.setblocking(False)
     opening = Opening(bell)
     opening.fd = near.fileno()
+    prepare(opening.fd)
     await asyncio.get_running_loop().create_connection(lambda: opening, sock=near)
     return far, opening
 
 
 async def hear(sock: socket.socket) -> bytes:
     return await asyncio.get_running_loop().sock_recv(sock, 65536)
+
+
+async def drain(sock: socket.socket) -> None:
+    """Reads until there is an error, and takes no clean end."""
+    while await hear(sock):
+        pass
+    pytest.fail("a clean end")
 
 
 async def settle() -> None:
@@ -113,6 +122,36 @@ async def test_what_was_reset_is_freed_without_the_garbage_collector(joint: Join
     assert outcome is (Outcome.RESET_BY_APPLICATION if who == "application" else Outcome.RESET_BY_PEER)
     await settle()
     assert joint.owner() is None
+
+
+async def test_a_reset_right_behind_the_first_words_is_no_clean_end(joint: Joint) -> None:
+    joint.application.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    joint.application.sendall(b"half an answer")
+    joint.application.close()  # the relay has read nothing yet
+    assert (await joint.ended)[0] is Outcome.RESET_BY_APPLICATION
+    with pytest.raises(ConnectionResetError):
+        await drain(joint.peer)
+
+
+async def test_what_is_ended_while_its_last_bytes_wait_is_reset_and_not_cut_short() -> None:
+    bell = Bell(Deadlines())
+    sends, application = await leg(bell)
+    reads, peer = await leg(bell)
+    owner = Owner()
+    relay = Relay(owner)
+    relay.start(Leg(relay, application), application, Leg(relay, peer), peer, b"")
+    reads.shutdown(socket.SHUT_WR)
+    assert await hear(sends) == b""
+    while relay.peer.transport.get_write_buffer_size() == 0:  # until the kernel takes no more
+        relay.peer.transport.write(bytes(65536))
+    sends.shutdown(socket.SHUT_WR)
+    await settle()
+    assert relay.peer.transport.is_closing()
+    relay.failed(Outcome.TERMINATED, "a policy changed")
+    with pytest.raises(ConnectionResetError):
+        await drain(reads)
+    sends.close()
+    reads.close()
 
 
 async def test_a_stream_that_is_cut_without_close_notify_is_freed_too(joint: Joint) -> None:
