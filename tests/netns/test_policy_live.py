@@ -41,6 +41,9 @@ SUFFIX = "serviceaccount.identity.example.test"
 EACH = 250
 """Connections of each of two clients under load."""
 
+RESET = (ConnectionResetError, ssl.SSLEOFError)
+"""How Python tells of a reset under TLS: 3.13's way, and 3.11's."""
+
 
 class Change(NamedTuple):
     """What is there before, what is done, and whom it cuts off; the other clients of `before` stay."""
@@ -504,7 +507,7 @@ def test_a_live_connection_ends_when_its_address_becomes_another_pods(place: Pla
     before = place.terminated()
     with as_remote(place, version) as sock, place.hold("web", "server", BY_ACCOUNT, version) as staying:
         hand_over(place, successor, early=early)
-        with pytest.raises(ssl.SSLError, match="EOF"):  # OpenSSL's word for a reset
+        with pytest.raises(RESET):
             sock.recv(100)
         assert alive(staying)
     assert place.terminated() == before + 1
@@ -532,7 +535,7 @@ def test_a_connection_that_came_before_its_pod_was_known_ends_too_when_the_addre
             world.until(lambda: known(world, "remote"), "the pod is known")
             assert alive(sock)
             hand_over(place, successor)
-            with pytest.raises(ssl.SSLError, match="EOF"):
+            with pytest.raises(RESET):
                 sock.recv(100)
     finally:
         give_back(place, successor)
