@@ -74,6 +74,12 @@ def route(source: Pod, original: OriginalDst, view: View, pick: Pick) -> Route:
             )
         endpoint = pick(service_port.ready)
         address, port = endpoint.address, endpoint.port
+        if catalog.service_at(address) is not None:  # on the node it would go on to some pod, and in plaintext
+            return Refused(
+                Outcome.NO_ENDPOINT,
+                f"the endpoint {show(address, port)} of service {service.key} is a service's address itself; "
+                f"look at its endpoint slices: an endpoint is a pod, or outside",
+            )
 
     pod = catalog.pod_at(address)
     if pod is None:

@@ -3,6 +3,7 @@
 import os
 import re
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -302,6 +303,60 @@ def test_what_conntrack_cannot_place_passes_uncaptured_neither_way(captured: Cap
         application.settimeout(0)
         with pytest.raises(BlockingIOError):
             application.accept()
+
+
+def sequence_numbers(sock: socket.socket) -> tuple[int, int]:
+    """The next that a socket sends, and the next that it expects (tcp(7) has no word of TCP_REPAIR; linux/tcp.h)."""
+    repair, repair_queue, queue_seq, off = 19, 20, 21, -1
+    sock.setsockopt(socket.IPPROTO_TCP, repair, 1)
+    found = []
+    for queue in (2, 1):  # send, receive
+        sock.setsockopt(socket.IPPROTO_TCP, repair_queue, queue)
+        found.append(sock.getsockopt(socket.IPPROTO_TCP, queue_seq) & 0xFFFFFFFF)
+    sock.setsockopt(socket.IPPROTO_TCP, repair, off)
+    return found[0], found[1]
+
+
+def forged(source: tuple[str, int], destination: tuple[str, int], seq: int, ack: int, payload: bytes) -> bytes:
+    """An IPv4 packet with data (PSH, ACK) that nobody's TCP made."""
+    addresses = socket.inet_aton(source[0]) + socket.inet_aton(destination[0])
+
+    def tcp(checksum: int) -> bytes:
+        return struct.pack("!HHIIBBHHH", source[1], destination[1], seq, ack, 5 << 4, 0x18, 500, checksum, 0) + payload
+
+    data = addresses + struct.pack("!BBH", 0, socket.IPPROTO_TCP, 20 + len(payload)) + tcp(0)
+    total = sum(struct.unpack(f"!{len(data + bytes(len(data) % 2)) // 2}H", data + bytes(len(data) % 2)))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    head = struct.pack("!BBHHHBBH", 0x45, 0, 40 + len(payload), 1, 0, 64, socket.IPPROTO_TCP, 0)  # the kernel sums it
+    return head + addresses + tcp(~total & 0xFFFF)
+
+
+def test_nobody_on_the_wire_can_put_bytes_into_a_transparent_leg(captured: Captured) -> None:
+    # Whoever knows the leg's sequence numbers sends what conntrack takes for a strange part of the captured connection.
+    peer, pod = captured.peer.ipv4, captured.pod.ipv4
+    with (
+        captured.world.open_socket(captured.peer) as client,
+        captured.world.listen(captured.pod, PORT) as application,
+    ):
+        client.connect((pod, PORT))
+        captured.listening["inbound4"].setblocking(True)
+        held, (_, port) = captured.listening["inbound4"].accept()
+        time.sleep(0.05)  # initial numbers grow with time (RFC 6528): now the leg's are outside of the client's window
+        with held, transparent_leg(captured, 4, port) as leg:
+            served, seen = application.accept()
+            assert seen == (peer, port), "the leg has the client's own port"
+            packet = forged((peer, port), (pod, PORT), *sequence_numbers(leg), b"injected")
+            raw = captured.world.inside(
+                captured.peer, lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+            )
+            with served, raw:
+                served.settimeout(SOON)
+                raw.sendto(packet, (pod, 0))
+                client.sendall(b"after")  # the same way, and later: so the forged one is over when this is there
+                assert held.recv(100) == b"after"
+                leg.sendall(b"the leg's own")
+                assert served.recv(100) == b"the leg's own"
 
 
 # -- apply, check, remove --

@@ -35,6 +35,7 @@ CATALOG = Catalog(
         Service("demo", "api", ("198.51.100.1",), (ServicePort("http", 80, (Endpoint("192.0.2.2", 8080),)),)),
         Service("demo", "empty", ("198.51.100.2",), (ServicePort("http", 80),)),
         Service("demo", "self", ("198.51.100.3",), (ServicePort("http", 80, (Endpoint("192.0.2.1", 8080),)),)),
+        Service("demo", "loops", ("198.51.100.5",), (ServicePort("http", 80, (Endpoint("198.51.100.1", 80),)),)),
         Service("demo", "out", ("198.51.100.4",), (ServicePort("http", 80, (Endpoint("203.0.113.9", 8080),)),)),
     ),
 )
@@ -66,6 +67,12 @@ def goes(address: str, port: int, egress: str = "allow", source: Pod = WEB) -> R
 )
 def test_where_connections_go(address: str, port: int, expected: Route) -> None:
     assert goes(address, port) == expected
+
+
+def test_an_endpoint_that_is_a_service_itself_is_refused() -> None:
+    found = goes("198.51.100.5", 80)
+    assert isinstance(found, Refused)
+    assert "198.51.100.1:80 of service demo/loops is a service's address itself" in found.message
 
 
 def test_other_ports_of_a_pod_that_skips_some_are_meshed() -> None:
