@@ -84,9 +84,11 @@ cdef enum:
     SO_ORIGINAL_DST = 80  # linux/netfilter_ipv4.h; IP6T_SO_ORIGINAL_DST has the same number
     IP_BIND_ADDRESS_NO_PORT = 24  # linux/in.h, for both families
     IPV6_TRANSPARENT = 75  # linux/in6.h
-    KEEPALIVE_IDLE_SECONDS = 60
+    # Conntrack forgets a half-closed connection after 60 s of silence (nf_conntrack_tcp_timeout_close_wait), and
+    # what is said then would not be translated.
+    KEEPALIVE_IDLE_SECONDS = 40
     KEEPALIVE_INTERVAL_SECONDS = 10
-    KEEPALIVE_PROBES = 6  # a dead peer is found after two minutes: else its descriptors stay for ever
+    KEEPALIVE_PROBES = 6  # a dead peer is found in less than two minutes: else its descriptors stay for ever
 
 cdef int _mark = MARK
 

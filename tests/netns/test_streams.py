@@ -270,6 +270,20 @@ def test_an_answer_that_ends_its_stream_crosses_the_wire_with_the_end_in_one_seg
     assert len(*back) == len(b"answer") + overhead + 2 + overhead, "the answer's record, and close_notify's"
 
 
+@pytest.mark.timeout(180)
+def test_a_half_closed_connection_may_be_silent_for_longer_than_conntrack_remembers_it(place: Place) -> None:
+    client, served = pair(place)
+    client.sendall(b"question")
+    client.shutdown(socket.SHUT_WR)
+    assert served.recv(100) == b"question"
+    assert served.recv(100) == b""
+    time.sleep(66)  # the duration is the scenario: nf_conntrack_tcp_timeout_close_wait is 60 s
+    served.sendall(b"answer")
+    assert client.recv(100) == b"answer"
+    client.close()
+    served.close()
+
+
 def test_an_agent_that_dies_is_never_a_clean_end(make_world: Callable[..., World]) -> None:
     world = make_world(workers=1)
     client, server = world.pod("client"), world.pod("server")
