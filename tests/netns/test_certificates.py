@@ -134,7 +134,8 @@ def test_tls_1_2_only_is_refused(place: Place) -> None:
 
 def test_only_foreign_alpn_names_are_refused_with_the_alert_that_rfc_7301_demands(place: Place) -> None:
     tls = context(place.pki.svid("visitor"), alpn=("spdy/3", "foreign"))
-    with pytest.raises(ssl.SSLError, match="no application protocol"):
+    # The alert, for which Ubuntu's Python 3.12 has no words.
+    with pytest.raises(ssl.SSLError, match=r"no application protocol|unknown error"):
         talk(place, tls)
     refused(place, tls, "no_application_protocol")
 
@@ -233,6 +234,12 @@ def tell(sock: socket.socket, words: bytes) -> bytes:
     return sock.recv(100)
 
 
+def connect_and_tell(world: World, client: Player, address: str) -> None:
+    """A refusal may come as early as connect(2)."""
+    with world.connect(client, address, PORT) as sock:
+        tell(sock, b"a secret for the victim")
+
+
 @pytest.mark.parametrize(
     ("uri", "outcome"),
     [
@@ -251,12 +258,8 @@ def test_the_client_side_refuses_a_server_with_the_wrong_spiffe_id(
     impostor = Impostor(
         world, victim, PORT, Pki.from_state(world.mesh.directory / "state" / "authority").certificate([uri])
     )
-    with (
-        world.wire() as wire,
-        world.connect(client, victim.ipv4, PORT) as sock,
-        pytest.raises(ConnectionResetError),
-    ):
-        tell(sock, b"a secret for the victim")
+    with world.wire() as wire, pytest.raises(ConnectionResetError):
+        connect_and_tell(world, client, victim.ipv4)
     world.denial(outcome=outcome, direction="outbound", pod="demo/client")
     impostor.close()
     assert impostor.heard == b""
@@ -269,12 +272,8 @@ def test_a_meshed_destination_without_an_agent_is_never_dialled_in_plaintext(mak
     world.declare(victim, node="node-b")
     echo = Echo(world, victim, PORT)
     world.start()
-    with (
-        world.wire() as wire,
-        world.connect(client, victim.ipv4, PORT) as sock,
-        pytest.raises(ConnectionResetError),
-    ):
-        tell(sock, b"a secret for the victim")
+    with world.wire() as wire, pytest.raises(ConnectionResetError):
+        connect_and_tell(world, client, victim.ipv4)
     echo.close()
     world.denial(direction="outbound", pod="demo/client")
     assert not wire.contains(b"a secret for the victim")
