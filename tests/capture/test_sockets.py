@@ -1,4 +1,4 @@
-"""The native calls on sockets, on loopback; in namespaces, with rules: tests/netns/test_init.py."""
+"""The native calls on sockets, on loopback; in namespaces, with rules: tests/netns/test_capture.py."""
 
 import contextlib
 import errno
