@@ -4,6 +4,8 @@
 The kernel's answers are passed on as they are: OSError with its number, nothing decided here.
 """
 
+from sys import intern
+
 from cpython.bytes cimport PyBytes_AS_STRING
 from libc.errno cimport errno
 from libc.string cimport memset, strerror
@@ -183,12 +185,13 @@ cdef socklen_t _fill(_Address *address, str text, int port) except 0:
 
 
 cdef tuple _shown(_Address *address):
+    """As text: one for all connections of one address."""
     cdef char text[64]
     if address.any.sa_family == AF_INET:
         inet_ntop(AF_INET, &address.v4.sin_addr, text, 64)
-        return text.decode(), ntohs(address.v4.sin_port)
+        return intern(text.decode()), ntohs(address.v4.sin_port)
     inet_ntop(AF_INET6, &address.v6.sin6_addr, text, 64)
-    return text.decode().removeprefix("::ffff:"), ntohs(address.v6.sin6_port)
+    return intern(text.decode().removeprefix("::ffff:")), ntohs(address.v6.sin6_port)
 
 
 def dial(int netns, int home, str address, int port, str source=None, int source_port=0):

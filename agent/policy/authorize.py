@@ -11,7 +11,7 @@ def authorize(server: ServerPort, client: Client, permits: Permits) -> Permit | 
     """Whether this client may speak to this port. A Permit is needed to forward; a Denial says why not."""
     name = permits.matcher.first(client)
     if name is not None:
-        return Permit(permits.server, name)
+        return permits.permit(name)
     denial = Denial(permits.server, _outcome(client, permits), judged=Judged(server, client, permits))
     return Permit(permits.server, AUDIT, audited=denial) if permits.audit else denial
 

@@ -145,6 +145,17 @@ class Permits(Struct, frozen=True, dict=True):
         """The same, prepared for decisions."""
         return Matcher(self.authorizations, self.probe)
 
+    def permit(self, authorization: str) -> "Permit":
+        """What says that one of the authorizations lets a client in: one value for all whom it lets in."""
+        known = self._permits.get(authorization)
+        if known is None:
+            known = self._permits[authorization] = Permit(self.server, authorization)
+        return known
+
+    @cached_property
+    def _permits(self) -> "dict[str, Permit]":
+        return {}
+
     def considered(self, client: Client, until: str = "") -> "tuple[Considered, ...]":
         """Each authorization that does not let this client in, with what is lacking; in order, `until` one by name."""
         found = []

@@ -1,12 +1,13 @@
 """From a listener to a served connection: learns the original destination and runs the set-up."""
 
 from collections.abc import Awaitable, Callable
+from functools import lru_cache
 
 from agent.capture.address import OriginalDst, PeerAddr
 from agent.capture.sockets import ends
 from agent.outcome import Outcome
 from agent.proxy import inbound, outbound
-from agent.proxy.connection import Accepted, Connection, Direction, Refusal
+from agent.proxy.connection import Connection, Direction, Refusal
 from agent.proxy.live import MAX_OPENING_PER_SOURCE
 from agent.proxy.opening import Bell, Opening
 from agent.proxy.runtime import EnrolledPod, Runtime
@@ -15,6 +16,10 @@ from agent.tasks import spawn
 Serve = Callable[[Connection, Opening], Awaitable[None]]
 
 _SERVE: dict[Direction, Serve] = {Direction.INBOUND: inbound.serve, Direction.OUTBOUND: outbound.serve}
+
+
+_original = lru_cache(maxsize=4096)(OriginalDst)
+"""One value for all connections to one place: each keeps it for as long as it lives."""
 
 
 class Acceptor:
@@ -32,17 +37,14 @@ class Acceptor:
 
     def _made(self, opening: Opening) -> None:
         runtime = self._runtime
-        connection = Connection(runtime, self._enrolled, self._direction, opening.bell)
-        connection.accepted_leg = opening
-        transport = opening.transport
         try:
-            opening.fd = transport.get_extra_info("socket").fileno()
+            opening.fd = opening.transport.get_extra_info("socket").fileno()
             peer, own, dialled = ends(opening.fd)
         except OSError:  # reset before it was accepted: nobody is there to be served
             opening.reset()
             return
-        client, original = PeerAddr(*peer), OriginalDst(*dialled)
-        connection.accepted = Accepted(client, original)
+        client, original = PeerAddr(*peer), _original(*dialled)
+        connection = Connection(runtime, self._enrolled, self._direction, opening, client, original)
         admitted = runtime.live.admit(connection)
         if dialled == own:
             connection.refuse(

@@ -6,15 +6,15 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from agent.capture.address import OriginalDst, PeerAddr, show
+from agent.catalog.model import Pod
 from agent.identity.spiffe import SpiffeId
 from agent.outcome import Outcome
 from agent.policy.model import Denial, Permit, Permits
-from agent.proxy.opening import Bell, Opening
+from agent.proxy.opening import Opening
 from agent.proxy.relay import Leg, Relay
+from agent.proxy.route import Mesh, Plain
 from agent.telemetry.access import AUDITED, CLOSED, DENIED, ConnectionRecord
-from agent.tls.contexts import Contexts
-from agent.tls.machine import TlsMachine
-from agent.tls.peer import PeerIdentity
+from agent.tls.contexts import Certificate
 
 if TYPE_CHECKING:
     from agent.proxy.runtime import EnrolledPod, Runtime
@@ -53,34 +53,25 @@ class Refusal(Exception):
         return f"{self.outcome}: {self.message}"
 
 
-class Accepted:
-    """The first fact: who dialled, and what."""
-
-    __slots__ = ("client", "original")
-
-    def __init__(self, client: PeerAddr, original: OriginalDst) -> None:
-        self.client = client
-        self.original = original
-
-
 class Connection:
-    """The record of one connection, and the owner of its relay."""
+    """The record of one connection, and the owner of its relay.
+
+    Thousands of these lie idle: what the connections of a pod have in common is shared, and not made for each.
+    """
 
     __slots__ = (
-        "_reported",
-        "accepted",
+        "_told_received",
+        "_told_sent",
         "accepted_leg",
-        "bell",
         "certificates",
+        "client",
         "client_id",
         "decision",
-        "destination",
         "dialled_leg",
         "direction",
-        "endpoint",
         "enrolled",
-        "fact",
         "opened_at",
+        "original",
         "permits",
         "relay",
         "resumed",
@@ -88,40 +79,61 @@ class Connection:
         "security",
         "server_id",
         "setup",
+        "source",
+        "taken",
     )
 
-    def __init__(self, runtime: "Runtime", enrolled: "EnrolledPod", direction: Direction, bell: Bell) -> None:
+    def __init__(
+        self,
+        runtime: "Runtime",
+        enrolled: "EnrolledPod",
+        direction: Direction,
+        accepted_leg: Opening,
+        client: PeerAddr,
+        original: OriginalDst,
+    ) -> None:
         self.runtime = runtime
         self.enrolled = enrolled
         self.direction = direction
-        self.bell = bell
-        self.accepted = Accepted(PeerAddr("", 0), OriginalDst("", 0))
-        self.accepted_leg: Opening | None = None
+        self.client = client
+        self.original = original
+        self.accepted_leg: Opening | None = accepted_leg
         self.dialled_leg: Opening | None = None
-        self.destination = ""
-        self.endpoint: tuple[str, int] | None = None
-        """What this connection weighs on in the choice of two."""
+        self.taken: Mesh | Plain | None = None
+        """Where an outbound connection goes, and what it weighs on in the choice of two."""
+        self.source: Pod | None = None
+        """The pod that has an inbound connection's client address, as far as the catalog knew."""
         self.security = Security.PLAIN
         self.client_id: SpiffeId | None = None
         self.server_id: SpiffeId | None = None
         self.resumed = False
-        self.certificates: list[tuple[SpiffeId, str, frozenset[bytes]]] = []
-        """Identity, serial and anchors of what this connection stands on: our own SVID, and the peer's certificate."""
+        self.certificates: tuple[Certificate, ...] = ()
+        """What this connection stands on: our own SVID, and the peer's certificate."""
         self.decision: Permit | Denial | None = None
         """What policy says of it."""
         self.permits: Permits | None = None
         """What it was judged by: as long as this stays, the decision does."""
-        self.fact: object = None
-        """What re-authorization judges again: each direction keeps its own."""
         self.opened_at = time.monotonic()
         self.relay: Relay | None = None
         self.setup: asyncio.Task[None] | None = None
-        self._reported = [0, 0]
+        self._told_sent = self._told_received = 0
+        """Bytes that the counters have."""
 
     @property
     def pod(self) -> str:
         """The enrolled pod, `namespace/name`."""
         return self.enrolled.key
+
+    @property
+    def destination(self) -> str:
+        """Where it goes, as far as that is known."""
+        where = self.original if self.taken is None else self.taken
+        return show(where.address, where.port)
+
+    def look_again(self) -> None:
+        """Something has changed: a set-up that waits asks again whether it may go on."""
+        if self.accepted_leg is not None:
+            self.accepted_leg.bell.ring()
 
     def start_relay(self, application: tuple[Leg, Opening], peer: tuple[Leg, Opening], first: bytes = b"") -> None:
         """Hands both legs to the relay. From here on there are only callbacks."""
@@ -154,12 +166,9 @@ class Connection:
         if access_log.wants(AUDITED, self.pod, instead.outcome):
             access_log.write(self._record(AUDITED, instead.outcome, f"{what}: {instead.message}"))
 
-    def stands_on(self, contexts: Contexts, machine: TlsMachine, identity: PeerIdentity | None) -> None:
+    def stands_on(self, certificates: tuple[Certificate, ...]) -> None:
         """Remembers the certificates of a handshake. Raises Refusal where one is revoked."""
-        own = contexts.svid
-        self.certificates = [(own.spiffe_id, own.serial, frozenset())]
-        if identity is not None:
-            self.certificates.append((identity.spiffe_id, identity.serial, contexts.anchors_of(machine)))
+        self.certificates = certificates
         self.check_identity()
 
     def check_identity(self) -> None:
@@ -171,7 +180,7 @@ class Connection:
     def identity_problem(self) -> str | None:
         """Why a certificate that this connection stands on may be used no more; None where all is well."""
         for certificate in self.certificates:
-            problem = self.runtime.view.problem_of(*certificate)
+            problem = self.runtime.view.problem_of(certificate)
             if problem is not None:
                 return problem
         return None
@@ -202,10 +211,9 @@ class Connection:
         if self.relay is None or not self.runtime.live.is_joined(self):
             return
         sent, received = self.relay.application.received, self.relay.peer.received
-        known_sent, known_received = self._reported
-        if sent != known_sent or received != known_received:
-            self.runtime.counters.moved(self.direction, sent - known_sent, received - known_received)
-            self._reported = [sent, received]
+        if sent != self._told_sent or received != self._told_received:
+            self.runtime.counters.moved(self.direction, sent - self._told_sent, received - self._told_received)
+            self._told_sent, self._told_received = sent, received
 
     def _over(self, outcome: Outcome, detail: str) -> None:
         runtime = self.runtime
@@ -215,8 +223,8 @@ class Connection:
         self.report_bytes()
         runtime.live.left(self)
         self.relay = None  # which holds this connection: see Leg.connection_lost
-        if self.endpoint is not None:
-            runtime.release(self.endpoint)
+        if self.taken is not None:
+            runtime.release(self.taken.address, self.taken.port)
         if joined:
             runtime.counters.closed(self.direction, outcome)
         if outcome.is_denial:
@@ -234,8 +242,8 @@ class Connection:
             event=event,
             direction=self.direction.value,
             pod=self.pod,
-            client=str(self.accepted.client),
-            destination=self.destination or show(*self.accepted.original),
+            client=str(self.client),
+            destination=self.destination,
             client_id=None if self.client_id is None else str(self.client_id),
             server_id=None if self.server_id is None else str(self.server_id),
             security=self.security.value,
@@ -245,8 +253,8 @@ class Connection:
             considered=decision.considered[:MAX_CONSIDERED] if told and decision is not None else (),
             outcome=outcome,
             reason=detail,
-            bytes_sent=self._reported[0],
-            bytes_received=self._reported[1],
+            bytes_sent=self._told_sent,
+            bytes_received=self._told_received,
             duration_ms=round((time.monotonic() - self.opened_at) * 1000, 1),
             audit=self.is_audited,
         )

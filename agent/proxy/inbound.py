@@ -2,9 +2,6 @@
 
 import asyncio
 
-import msgspec
-from msgspec import Struct
-
 from agent.capture.address import parsed
 from agent.catalog.mesh import sends_mesh
 from agent.catalog.model import Pod
@@ -22,17 +19,9 @@ from agent.tls.contexts import Contexts
 from agent.tls.machine import TlsMachine
 
 
-class InboundFact(Struct, frozen=True):
-    """What `authorize` judged: judged again at each change. `source` is the pod that had the client's address."""
-
-    server: ServerPort
-    client: Client
-    source: Pod | None
-
-
 async def serve(connection: Connection, client_leg: Opening) -> None:
     """Serves one connection up to its relay. Raises Refusal."""
-    runtime, (client, original) = connection.runtime, (connection.accepted.client, connection.accepted.original)
+    runtime, (client, original) = connection.runtime, (connection.client, connection.original)
     begun_in = runtime.view.generation
     loop = asyncio.get_running_loop()
     deadline = loop.time() + detect.HANDSHAKE_SECONDS
@@ -43,11 +32,10 @@ async def serve(connection: Connection, client_leg: Opening) -> None:
             f"{original} is no address of {pod.key} ({', '.join(pod.ips)}); the agent does not forward for others",
         )
     _contexts(connection, pod)
-    server = ServerPort(pod=pod.key, port=original.port)
     server_id = connection.server_id = runtime.view.identity_of(pod)
     server_name = (server_id.dns_name or "").lower()
     address = parsed(client.address)
-    application = Opening(connection.bell)
+    application = Opening(client_leg.bell)
 
     source = runtime.view.catalog.pod_at(client.address)
     if source is not None and sends_mesh(source.settings, original.port, original.address):
@@ -91,13 +79,12 @@ async def serve(connection: Connection, client_leg: Opening) -> None:
                     raise Refusal(refused.outcome, refused.detail) from refused
                 connection.client_id = identity.spiffe_id
                 connection.security = Security.MTLS
-            connection.stands_on(contexts, machine, identity)
+            connection.stands_on(contexts.certificates(machine, certificate, identity))
         case detect.Unauthenticated():
             pass
 
-    who = Client(address=address, identity=connection.client_id, tls=machine is not None)
-    connection.fact = InboundFact(server, who, source)
-    verdict = judge(connection, connection.fact)
+    connection.source = source
+    verdict = judge(connection)
     if isinstance(verdict, Denial):
         raise _denied(verdict, detected, pod, connection)
 
@@ -126,24 +113,27 @@ def _contexts(connection: Connection, pod: Pod) -> Contexts:
     return contexts
 
 
-def judge(connection: Connection, fact: InboundFact) -> Permit | Denial:
-    """What policy says now about a connection that is known. The decision is the connection's from then on."""
-    view = connection.runtime.view
-    pod = view.catalog.pod(fact.server.pod)
+def judge(connection: Connection) -> Permit | Denial:
+    """What policy says now about a connection whose client is known. The decision is the connection's from then on."""
+    view, port = connection.runtime.view, connection.original.port
+    pod = view.catalog.pod(connection.pod)
     if pod is None:
-        return Denial(Rule.POD, Outcome.UNENROLLED, f"{fact.server.pod} left the catalog")
-    connection.permits = view.policy.permits(pod, fact.server.port)
-    connection.decision = authorize(fact.server, fact.client, connection.permits)
+        return Denial(Rule.POD, Outcome.UNENROLLED, f"{connection.pod} left the catalog")
+    connection.permits = view.policy.permits(pod, port)
+    client = Client(
+        parsed(connection.client.address), connection.client_id, tls=connection.security is not Security.PLAIN
+    )
+    connection.decision = authorize(ServerPort(pod.key, port), client, connection.permits)
     return connection.decision
 
 
 def _denied(denial: Denial, detected: detect.Detected, pod: Pod, connection: Connection) -> Refusal:
     if not isinstance(detected, detect.Unauthenticated):
         return Refusal(denial.outcome, denial.message)
-    source = connection.runtime.view.catalog.pod_at(connection.accepted.client.address)
+    source = connection.runtime.view.catalog.pod_at(connection.client.address)
     whose = f"pod {source.key}" if source is not None else "which is not meshed"
     message = (
-        f"{pod.key}:{connection.accepted.original.port}: no mesh TLS from {connection.accepted.client}, {whose}: "
+        f"{pod.key}:{connection.original.port}: no mesh TLS from {connection.client}, {whose}: "
         f"{detected.why}. {denial.message}"
     )
     return Refusal(detected.outcome or denial.outcome, message)
@@ -155,45 +145,41 @@ def still_permitted(connection: Connection, touched: Touched | None = None) -> D
     Besides policy, what must still hold is that both addresses belong to the pods that they belonged to: whoever is
     given a pod's address inherits nothing. `touched` is what a change of the catalog was about, if not all.
     """
-    fact = connection.fact
-    if not isinstance(fact, InboundFact):
-        return None
-    view, accepted = connection.runtime.view, connection.accepted
-    pod = view.catalog.pod(fact.server.pod)
+    view, client, original = connection.runtime.view, connection.client, connection.original
+    identity, source = connection.client_id, connection.source
+    pod = view.catalog.pod(connection.pod)
     if pod is None:
-        return Denial(Rule.POD, Outcome.UNENROLLED, f"{fact.server.pod} left the catalog")
+        return Denial(Rule.POD, Outcome.UNENROLLED, f"{connection.pod} left the catalog")
     if touched is None or pod.key in touched.pods:
-        if accepted.original.address not in pod.ips:
-            message = f"{accepted.original.address} is no address of {pod.key} any more"
+        if original.address not in pod.ips:
+            message = f"{original.address} is no address of {pod.key} any more"
             return Denial(Rule.ADDRESS, Outcome.TERMINATED, message)
-        identity = view.identity_of(pod)
-        if identity != connection.server_id:
-            return Denial(Rule.IDENTITY, Outcome.TERMINATED, f"{pod.key} is {identity} now")
-    if touched is None or accepted.client.address in touched.addresses:
-        now = view.catalog.pod_at(accepted.client.address)
-        if fact.source is None and now is not None:
+        server_id = view.identity_of(pod)
+        if server_id != connection.server_id:
+            return Denial(Rule.IDENTITY, Outcome.TERMINATED, f"{pod.key} is {server_id} now")
+    if touched is None or client.address in touched.addresses:
+        now = view.catalog.pod_at(client.address)
+        if source is None and now is not None:
             # It called before the catalog knew of it here, or it had the address before the pod that has it now.
-            if fact.client.identity is not None and fact.client.identity != view.identity_of(now):
-                message = (
-                    f"{accepted.client.address} is {now.key}'s now, and {fact.client.identity} is not its identity"
-                )
+            if identity is not None and identity != view.identity_of(now):
+                message = f"{client.address} is {now.key}'s now, and {identity} is not its identity"
                 return Denial(Rule.ADDRESS, Outcome.TERMINATED, message)
-            fact = connection.fact = msgspec.structs.replace(fact, source=now)
-        elif fact.source is not None and now is not None:
-            if not _same_pod(now, fact.source):
-                message = f"{accepted.client.address} was {fact.source.key}'s, and is {now.key}'s now"
+            connection.source = now
+        elif source is not None and now is not None:
+            if not _same_pod(now, source):
+                message = f"{client.address} was {source.key}'s, and is {now.key}'s now"
                 return Denial(Rule.ADDRESS, Outcome.TERMINATED, message)
-            if now.service_account != fact.source.service_account:
-                message = f"{now.key} was {view.identity_of(fact.source)}, and is {view.identity_of(now)} now"
+            if now.service_account != source.service_account:
+                message = f"{now.key} was {view.identity_of(source)}, and is {view.identity_of(now)} now"
                 return Denial(Rule.IDENTITY, Outcome.TERMINATED, message)
-    permits = view.policy.permits(pod, fact.server.port)
+    permits = view.policy.permits(pod, original.port)
     if permits is connection.permits:
         return None
     if permits == connection.permits:
         connection.permits = permits  # so that the next look is a look at one pointer
         return None
     audited = connection.is_audited
-    verdict = judge(connection, fact)
+    verdict = judge(connection)
     if isinstance(verdict, Permit) and verdict.audited is not None and not audited:
         connection.kept_by_audit(verdict)
     return verdict if isinstance(verdict, Denial) else None

@@ -34,7 +34,7 @@ class Live:
 
     def admit(self, connection: Connection) -> bool:
         """Registers a connection that is being set up; False where its source has too many of those."""
-        key = (connection.pod, connection.accepted.client.address)
+        key = (connection.pod, connection.client.address)
         self._opening.add(connection)
         self._opening_from[key] += 1
         self._empty.clear()
@@ -55,7 +55,7 @@ class Live:
     def _leave_opening(self, connection: Connection) -> None:
         if connection in self._opening:
             self._opening.remove(connection)
-            key = (connection.pod, connection.accepted.client.address)
+            key = (connection.pod, connection.client.address)
             self._opening_from[key] -= 1
             if not self._opening_from[key]:
                 del self._opening_from[key]

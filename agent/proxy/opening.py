@@ -15,6 +15,11 @@ TICK_SECONDS = 0.25
 MAX_HELD = 65536
 """Bytes kept before the connection is decided. Reading pauses there; TCP then slows the sender."""
 
+READ_SIZE = 16384
+"""Bytes that one read may bring beyond MAX_HELD."""
+
+_read_buffer = memoryview(bytearray(READ_SIZE))
+
 
 class Deadlines:
     """The deadlines of many waits, looked at together: almost none is ever met, and a timer for each costs 4 µs."""
@@ -88,8 +93,12 @@ def _expire(waiter: asyncio.Future[bool]) -> None:
         waiter.set_result(False)
 
 
-class Opening(asyncio.Protocol):
-    """The protocol of a transport until a relay takes it over with `set_protocol`."""
+class Opening(asyncio.BufferedProtocol):
+    """The protocol of a transport until a relay takes it over with `set_protocol`.
+
+    A buffered one as a leg is: uvloop's transport keeps the methods of the former protocol that the new one has not,
+    and with them the opening, for as long as the connection lives.
+    """
 
     __slots__ = ("_on_made", "_paused", "bell", "eof", "error", "fd", "held", "lost", "transport")
 
@@ -112,7 +121,17 @@ class Opening(asyncio.Protocol):
         if self._on_made is not None:
             self._on_made(self)
 
-    def data_received(self, data: bytes) -> None:
+    @staticmethod  # a bound method would be kept for each transport
+    def get_buffer(sizehint: int) -> memoryview:
+        """Where the loop reads to."""
+        del sizehint
+        return _read_buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """The loop has read."""
+        self.keep(_read_buffer[:nbytes])
+
+    def keep(self, data: memoryview | bytes) -> None:
         """Keeps the bytes, and pauses reading at MAX_HELD."""
         self.held += data
         if len(self.held) >= MAX_HELD and not self._paused:

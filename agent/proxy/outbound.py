@@ -3,9 +3,7 @@
 import asyncio
 from collections.abc import Callable
 
-from msgspec import Struct
-
-from agent.capture.address import OriginalDst, show
+from agent.capture.address import OriginalDst
 from agent.outcome import Outcome
 from agent.policy.model import Denial, Rule, egress_rule
 from agent.proxy import detect
@@ -20,15 +18,9 @@ from agent.tls.contexts import Contexts
 from agent.tls.machine import TlsMachine
 
 
-class OutboundFact(Struct, frozen=True):
-    """How the connection went out: looked at again at each change."""
-
-    taken: Mesh | Plain
-
-
 async def serve(connection: Connection, app_leg: Opening) -> None:
     """Serves one connection up to its relay. Raises Refusal."""
-    runtime, original = connection.runtime, connection.accepted.original
+    runtime, original = connection.runtime, connection.original
     begun_in = runtime.view.generation
     pod = runtime.pod_of(connection.enrolled)
     taken = route(pod, original, runtime.view, runtime.pick)
@@ -37,14 +29,11 @@ async def serve(connection: Connection, app_leg: Opening) -> None:
             rule = egress_rule(runtime.view.egress_mode(pod))
             connection.decision = Denial(rule, taken.outcome, taken.message)
         raise Refusal(taken.outcome, taken.message)
-    connection.destination = show(taken.address, taken.port)
-    connection.fact = OutboundFact(taken)
+    connection.taken = taken
+    runtime.weigh(taken.address, taken.port)
     connection.client_id = runtime.view.identity_of(pod)
-    endpoint = (taken.address, taken.port)
-    runtime.endpoint_load[endpoint] += 1
-    connection.endpoint = endpoint
 
-    peer_leg = Opening(connection.bell)
+    peer_leg = Opening(app_leg.bell)
     connection.dialled_leg = peer_leg
     relay = connection.relay = Relay(connection)
     first = b""
@@ -91,7 +80,7 @@ async def _mutual_tls(
         peer.expect(identity, taken.server_id)
     except peer.PeerRefused as refused:
         raise Refusal(refused.outcome, refused.detail) from refused
-    connection.stands_on(contexts, machine, identity)
+    connection.stands_on(contexts.certificates(machine, certificate, identity))
     connection.security = Security.MTLS
     connection.resumed = machine.resumed
     return machine, first
@@ -115,10 +104,9 @@ def still_permitted(connection: Connection, touched: Touched | None = None) -> D
     destination is meshed now, or when the egress mode forbids it now. A pod that merely left the catalog may
     still be finishing what it does: its connections end with it.
     """
-    fact = connection.fact
-    if not isinstance(fact, OutboundFact):
+    taken, runtime = connection.taken, connection.runtime
+    if taken is None:
         return None
-    taken, runtime = fact.taken, connection.runtime
     if touched is not None and connection.pod not in touched.pods and taken.address not in touched.addresses:
         return None
     pod = runtime.view.catalog.pod(connection.pod)

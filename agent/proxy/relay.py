@@ -56,7 +56,8 @@ class Leg(asyncio.BufferedProtocol):
         self.paused = False
         """Reading is paused, because the other leg cannot write."""
 
-    def get_buffer(self, sizehint: int) -> memoryview:
+    @staticmethod  # a bound method would be kept for each transport
+    def get_buffer(sizehint: int) -> memoryview:
         """Where the loop reads to."""
         del sizehint
         return _read_buffer

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from enum import StrEnum
+from functools import lru_cache
 
 from msgspec import Struct
 
@@ -91,7 +92,7 @@ def route(source: Pod, original: OriginalDst, view: View, pick: Pick) -> Route:
     elif _keeps_out(pod, port, source, address):
         reason = PlainReason.DESTINATION_SKIPS
     else:
-        return Mesh(address, port, pod.key, view.identity_of(pod))
+        return _mesh(address, port, pod.key, view.identity_of(pod))
 
     if view.egress_mode(source) == MESHED_ONLY:
         return Refused(
@@ -100,6 +101,12 @@ def route(source: Pod, original: OriginalDst, view: View, pick: Pick) -> Route:
             f"({reason}). Mesh the destination, skip the port, or allow it: quietwire.io/egress-mode: allow",
         )
     return Plain(address, port, reason)
+
+
+@lru_cache(maxsize=4096)
+def _mesh(address: str, port: int, pod: str, server_id: SpiffeId) -> Mesh:
+    """One value for all connections that go there: each keeps it for as long as it lives."""
+    return Mesh(address, port, pod, server_id)
 
 
 def _keeps_out(pod: Pod, port: int, source: Pod, address: str) -> bool:

@@ -112,8 +112,13 @@ class Runtime:
         load = self.endpoint_load
         return first if load[first.address, first.port] <= load[second.address, second.port] else second
 
-    def release(self, endpoint: tuple[str, int]) -> None:
+    def weigh(self, address: str, port: int) -> None:
+        """A connection to this endpoint has begun."""
+        self.endpoint_load[address, port] += 1
+
+    def release(self, address: str, port: int) -> None:
         """A connection to this endpoint is over."""
+        endpoint = (address, port)
         self.endpoint_load[endpoint] -= 1
         if self.endpoint_load[endpoint] <= 0:
             del self.endpoint_load[endpoint]

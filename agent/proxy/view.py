@@ -10,7 +10,7 @@ from agent.catalog.model import Catalog, CatalogChange, Pod
 from agent.identity.spiffe import SpiffeId
 from agent.identity.svid import Bundle, Svid
 from agent.policy.index import PolicyIndex, PolicySettings
-from agent.tls.contexts import Contexts, anchor_ids
+from agent.tls.contexts import Certificate, Contexts, anchor_ids
 
 
 class Settings(Struct, frozen=True):
@@ -112,15 +112,16 @@ class View:
             contexts = self._contexts[spiffe_id] = Contexts(svid, self.bundle)
         return contexts
 
-    def problem_of(self, spiffe_id: SpiffeId, serial: str, anchors: frozenset[bytes]) -> str | None:
-        """Why nobody may go on under this certificate; None where all is well. `anchors` is what it may chain to."""
+    def problem_of(self, certificate: Certificate) -> str | None:
+        """Why nobody may go on under this certificate; None where all is well."""
         bundle = self.bundle
         if bundle is None:
             return None
+        spiffe_id, serial = certificate.spiffe_id, certificate.serial
         if bundle.revokes(spiffe_id, serial):
             what = f"certificate {serial} of {spiffe_id}" if serial in bundle.revoked_serials else str(spiffe_id)
             return f"{what} is revoked"
-        if not anchors <= self._vouched:
+        if not certificate.anchors <= self._vouched:
             return f"the root that {spiffe_id} was verified against was thrown out of the bundle"
         return None
 

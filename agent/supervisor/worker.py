@@ -145,7 +145,7 @@ class Worker:
             if number % JUDGED_AT_ONCE == 0:
                 await asyncio.sleep(0)
         for connection in self._runtime.live.opening():
-            connection.bell.ring()
+            connection.look_again()
 
     def _end_unidentified(self) -> None:
         """Ends connections that stand on a certificate which the bundle now in force does not bear."""

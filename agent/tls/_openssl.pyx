@@ -41,6 +41,7 @@ cdef extern from "openssl/bio.h":
     BIO *BIO_new(const BIO_METHOD *)
     BIO *BIO_new_mem_buf(const void *, int)
     int BIO_free(BIO *)
+    int BIO_up_ref(BIO *)
     void BIO_set_data(BIO *, void *)
     void *BIO_get_data(BIO *)
     void BIO_set_init(BIO *, int)
@@ -339,17 +340,13 @@ cdef class Connection:
     def __init__(self, Context context, str server_name=None, Session session=None):
         if self.ssl != NULL:
             raise RuntimeError("a connection is made once")
-        cdef BIO *bio
         cdef bytes name
         self.context = context
         self.ssl = SSL_new(context.ctx)
-        bio = BIO_new(_method)
-        if self.ssl == NULL or bio == NULL:
-            BIO_free(bio)
+        if self.ssl == NULL:
             raise OpenSslError(_last_reason())
-        BIO_set_data(bio, <void *>self)
-        BIO_set_init(bio, 1)
-        SSL_set_bio(self.ssl, bio, bio)
+        BIO_up_ref(_bio)
+        SSL_set_bio(self.ssl, _bio, _bio)
         if context.server:
             SSL_set_accept_state(self.ssl)
             return
@@ -395,10 +392,15 @@ cdef class Connection:
             self.incoming_left = 0
             PyBuffer_Release(&view)
 
+    cdef inline void _begin(self) noexcept:
+        """Before each call of OpenSSL that may read or write: the one BIO is this connection's now."""
+        BIO_set_data(_bio, <void *>self)
+        ERR_clear_error()
+
     cdef int _shake(self) except -1:
         cdef OSSL_LIB_CTX *former
         cdef int done
-        ERR_clear_error()
+        self._begin()
         if self.context.server and SSL_get_state(self.ssl) in (TLS_ST_BEFORE, TLS_ST_SR_CLNT_HELLO):
             # A ClientHello may bring a ticket with the client's certificate, whose public key nobody needs: OpenSSL 3.0
             # would look through all of its decoders for it, half of the CPU of a ClientHello. It looks in the thread's
@@ -419,7 +421,7 @@ cdef class Connection:
         """Reads what there is, at most `size` bytes."""
         cdef Py_ssize_t used = 0
         cdef int got, error
-        ERR_clear_error()
+        self._begin()
         while used < size:
             got = SSL_read(self.ssl, plain + used, <int>(size - used))
             if got > 0:
@@ -465,7 +467,7 @@ cdef class Connection:
                 return 0
             if self.out_used == 0:
                 self._reserve(view.len + (view.len // RECORD + 1) * OVERHEAD)
-            ERR_clear_error()
+            self._begin()
             done = SSL_write(self.ssl, view.buf, <int>view.len)
             if done <= 0:
                 raise self._failure()
@@ -499,7 +501,7 @@ cdef class Connection:
         if self.closed:
             return 0
         self.closed = True
-        ERR_clear_error()
+        self._begin()
         if SSL_shutdown(self.ssl) < 0:
             raise self._failure()
         return 0
@@ -639,3 +641,9 @@ if _method == NULL:
 BIO_meth_set_write(_method, _bio_write)
 BIO_meth_set_read(_method, _bio_read)
 BIO_meth_set_ctrl(_method, _bio_ctrl)
+# One for all connections: a call of OpenSSL's is one connection's, from its beginning to its end, and a BIO for each
+# would cost 200 bytes and a lock. What it says of a retry is asked for before the next call.
+cdef BIO *_bio = BIO_new(_method)
+if _bio == NULL:
+    raise MemoryError
+BIO_set_init(_bio, 1)

@@ -11,11 +11,14 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.serialization import Encoding
+from msgspec import Struct
 
+from agent.identity.spiffe import SpiffeId
 from agent.identity.svid import Bundle, Svid
 from agent.tls import alpn
 from agent.tls._openssl import TICKET_KEYS, Context
 from agent.tls.machine import TlsMachine
+from agent.tls.peer import PeerIdentity
 from agent.tls.sessions import SessionCache
 
 MAX_VERIFIED = 4096
@@ -35,13 +38,22 @@ def anchor_id(der: bytes) -> bytes:
     return hashlib.sha256(der).digest()
 
 
+class Certificate(Struct, frozen=True):
+    """What must stay good for a connection to live on. `anchors` is what the certificate may chain to."""
+
+    spiffe_id: SpiffeId
+    serial: str
+    anchors: frozenset[bytes]
+
+
 class Contexts:
     """Both contexts of one SVID under one bundle, and the sessions that they made."""
 
     def __init__(self, svid: Svid, bundle: Bundle) -> None:
         self.svid = svid
         self.anchors = anchor_ids(bundle)
-        self._verified: dict[bytes, frozenset[bytes]] = {}
+        self._own = (Certificate(svid.spiffe_id, svid.serial, frozenset()),)
+        self._verified: dict[bytes, tuple[Certificate, ...]] = {}
         self.sessions = SessionCache()
         # A client without a certificate is left to policy; one with a certificate that does not verify is refused. The
         # name to verify is a SPIFFE ID: agent.tls.peer does it, after the chain.
@@ -61,13 +73,20 @@ class Contexts:
             alpn=(alpn.MESH.encode(),),
         )
 
-    def anchors_of(self, machine: TlsMachine) -> frozenset[bytes]:
-        """The anchor of the peer's chain; every one where a resumed session's full handshake is forgotten."""
-        leaf = machine.peer_certificate or b""
+    def certificates(
+        self, machine: TlsMachine, leaf: bytes | None, peer: PeerIdentity | None
+    ) -> tuple[Certificate, ...]:
+        """What a connection stands on: our own SVID, and the peer's certificate where it showed one.
+
+        The peer's stands on the anchor of its chain, or on any where a resumed session's full handshake is forgotten.
+        """
+        if leaf is None or peer is None:
+            return self._own
         known = self._verified.get(leaf)
         if known is None:
             chain = [] if machine.resumed else machine.verified_chain
-            known = frozenset({anchor_id(chain[-1])}) if chain else self.anchors
+            anchors = frozenset({anchor_id(chain[-1])}) if chain else self.anchors
+            known = (*self._own, Certificate(peer.spiffe_id, peer.serial, anchors))
             if len(self._verified) >= MAX_VERIFIED:
                 del self._verified[next(iter(self._verified))]
             self._verified[leaf] = known

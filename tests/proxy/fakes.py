@@ -8,7 +8,7 @@ from agent.catalog.key import ObjectKey
 from agent.catalog.model import Catalog, CatalogChange, MeshSettings, Pod
 from agent.policy.index import PolicySettings
 from agent.policy.model import DefaultPolicy
-from agent.proxy.connection import Accepted, Connection, Direction
+from agent.proxy.connection import Connection, Direction
 from agent.proxy.opening import Bell, Opening
 from agent.proxy.runtime import EnrolledPod, Runtime
 from agent.proxy.view import Settings, Touched, View
@@ -73,18 +73,19 @@ class Worker(Runtime):
         names = tuple(ObjectKey("Pod", "demo", name) for name in gone)
         touched = self.view.change_catalog(CatalogChange(self.view.catalog.version + 1, pods, gone=names))
         for each in self.live.opening():
-            each.bell.ring()
+            each.look_again()
         return touched
 
     def accept(
         self, key: str, client: str, original: tuple[str, int], direction: Direction = Direction.INBOUND
     ) -> tuple[Connection, Opening]:
         """A connection that has just been accepted, and its leg."""
-        bell = Bell(self.deadlines)
-        connection = Connection(self, cast("EnrolledPod", Enrolled(key)), direction, bell)
-        connection.accepted = Accepted(PeerAddr(client, 40000), OriginalDst(*original))
-        leg = connection.accepted_leg = Opening(bell)
+        leg = Opening(Bell(self.deadlines))
         leg.connection_made(Transport(leg))
+        dialled = OriginalDst(*original)
+        connection = Connection(
+            self, cast("EnrolledPod", Enrolled(key)), direction, leg, PeerAddr(client, 40000), dialled
+        )
         self.live.admit(connection)
         return connection, leg
 

@@ -76,7 +76,7 @@ async def test_a_hello_that_comes_in_pieces_is_waited_for() -> None:
     loop = asyncio.get_running_loop()
     client = opening(Bell(Deadlines()))
     for number, byte in enumerate(by_python()):
-        loop.call_later(0.0001 * number, client.data_received, bytes([byte]))
+        loop.call_later(0.0001 * number, client.keep, bytes([byte]))
     assert isinstance(await wait_for_hello(client, NAME, loop.time() + 10), MeshTls)
     assert bytes(client.held) == by_python(), "nothing was consumed"
 
@@ -91,7 +91,7 @@ async def test_silence_is_ended_by_the_deadline() -> None:
 async def test_an_end_before_the_hello_is_noticed(event: Callable[[Opening], object]) -> None:
     loop = asyncio.get_running_loop()
     client = opening(Bell(Deadlines()))
-    client.data_received(by_python()[:20])
+    client.keep(by_python()[:20])
     loop.call_soon(event, client)
     assert await wait_for_hello(client, NAME, loop.time() + 10) == Unauthenticated(NotMesh.ENDED)
 
@@ -106,27 +106,27 @@ async def speakers(act: Callable[[Opening, Opening], None], still: Callable[[], 
 
 
 async def test_a_client_that_speaks_first_decides() -> None:
-    assert await speakers(lambda client, _: client.data_received(b"hello")) == Unauthenticated(NotMesh.NOT_TLS)
-    assert isinstance(await speakers(lambda client, _: client.data_received(by_python())), MeshTls)
+    assert await speakers(lambda client, _: client.keep(b"hello")) == Unauthenticated(NotMesh.NOT_TLS)
+    assert isinstance(await speakers(lambda client, _: client.keep(by_python())), MeshTls)
 
 
 async def test_an_application_that_speaks_first_is_held_only_briefly() -> None:
-    found = await speakers(lambda _, application: application.data_received(b"220 ready"))
+    found = await speakers(lambda _, application: application.keep(b"220 ready"))
     assert found == Unauthenticated(NotMesh.APPLICATION_FIRST)
 
 
 async def test_a_hello_that_was_on_its_way_while_the_application_spoke_is_mesh_tls() -> None:
     def act(client: Opening, application: Opening) -> None:
-        application.data_received(b"220 ready")
-        client.data_received(by_python())
+        application.keep(b"220 ready")
+        client.keep(by_python())
 
     assert isinstance(await speakers(act), MeshTls)
 
 
 async def test_the_beginning_of_a_hello_is_waited_for_though_the_application_speaks() -> None:
     def act(client: Opening, application: Opening) -> None:
-        client.data_received(by_python()[:50])
-        application.data_received(b"220 ready")
+        client.keep(by_python()[:50])
+        application.keep(b"220 ready")
 
     assert await speakers(act) == Unauthenticated(NotMesh.SILENT)
 
@@ -145,9 +145,9 @@ async def test_what_is_held_is_bounded_and_reading_goes_on_once_it_is_taken() ->
     client = opening(Bell(Deadlines()))
     transport = client.transport
     assert isinstance(transport, Transport)
-    client.data_received(bytes(MAX_HELD - 1))
+    client.keep(bytes(MAX_HELD - 1))
     assert not transport.is_paused()
-    client.data_received(b"x")
+    client.keep(b"x")
     assert transport.is_paused()
     assert len(client.take()) == MAX_HELD
     assert not transport.is_paused()

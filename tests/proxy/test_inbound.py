@@ -10,14 +10,14 @@ import pytest
 from agent.catalog.model import Pod
 from agent.identity.spiffe import SpiffeId
 from agent.outcome import Outcome
-from agent.policy.model import Client, Denial, Permit, ServerPort
+from agent.policy.model import Denial, Permit
 from agent.policy.networks import Address
 from agent.proxy import inbound
-from agent.proxy.connection import Connection, Refusal
-from agent.proxy.inbound import InboundFact, judge, still_permitted
+from agent.proxy.connection import Connection, Refusal, Security
+from agent.proxy.inbound import judge, still_permitted
 from agent.proxy.opening import Opening
 from agent.tasks import spawn
-from agent.tls.contexts import Contexts
+from agent.tls.contexts import Certificate, Contexts
 from agent.tls.machine import TlsMachine
 from tests.proxy.fakes import API_IP, PKI, PORT, STRANGER_IP, WEB_IP, Transport, Worker, pod
 from tests.tls.pki import TRUST_DOMAIN
@@ -40,9 +40,9 @@ def relayed(worker: Worker, source: Pod | None, *, identity: str | None = None) 
     connection, _ = worker.accept("demo/api", WEB_IP if source is None else source.ips[0], (API_IP, PORT))
     connection.server_id = worker.view.identity_of(API)
     connection.client_id = None if identity is None else account(identity)
-    who = Client(addressed(connection.accepted.client.address), connection.client_id, tls=identity is not None)
-    connection.fact = InboundFact(ServerPort("demo/api", PORT), who, source)
-    assert isinstance(judge(connection, connection.fact), Permit)
+    connection.security = Security.PLAIN if identity is None else Security.MTLS
+    connection.source = source
+    assert isinstance(judge(connection), Permit)
     worker.live.joined(connection)
     return connection
 
@@ -123,8 +123,7 @@ def start(connection: Connection) -> None:
 async def test_what_audit_lets_in_is_said_at_once_with_what_would_be_denied(caplog: pytest.LogCaptureFixture) -> None:
     worker = Worker(AUDITING, WEB)
     connection, _ = worker.accept("demo/api", STRANGER_IP, (API_IP, PORT))
-    connection.fact = InboundFact(ServerPort("demo/api", PORT), Client(addressed(STRANGER_IP), None, tls=False), None)
-    judge(connection, connection.fact)
+    judge(connection)
     start(connection)
     (line,) = lines(caplog)
     assert line.levelno == logging.WARNING
@@ -206,7 +205,7 @@ async def test_what_changed_while_nobody_spoke_decides_when_somebody_does(
     setting = Setting(worker, WEB_IP)
     await worker.dialled.wait()
     worker.change(*changed, gone=gone)
-    setting.leg.data_received(b"GET / HTTP/1.1\r\n")
+    setting.leg.keep(b"GET / HTTP/1.1\r\n")
     refusal = await setting.refusal()
     decision = setting.connection.decision
     assert isinstance(decision, Denial)
@@ -218,7 +217,7 @@ async def test_a_pod_whose_certificate_went_while_nobody_spoke_serves_nobody() -
     setting = Setting(worker, STRANGER_IP)
     await worker.dialled.wait()
     worker.view.forget_svid(account("api"))
-    setting.leg.data_received(b"GET / HTTP/1.1\r\n")
+    setting.leg.keep(b"GET / HTTP/1.1\r\n")
     assert (await setting.refusal()).outcome is Outcome.NO_IDENTITY
 
 
@@ -234,7 +233,7 @@ async def test_a_client_that_takes_its_time_meets_the_certificate_that_is_in_for
     client = TlsMachine.client(Contexts(PKI.svid("web"), PKI.bundle()).client, name, None)
     await shake(client, setting.leg, lambda: worker.change(pod("api", API_IP, policy="deny")))
     assert (await setting.refusal()).outcome is Outcome.DENIED_BY_DEFAULT
-    assert setting.connection.certificates[0][:2] == (account("api"), renewed.serial)
+    assert setting.connection.certificates[0] == Certificate(account("api"), renewed.serial, frozenset())
     assert setting.connection.client_id == account("web")
 
 
@@ -243,7 +242,7 @@ async def shake(client: TlsMachine, leg: Opening, before_the_last: Any) -> None:
     transport = leg.transport
     assert isinstance(transport, Transport)
     client.start()
-    leg.data_received(client.outgoing())
+    leg.keep(client.outgoing())
     async with asyncio.timeout(10):
         while not client.handshake_complete:
             await asyncio.sleep(0)
@@ -251,7 +250,7 @@ async def shake(client: TlsMachine, leg: Opening, before_the_last: Any) -> None:
             if answer:
                 client.receive(answer)
     before_the_last()
-    leg.data_received(client.outgoing())
+    leg.keep(client.outgoing())
 
 
 async def test_a_first_speaker_that_is_still_permitted_gets_as_far_as_its_relay(
@@ -263,6 +262,6 @@ async def test_a_first_speaker_that_is_still_permitted_gets_as_far_as_its_relay(
     setting = Setting(worker, STRANGER_IP)
     await worker.dialled.wait()
     worker.change(pod("other", "10.1.0.77"))
-    setting.leg.data_received(b"GET / HTTP/1.1\r\n")
+    setting.leg.keep(b"GET / HTTP/1.1\r\n")
     async with asyncio.timeout(10):
         await started.wait()

@@ -8,7 +8,7 @@ from agent.outcome import Outcome
 from agent.policy.model import Denial
 from agent.proxy import outbound
 from agent.proxy.connection import Connection, Direction, Refusal
-from agent.proxy.outbound import OutboundFact, still_permitted
+from agent.proxy.outbound import still_permitted
 from agent.proxy.route import Mesh, Plain, PlainReason
 from tests.proxy.fakes import API_IP, PORT, STRANGER_IP, WEB_IP, Worker, pod
 from tests.tls.pki import TRUST_DOMAIN
@@ -72,7 +72,8 @@ async def test_whatever_ends_a_connection_is_named_by_its_rule(
 ) -> None:
     worker = Worker(WEB, API)
     connection = dialled(worker, taken.address)
-    connection.fact = OutboundFact(taken)
+    connection.taken = taken
+    worker.weigh(taken.address, taken.port)
     assert still_permitted(connection) is None
     denial = still_permitted(connection, worker.change(*changed, gone=gone))
     assert denial is not None

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import NamedTuple
 
 import pytest
+import uvloop
 
 from agent.capture._sockets import prepare
 from agent.outcome import Outcome
@@ -111,6 +112,22 @@ async def test_what_ended_cleanly_is_freed_without_the_garbage_collector(joint: 
     assert await hear(joint.application) == b""
     await settle()
     assert joint.owner() is None
+
+
+def test_nothing_of_the_set_up_is_kept_while_the_connection_lives() -> None:
+    """On the worker's own loop: its transports keep methods of a former protocol that the new one has not."""
+
+    async def openings() -> int:
+        joint = await join()
+        joint.application.sendall(b"words")
+        heard = joint.far.receive(await hear(joint.peer))
+        assert heard == b"words", "and the relay goes on"
+        found = sum(isinstance(each, Opening) for each in gc.get_objects())
+        joint.application.close()
+        joint.peer.close()
+        return found
+
+    assert uvloop.run(openings()) == 0
 
 
 @pytest.mark.parametrize("who", ["application", "peer"])

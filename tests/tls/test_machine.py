@@ -257,6 +257,28 @@ def test_an_idle_connection_costs_no_memory_for_what_it_once_carried() -> None:
     assert set(tracked) == {b""}
 
 
+def test_connections_take_turns_in_the_midst_of_their_handshakes_and_some_are_dropped_there() -> None:
+    """All speak through one BIO: nothing of one must ever be another's."""
+    pairs = [ends(session=None if number % 2 else session_of()) for number in range(9)]
+    for one, _ in pairs:
+        one.start()
+    for step in range(3):
+        for number, (one, other) in enumerate(pairs):
+            receiver, sender = (one, other) if step == 1 else (other, one)
+            if (number + step) % 4 != 0:  # these are dropped, at this step or at that
+                receiver.receive(sender.outgoing())
+        pairs = [pair for number, pair in enumerate(pairs) if (number + step) % 4 != 0]
+    assert len(pairs) >= 3
+    for number, (one, other) in enumerate(pairs):
+        assert one.handshake_complete
+        assert other.handshake_complete
+        one.send(b"from %d" % number)
+    for number, (_, other) in enumerate(pairs):
+        other.send(b"to %d" % number)
+    for number, (one, other) in enumerate(pairs):
+        assert carry(one, other) == (b"to %d" % number, b"from %d" % number)
+
+
 def test_what_comes_after_close_notify_is_not_read() -> None:
     client, server = joined()
     client.close()
