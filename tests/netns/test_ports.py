@@ -2,6 +2,7 @@
 
 import socket
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -114,3 +115,34 @@ def test_one_port_of_a_client_may_have_connections_to_two_ports_of_a_pod(place: 
         assert alive(two), place.world.mesh.last_words()
     for echo in echoes:
         echo.close()
+
+
+def test_a_syn_that_crosses_a_leg_that_nobody_answers_reaches_no_application(
+    make_world: Callable[..., World], version: int
+) -> None:
+    """Conntrack takes it for the leg's simultaneous open and translates nothing; its answer is invalid, and dropped."""
+    world = make_world(workers=1)
+    client, silent = world.pod("client"), world.stranger("silent")
+    iptables = "iptables" if version == 4 else "ip6tables"
+    assert world.run(silent, iptables, "-A", "INPUT", "-p", "tcp", "--dport", str(PORT), "-j", "DROP").returncode == 0
+    world.start()
+    with world.connect(client, silent.address(version), PORT):
+        port = world.until(lambda: dialling_from(world, client, version), "the agent dials")
+        world.kill_worker(0)  # so that its leg is gone at once, and its port free
+    assert world.run(silent, iptables, "-F").returncode == 0
+    with world.listen(client, port, version) as listener, world.open_socket(silent, version) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(("", PORT))
+        sock.settimeout(1.5)
+        with pytest.raises(TimeoutError):
+            sock.connect((client.address(version), port))
+        listener.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+
+
+def dialling_from(world: World, player: Player, version: int) -> int | None:
+    """The port of a socket in SYN_SENT in the player's namespace."""
+    table = Path("/proc/thread-self/net", "tcp" if version == 4 else "tcp6")
+    rows = [line.split() for line in world.inside(player, table.read_text).splitlines()[1:]]
+    return next((int(row[1].rpartition(":")[2], 16) for row in rows if row[3] == "02"), None)
