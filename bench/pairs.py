@@ -20,17 +20,51 @@ from pathlib import Path
 from agent.cli.demo.stage import Stage
 from bench import certificates, load, usage
 from bench.contenders import CONTENDERS, REFERENCE
-from bench.ground import Ground
+from bench.ground import Address, Ground
 
 HERE = Path(__file__).parent.parent
 SLICE_SECONDS = 1.0
+HEAD_START_SECONDS = 0.3
 CONNECTIONS = 64
 ROUNDS = 16
 THIS, OTHER = "this", "other"
 
 
-def serve(contender: str, stage: str) -> None:
-    """One contender, in a process of its own: a line in, a slice of load, CPU µs per new connection out."""
+def of_connection(ground: Ground, address: Address, roots: Sequence[int]) -> float:
+    """CPU microseconds of the proxies, per new connection."""
+    before = usage.cpu_seconds(roots)
+    counted = load.new_connections(ground, address, CONNECTIONS, SLICE_SECONDS)
+    return (usage.cpu_seconds(roots) - before) * 1e6 / counted.requests
+
+
+def of_request(ground: Ground, address: Address, roots: Sequence[int]) -> float:
+    """CPU microseconds of the proxies, per request on kept connections."""
+    before = 0.0
+
+    def begin() -> None:
+        nonlocal before
+        before = usage.cpu_seconds(roots)
+
+    counted = load.keep_alive(ground, address, CONNECTIONS, SLICE_SECONDS, HEAD_START_SECONDS, begin=begin)
+    return (usage.cpu_seconds(roots) - before) * 1e6 / counted.requests
+
+
+def of_latency(ground: Ground, address: Address, roots: Sequence[int]) -> float:
+    """Microseconds that one connection waits for an answer, in the median."""
+    del roots
+    return load.keep_alive(ground, address, 1, SLICE_SECONDS, HEAD_START_SECONDS).p50
+
+
+MEASURES = {
+    "connection": ("CPU µs per new connection", of_connection),
+    "request": ("CPU µs per request, 64 connections", of_request),
+    "latency": ("p50 µs, one connection", of_latency),
+}
+
+
+def serve(contender: str, stage: str, measure: str) -> None:
+    """One contender, in a process of its own: a line in, a slice of load, what was measured out."""
+    _, measured = MEASURES[measure]
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         directory.chmod(0o755)  # the peers' workers are other users
@@ -44,10 +78,7 @@ def serve(contender: str, stage: str) -> None:
             sys.stdout.write("ready\n")
             sys.stdout.flush()
             for _ in sys.stdin:
-                before = usage.cpu_seconds(proxies.roots())
-                counted = load.new_connections(ground, front.http, CONNECTIONS, SLICE_SECONDS)
-                spent = usage.cpu_seconds(proxies.roots()) - before
-                sys.stdout.write(json.dumps(spent * 1e6 / counted.requests) + "\n")
+                sys.stdout.write(json.dumps(measured(ground, front.http, proxies.roots())) + "\n")
                 sys.stdout.flush()
         finally:
             proxies.stop()
@@ -68,10 +99,12 @@ def main(words: list[str] | None = None) -> int:
     given = argparse.ArgumentParser(prog="python -m bench.pairs", description=(__doc__ or "").partition("\n")[0])
     given.add_argument("other", nargs="?", type=Path, help="another checkout of this project")
     given.add_argument("--rounds", type=int, default=ROUNDS, metavar="N", help=f"slices of each, {ROUNDS}")
+    given.add_argument("--measure", choices=MEASURES, default="connection", help="what is measured; connection")
     given.add_argument("--serve", nargs=2, help=argparse.SUPPRESS)
     told = given.parse_args(words)
     if told.serve:
-        serve(*told.serve)
+        contender, stage = told.serve
+        serve(contender, stage, told.measure)
         return 0
     if told.other is None or not (told.other / ".venv/bin/python").exists():
         given.error("give another checkout that has a .venv, for example: python -m bench.pairs ../other")
@@ -83,7 +116,10 @@ def main(words: list[str] | None = None) -> int:
         ):
             rounds[name] = []
             children[name] = subprocess.Popen(
-                [str(tree / ".venv/bin/python"), "-P", __file__, "--serve", contender, f"qwpair{number}"],
+                [
+                    *(str(tree / ".venv/bin/python"), "-P", __file__),
+                    *("--serve", contender, f"qwpair{number}", "--measure", told.measure),
+                ],
                 cwd=tree,
                 env=os.environ | {"PYTHONPATH": str(tree)},
                 stdin=subprocess.PIPE,
@@ -99,7 +135,8 @@ def main(words: list[str] | None = None) -> int:
     finally:
         for child in children.values():
             child.communicate()
-    sys.stdout.write(f"CPU µs per new connection, {told.rounds} rounds\n{table(rounds, REFERENCE)}\n")
+    what, _ = MEASURES[told.measure]
+    sys.stdout.write(f"{what}, {told.rounds} rounds\n{table(rounds, REFERENCE)}\n")
     return 0
 
 

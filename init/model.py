@@ -175,8 +175,8 @@ def chains(family: Family, options: Options) -> tuple[Chain, ...]:
 
     What conntrack holds for invalid meets no nat rule, and would pass untranslated: a SYN that looks like a
     reply reaches an application past the agent, and so does data outside of the window of a captured connection, whose
-    four numbers the transparent leg has too. It is dropped. Resets that go out are spared: the kernel says with them
-    that a connection is gone, and conntrack may have forgotten it first.
+    four numbers the transparent leg has too. It is dropped. Resets that leave by the wire are spared: the kernel
+    says with them that a connection is gone, and conntrack may have forgotten it first.
     """
     outbound = [
         Rule(Verdict.LEAVE, mark=MARK),

@@ -4,7 +4,7 @@
 The kernel's answers are passed on as they are: OSError with its number, nothing decided here.
 """
 
-from sys import intern
+from functools import lru_cache
 
 from cpython.bytes cimport PyBytes_AS_STRING
 from libc.errno cimport errno
@@ -48,7 +48,7 @@ cdef extern from "arpa/inet.h" nogil:
         int l_onoff
         int l_linger
     int AF_INET, AF_INET6, SOCK_STREAM, SOCK_CLOEXEC, SOCK_NONBLOCK
-    int SOL_SOCKET, SO_MARK, SO_LINGER, SO_KEEPALIVE, SO_REUSEADDR
+    int SOL_SOCKET, SO_MARK, SO_LINGER, SO_KEEPALIVE, SO_REUSEADDR, SO_OOBINLINE
     int IPPROTO_IP, IPPROTO_IPV6, IPPROTO_TCP, IP_TRANSPARENT
     int INET6_ADDRSTRLEN
     int socket(int, int, int)
@@ -94,6 +94,8 @@ cdef enum:
 
 cdef int _mark = MARK
 
+_one = lru_cache(maxsize=4096)(str)  # not sys.intern: before Python 3.12.6 what is interned stays for ever
+
 cdef union _Address:
     sockaddr any
     sockaddr_in v4
@@ -128,8 +130,12 @@ cdef inline int _linger(int fd, int on) except -1:
 
 
 cpdef int prepare(int fd) except -1:
-    """What every socket of the agent has: a reset when it is closed, keepalives, no delay."""
+    """What every socket of the agent has: a reset when it is closed, keepalives, no delay, urgent data in its place.
+
+    Urgent data (RFC 6093) that is not in line is not read, and hides from FIONREAD what comes behind it.
+    """
     _linger(fd, 1)
+    _set(fd, SOL_SOCKET, SO_OOBINLINE, 1)
     _set(fd, SOL_SOCKET, SO_KEEPALIVE, 1)
     _set(fd, IPPROTO_TCP, TCP_KEEPIDLE, KEEPALIVE_IDLE_SECONDS)
     _set(fd, IPPROTO_TCP, TCP_KEEPINTVL, KEEPALIVE_INTERVAL_SECONDS)
@@ -185,13 +191,13 @@ cdef socklen_t _fill(_Address *address, str text, int port) except 0:
 
 
 cdef tuple _shown(_Address *address):
-    """As text: one for all connections of one address."""
+    """As text: one for all connections of one address, among the last some thousands."""
     cdef char text[64]
     if address.any.sa_family == AF_INET:
         inet_ntop(AF_INET, &address.v4.sin_addr, text, 64)
-        return intern(text.decode()), ntohs(address.v4.sin_port)
+        return _one(text.decode()), ntohs(address.v4.sin_port)
     inet_ntop(AF_INET6, &address.v6.sin6_addr, text, 64)
-    return intern(text.decode().removeprefix("::ffff:")), ntohs(address.v6.sin6_port)
+    return _one(text.decode().removeprefix("::ffff:")), ntohs(address.v6.sin6_port)
 
 
 def dial(int netns, int home, str address, int port, str source=None, int source_port=0):

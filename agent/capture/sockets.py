@@ -2,7 +2,7 @@
 
 `listeners` makes them in the network namespace of the calling thread: call it in a visit (agent.capture.netns). What
 is done for every connection is native (`_sockets.pyx`) and takes descriptors. A descriptor is its transport's until
-that is closing, and may be another connection's a moment later: ask the transport first.
+`connection_lost`, and may be another connection's a moment later.
 
 Each socket is made with SO_LINGER on and zero, which accepted sockets inherit: whatever ends a process, the
 kernel then ends its connections with a reset, so that an agent's death is never taken for the end of a

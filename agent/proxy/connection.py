@@ -222,7 +222,7 @@ class Connection:
         joined = runtime.live.is_joined(self)
         self.report_bytes()
         runtime.live.left(self)
-        self.relay = None  # which holds this connection: see Leg.connection_lost
+        self.relay = None  # which holds this connection: see Leg.let_go
         if self.taken is not None:
             runtime.release(self.taken.address, self.taken.port)
         if joined:

@@ -12,7 +12,6 @@ one buffer of the process, and has passed on what is in it before the next one r
 """
 
 import asyncio
-import contextlib
 from collections.abc import Callable
 from typing import Protocol
 
@@ -171,8 +170,7 @@ class Leg(asyncio.BufferedProtocol):
         if not self.lost:
             self.lost = True
             if self.transport.is_closing():  # `finish` came first, and bytes that wait will not be sent now
-                with contextlib.suppress(OSError):  # unless the descriptor has gone meanwhile
-                    reset_on_close(self.fd)
+                reset_on_close(self.fd)
             self.transport.abort()
 
     def is_dead(self) -> bool:

@@ -1,1 +1,1 @@
-"""TLS without I/O: the ClientHello parser, TLS over memory BIOs, contexts, the session cache."""
+"""TLS without I/O: the ClientHello parser, TLS over memory, contexts, the session cache."""

@@ -601,6 +601,7 @@ cdef int _bio_write(BIO *bio, const char *data, int length) noexcept:
     cdef Connection connection = <Connection>BIO_get_data(bio)
     cdef Py_ssize_t needed = connection.out_used + length
     cdef bytes former
+    BIO_clear_retry_flags(bio)
     if needed > connection.out_size:
         former = connection.out
         try:

@@ -3,12 +3,14 @@
 import contextlib
 import errno
 import os
+import select
 import socket
 import struct
 from collections.abc import Iterator
 
 import pytest
 
+from agent.capture._sockets import prepare
 from agent.capture.sockets import at_end, cork, ends, finish_on_close, has_died, reset_on_close
 
 
@@ -132,3 +134,28 @@ def test_a_connection_that_both_ends_have_closed_lives_as_long_as_there_is_somet
         assert not at_end(accepted.fileno())
         assert len(accepted.recv(100_000, socket.MSG_WAITALL)) == 49_999
         assert at_end(accepted.fileno())
+
+
+def test_what_lies_behind_urgent_data_is_no_end_and_is_not_lost() -> None:
+    with pair("127.0.0.1") as (client, accepted):
+        prepare(accepted.fileno())
+        accepted.settimeout(10)
+        client.sendall(b"A")
+        client.send(b"!", socket.MSG_OOB)
+        client.sendall(b"CDE")
+        client.shutdown(socket.SHUT_WR)
+        arrived = select.poll()
+        arrived.register(accepted, select.POLLRDHUP)
+        assert arrived.poll(10_000)
+        assert accepted.recv(1) == b"A"
+        assert not at_end(accepted.fileno())
+        assert accepted.recv(100) == b"!CDE"
+        assert at_end(accepted.fileno())
+
+
+def test_the_texts_of_one_address_are_one() -> None:
+    shown = []
+    for _ in range(2):
+        with pair("127.0.0.1") as (_, accepted):
+            shown.append(ends(accepted.fileno())[0][0])
+    assert shown[0] is shown[1]

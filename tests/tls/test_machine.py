@@ -17,6 +17,8 @@ from agent.tls.machine import TlsFailure, TlsMachine
 from tests.tls.pki import Pki
 
 PKI = Pki()
+ALERT = b"\x15"
+"""The type of a record that holds an alert (RFC 8446, section 5.1)."""
 SERVER = Contexts(PKI.svid("server"), PKI.bundle())
 CLIENT = Contexts(PKI.svid("client"), PKI.bundle())
 
@@ -262,8 +264,13 @@ def test_connections_take_turns_in_the_midst_of_their_handshakes_and_some_are_dr
     pairs = [ends(session=None if number % 2 else session_of()) for number in range(9)]
     for one, _ in pairs:
         one.start()
+    stranger = TlsMachine.server(SERVER.server)
     for step in range(3):
         for number, (one, other) in enumerate(pairs):
+            with pytest.raises(TlsFailure):  # each time between two others: its alert and its error are its own
+                stranger.receive(b"\x16\x03\x01\x00\x04junk")
+            assert stranger.outgoing().startswith(ALERT)
+            stranger = TlsMachine.server(SERVER.server)
             receiver, sender = (one, other) if step == 1 else (other, one)
             if (number + step) % 4 != 0:  # these are dropped, at this step or at that
                 receiver.receive(sender.outgoing())
