@@ -54,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
     made.set_defaults(plan=FULL)
     made.add_argument("--contenders", metavar="A,B", help=f"some of {','.join(CONTENDERS)}")
     made.add_argument("--measures", metavar="A,B", help=f"some of {','.join(MEASURES)}; or names of figures")
-    made.add_argument("--rounds", type=int, metavar="N", help="how often everyone has a turn")
+    made.add_argument("--rounds", type=int, metavar="N", help="how often everyone takes part")
     made.add_argument("--json", action="store_true", help="print the results as JSON instead of tables")
     made.add_argument("--out", type=Path, metavar="DIR", help="where JSON, tables and chart are written")
     return made

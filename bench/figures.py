@@ -86,13 +86,13 @@ MEASURES = (
     "half_load",
     "requests_512",
     "connections",
+    "scaling",
     "bulk_1",
     "bulk_2",
     "bulk_8",
     "neighbours",
-    "scaling",
 )
-"""In the order in which a turn takes them."""
+"""In the order in which a round takes them."""
 
 
 def measures_of(names: list[str]) -> tuple[str, ...]:

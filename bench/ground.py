@@ -1,6 +1,6 @@
 """The ground of one turn: a client pod and a server pod on a bridge, and the backend in the server pod.
 
-It is made anew for every turn, with the same names and addresses: nobody inherits the connection tracking, the rules
+It is made anew for every turn, with the same addresses: nobody inherits the connection tracking, the rules
 or the sockets in TIME_WAIT of whoever came before.
 """
 

@@ -1,8 +1,8 @@
-"""What is done in one turn, and the figures that come of it."""
+"""What a contender does in a round, and the figures that come of it."""
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from bench import load, usage
@@ -28,7 +28,7 @@ SETTLED = 0.2
 
 @dataclass
 class Turn:
-    """One contender on its ground, and what it gave so far."""
+    """One contender on its ground in one round, and what it gave since that was last kept."""
 
     ground: Ground
     contender: Contender
@@ -65,23 +65,26 @@ def answered(turn: Turn, what: str, load_once: Callable[[float], load.Requests])
     return counted
 
 
-def take(turn: Turn, measures: Sequence[str]) -> None:
-    """Takes these measures, in their order. Raises ProcessError."""
-    if "memory" in measures:
-        memory(turn)
-    else:
-        with load.idle(turn.ground, turn.front.http, WARM_UP_CONNECTIONS):
-            pass
-    for measure in measures:
-        if measure in _MEASURES:
-            settle(turn)
-            _MEASURES[measure](turn)
-    if "memory" in measures and turn.proxied:
+def take(turn: Turn, measure: str) -> None:
+    """Takes one measure, and waits until the proxies have done with it. Raises ProcessError."""
+    _MEASURES[measure](turn)
+    settle(turn)
+
+
+def warm_up(turn: Turn) -> None:
+    """Where no memory is measured, which would see it."""
+    with load.idle(turn.ground, turn.front.http, WARM_UP_CONNECTIONS):
+        pass
+
+
+def memory_after_storm(turn: Turn) -> None:
+    """At the end of a round."""
+    if turn.proxied:
         turn.figures["memory_after_storm"] = float(usage.memory_bytes(turn.contender.roots()))
 
 
 def settle(turn: Turn) -> None:
-    """Waits until the proxies have done with the connections of the measure before, or for SETTLE_SECONDS."""
+    """Waits until the proxies have done with their connections, or for SETTLE_SECONDS."""
     deadline = time.monotonic() + SETTLE_SECONDS
     spent = turn.cpu()
     while turn.proxied and time.monotonic() < deadline:
@@ -233,6 +236,7 @@ def neighbours(turn: Turn) -> None:
 
 
 _MEASURES: dict[str, Callable[[Turn], None]] = {
+    "memory": memory,
     "requests_1": requests(1),
     "requests_64": requests(64),
     "half_load": half_load,

@@ -1,4 +1,4 @@
-"""A whole run: rounds of turns, one contender after the other on fresh ground."""
+"""A whole run: rounds in which all contenders are up, each on ground of its own, and take each measure in turn."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -6,62 +6,106 @@ from pathlib import Path
 
 from agent.cli.demo.mesh import MeshError
 from agent.cli.demo.stage import Stage, StageError
+from bench import measures
 from bench.contenders import CONTENDERS, SCALED, TWO_WORKERS, two_workers
-from bench.contenders.contender import Contender
 from bench.ground import Ground
-from bench.measures import Turn, take
-from bench.plan import Plan
+from bench.measures import Turn
+from bench.plan import MEMORY, SCALING, Plan
 from bench.process import ProcessError
 from bench.results import Results
 from bench.schedule import left, order, spoken
 
 STAGE = "qwbench"
 NETWORK_4, NETWORK_6 = "10.78.0.0/24", "fd78::/64"
-SCALING = "scaling"
+FAILURES = (StageError, MeshError, ProcessError)
 
 
 class TurnError(Exception):
-    """A turn could not be finished; `str` says whose, and why."""
+    """A measure could not be taken; `str` says whose, and why."""
 
 
 def run(plan: Plan, names: Sequence[str], directory: Path, certificates: Path, say: Callable[[str], None]) -> Results:
-    """All rounds. Raises TurnError; KeyboardInterrupt passes; the ground is cleared either way."""
+    """All rounds. Raises TurnError; KeyboardInterrupt passes; the grounds are cleared either way."""
     results = Results(tuple(names), plan.rounds)
-    scaled = SCALING in plan.measures and SCALED in names
-    everyone = [*names, *([TWO_WORKERS] if scaled else [])]
-    begun, done, total = time.monotonic(), 0, plan.rounds * len(everyone)
+    begun, done, total = time.monotonic(), 0, plan.rounds * (1 + sum(len(each) for each in plan.passes))
+
+    def step(number: int, what: str) -> None:
+        nonlocal done
+        remaining = f", about {spoken(left(done, total, time.monotonic() - begun))} left" if done else ""
+        done += 1
+        say(f"round {number + 1} of {plan.rounds}, {what}, step {done} of {total}{remaining}")
+
     for number in range(plan.rounds):
-        for name in order(everyone, number):
-            remaining = left(done, total, time.monotonic() - begun)
-            say(
-                f"round {number + 1} of {plan.rounds}, {name}, turn {done + 1} of {total}"
-                + (f", about {spoken(remaining)} left" if done else "")
-            )
-            measures = [measure for measure in plan.measures if measure != SCALING or (scaled and name == SCALED)]
-            if name == TWO_WORKERS:
-                turn = _turn(plan, name, two_workers(), [SCALING], directory / f"{number}-{name}", certificates)
-            else:
-                turn = _turn(plan, name, CONTENDERS[name](), measures, directory / f"{number}-{name}", certificates)
-                results.add(name, number, turn.figures)
-            if turn.sample is not None:
-                results.samples.setdefault(name, {})[number] = turn.sample
-            results.problems += [f"round {number + 1}, {name}: {problem}" for problem in turn.problems]
-            done += 1
+        _round(plan, number, directory, certificates, results, step)
     return results
 
 
-def _turn(
-    plan: Plan, name: str, contender: Contender, measures: Sequence[str], directory: Path, certificates: Path
-) -> Turn:
-    ground = Ground(Stage(STAGE, prefix=f"{STAGE}-", ipv4=NETWORK_4, ipv6=NETWORK_6), directory, certificates)
+def _round(
+    plan: Plan, number: int, directory: Path, certificates: Path, results: Results, step: Callable[[int, str], None]
+) -> None:
+    """One measure after the other, each by all: what disturbs the machine for some seconds disturbs them alike."""
+    turns: dict[str, Turn] = {}
+    scaled = SCALING in plan.measures and SCALED in results.contenders
+    try:
+        step(number, "everyone starts")
+        for place, name in enumerate((*results.contenders, *([TWO_WORKERS] if scaled else []))):
+            turns[name] = _started(name, plan, place, directory / f"{number}-{name}", certificates)
+        for again, taken in enumerate(plan.passes):
+            for place, measure in enumerate(taken):
+                step(number, measure)
+                for name in order(list(turns), number + place):
+                    if _takes(name, measure):
+                        _take(name, turns[name], measure)
+            for name, turn in turns.items():
+                _keep(name, number * len(plan.passes) + again, turn, results)
+        if MEMORY in plan.measures:
+            for name in results.contenders:
+                measures.memory_after_storm(turns[name])
+                _keep(name, number * len(plan.passes) + len(plan.passes) - 1, turns[name], results)
+    finally:
+        for turn in turns.values():
+            turn.contender.stop()
+            turn.ground.close()
+    for name, turn in turns.items():
+        results.problems += [f"round {number + 1}, {name}: {problem}" for problem in turn.problems]
+
+
+def _takes(name: str, measure: str) -> bool:
+    if name == TWO_WORKERS:
+        return measure == SCALING
+    return measure != SCALING or name == SCALED
+
+
+def _started(name: str, plan: Plan, place: int, directory: Path, certificates: Path) -> Turn:
+    ground = Ground(
+        Stage(f"{STAGE}{place}", prefix=f"{STAGE}{place}-", ipv4=NETWORK_4, ipv6=NETWORK_6), directory, certificates
+    )
+    contender = two_workers() if name == TWO_WORKERS else CONTENDERS[name]()
     try:
         ground.open()
         turn = Turn(ground, contender, contender.start(ground), plan)
-        take(turn, measures)
-    except (StageError, MeshError, ProcessError) as error:
-        raise TurnError(f"{name}: {error}") from error
-    else:
-        return turn
-    finally:
+        if MEMORY not in plan.measures:
+            measures.warm_up(turn)
+    except BaseException as error:
         contender.stop()
         ground.close()
+        if isinstance(error, FAILURES):
+            raise TurnError(f"{name}: {error}") from error
+        raise
+    return turn
+
+
+def _take(name: str, turn: Turn, measure: str) -> None:
+    try:
+        measures.take(turn, measure)
+    except FAILURES as error:
+        raise TurnError(f"{name}, {measure}: {error}") from error
+
+
+def _keep(name: str, number: int, turn: Turn, results: Results) -> None:
+    """Moves a pass's figures to the results; a pass counts as a round."""
+    if name != TWO_WORKERS:
+        results.add(name, number, turn.figures)
+    if turn.sample is not None:
+        results.samples.setdefault(name, {})[number] = turn.sample
+    turn.figures, turn.sample = {}, None

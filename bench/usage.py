@@ -1,8 +1,9 @@
 """CPU time and memory of process trees, from /proc.
 
 CPU time is utime + stime of every process of a tree, as proc_pid_stat(5) has them: in clock ticks of 10 ms, threads
-that have ended included. Memory is the proportional set size (PSS) of smaps_rollup: a page that n processes share
-counts 1/n for each. Kernel memory, socket buffers above all, is in neither.
+that have ended included. Memory is the anonymous and the shared part of the proportional set size (PSS) of
+smaps_rollup: a page that n processes share counts 1/n for each; one of a file, which whoever else runs the same program
+has too, does not count. Kernel memory, socket buffers above all, is in neither.
 """
 
 import contextlib
@@ -35,11 +36,12 @@ def parse_stat(line: str, tick: float = TICK) -> Stat:
 
 
 def parse_pss(rollup: str) -> int:
-    """Bytes of PSS in the text of smaps_rollup. Raises ValueError."""
-    for line in rollup.splitlines():
-        if line.startswith("Pss:"):
-            return int(line.split()[1]) * 1024
-    raise ValueError("no Pss in smaps_rollup")
+    """Bytes of anonymous and shared memory, proportional, in the text of smaps_rollup. Raises ValueError."""
+    fields = dict(line.split(":", 1) for line in rollup.splitlines()[1:])
+    try:
+        return sum(int(fields[name].split()[0]) * 1024 for name in ("Pss_Anon", "Pss_Shmem"))
+    except KeyError as error:
+        raise ValueError(f"no {error} in smaps_rollup") from None
 
 
 def tree(roots: Iterable[int], stats: Iterable[Stat]) -> list[Stat]:
@@ -80,7 +82,7 @@ def cpu_seconds(roots: Iterable[int]) -> float:
 
 
 def memory_bytes(roots: Iterable[int]) -> int:
-    """PSS of the trees, bytes."""
+    """Memory of the trees' own, bytes."""
     total = 0
     for stat in tree(roots, processes()):
         with contextlib.suppress(OSError):  # it has just ended

@@ -19,11 +19,11 @@ def test_a_line_that_is_none_is_refused(line: str) -> None:
         parse_stat(line)
 
 
-def test_pss_is_in_bytes() -> None:
-    rollup = "00400000-7ffd000 ---p 00000000 00:00 0 [rollup]\nRss: 900 kB\nPss:     120 kB\nPss_Anon: 7 kB\n"
-    assert parse_pss(rollup) == 120 * 1024
-    with pytest.raises(ValueError, match="no Pss"):
-        parse_pss("Rss: 1 kB\n")
+def test_memory_is_in_bytes_and_without_the_pages_of_files() -> None:
+    head = "00400000-7ffd000 ---p 00000000 00:00 0 [rollup]\nRss: 900 kB\nPss:     120 kB\n"
+    assert parse_pss(f"{head}Pss_Anon:   7 kB\nPss_File: 100 kB\nPss_Shmem: 13 kB\n") == 20 * 1024
+    with pytest.raises(ValueError, match="no 'Pss_Anon'"):
+        parse_pss(head)
 
 
 def test_a_tree_has_everything_below_its_roots_once() -> None:
