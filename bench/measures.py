@@ -15,8 +15,6 @@ MICRO = 1e6
 GIGA = 1e9
 WARM_UP_CONNECTIONS = 64
 NEIGHBOURS = 512
-NEIGHBOURS_LOADS = 2
-"""One request may take long here: this measure lasts so many times as long as others."""
 HALF = 0.5
 LENGTHENED = (1.0, 4.0, 16.0)
 """How much longer a load lasts, each time that nothing was answered."""
@@ -28,7 +26,7 @@ SETTLED = 0.2
 
 @dataclass
 class Turn:
-    """One contender on its ground in one round, and what it gave since that was last kept."""
+    """One contender on its ground in one round, and what it gave so far."""
 
     ground: Ground
     contender: Contender
@@ -57,7 +55,7 @@ class Turn:
 def answered(turn: Turn, what: str, load_once: Callable[[float], load.Requests]) -> load.Requests:
     """Applies a load; again, and longer, where nothing was answered in time (a machine that is busy elsewhere)."""
     for lengthened in LENGTHENED:
-        counted = load_once(turn.plan.load_seconds * lengthened)
+        counted = load_once(turn.plan.load_seconds(what) * lengthened)
         if counted.requests:
             break
         turn.problems.append(f"{what}: no request was answered in {counted.seconds:.1f} s")
@@ -203,7 +201,7 @@ def bulk(streams: int) -> Callable[[Turn], None]:
         spent, moved = 0.0, 0
         for way in ("up", "down"):
             before = turn.cpu()
-            got = load.iperf(turn.ground, turn.front.bulk, streams, turn.plan.bulk, down=way == "down")
+            got = load.iperf(turn.ground, turn.front.bulk, streams, turn.plan.bulk_length(streams), down=way == "down")
             cost = turn.cpu() - before
             turn.figures[f"{way}_gbps_{streams}"] = got.gbit_per_second
             if streams == 1 and turn.proxied:
@@ -225,7 +223,7 @@ def neighbours(turn: Turn) -> None:
                 turn.ground,
                 turn.front.http,
                 1,
-                seconds * NEIGHBOURS_LOADS,
+                seconds,
                 own + crowd,
                 begin=lambda: others.enter_context(load.neighbours(turn.ground, turn.front.http, NEIGHBOURS)),
                 begin_at=own,

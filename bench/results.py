@@ -19,8 +19,8 @@ class Results:
     problems: list[str] = field(default_factory=list)
 
     def add(self, contender: str, number: int, figures: Mapping[str, float]) -> None:
-        """Keeps the figures of one pass."""
-        self.taken.setdefault(contender, {}).setdefault(number, {}).update(figures)
+        """Keeps one turn's figures."""
+        self.taken.setdefault(contender, {})[number] = dict(figures)
 
     def values(self, contender: str, key: str) -> dict[int, float]:
         """One figure by round."""

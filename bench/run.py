@@ -27,7 +27,7 @@ class TurnError(Exception):
 def run(plan: Plan, names: Sequence[str], directory: Path, certificates: Path, say: Callable[[str], None]) -> Results:
     """All rounds. Raises TurnError; KeyboardInterrupt passes; the grounds are cleared either way."""
     results = Results(tuple(names), plan.rounds)
-    begun, done, total = time.monotonic(), 0, plan.rounds * (1 + sum(len(each) for each in plan.passes))
+    begun, done, total = time.monotonic(), 0, plan.rounds * (1 + len(plan.measures))
 
     def step(number: int, what: str) -> None:
         nonlocal done
@@ -50,18 +50,18 @@ def _round(
         step(number, "everyone starts")
         for place, name in enumerate((*results.contenders, *([TWO_WORKERS] if scaled else []))):
             turns[name] = _started(name, plan, place, directory / f"{number}-{name}", certificates)
-        for again, taken in enumerate(plan.passes):
-            for place, measure in enumerate(taken):
-                step(number, measure)
-                for name in order(list(turns), number + place):
-                    if _takes(name, measure):
-                        _take(name, turns[name], measure)
-            for name, turn in turns.items():
-                _keep(name, number * len(plan.passes) + again, turn, results)
-        if MEMORY in plan.measures:
-            for name in results.contenders:
-                measures.memory_after_storm(turns[name])
-                _keep(name, number * len(plan.passes) + len(plan.passes) - 1, turns[name], results)
+        for place, measure in enumerate(plan.measures):
+            step(number, measure)
+            for name in order(list(turns), number + place):
+                if _takes(name, measure):
+                    _take(name, turns[name], measure)
+        for name, turn in turns.items():
+            if MEMORY in plan.measures:
+                measures.memory_after_storm(turn)
+            if name != TWO_WORKERS:
+                results.add(name, number, turn.figures)
+            if turn.sample is not None:
+                results.samples.setdefault(name, {})[number] = turn.sample
     finally:
         for turn in turns.values():
             turn.contender.stop()
@@ -100,12 +100,3 @@ def _take(name: str, turn: Turn, measure: str) -> None:
         measures.take(turn, measure)
     except FAILURES as error:
         raise TurnError(f"{name}, {measure}: {error}") from error
-
-
-def _keep(name: str, number: int, turn: Turn, results: Results) -> None:
-    """Moves a pass's figures to the results; a pass counts as a round."""
-    if name != TWO_WORKERS:
-        results.add(name, number, turn.figures)
-    if turn.sample is not None:
-        results.samples.setdefault(name, {})[number] = turn.sample
-    turn.figures, turn.sample = {}, None

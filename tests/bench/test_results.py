@@ -1,4 +1,3 @@
-import dataclasses
 import json
 from typing import Any
 
@@ -137,17 +136,7 @@ def test_every_figure_belongs_to_a_measure_and_every_ratio_to_a_figure() -> None
     assert measures_of(list(RATIOS)) == QUICK.measures
 
 
-def test_a_round_takes_everything_once_and_what_the_ratios_need_again() -> None:
-    everything, again = FULL.passes
-    assert everything == MEASURES
-    assert again == ("requests_1", "requests_64", "half_load", "connections", "bulk_1")
-    assert QUICK.passes == (QUICK.measures,)
-    assert dataclasses.replace(FULL, measures=("memory",)).passes == (("memory",),), "which has only one first time"
-
-
-def test_what_is_added_to_a_round_later_takes_nothing_from_it() -> None:
-    results = Results(("nginx",), 1)
-    results.add("nginx", 0, {"p50_1": 1.0})
-    results.add("nginx", 0, {"memory_after_storm": 2.0})
-    assert results.values("nginx", "p50_1") == {0: 1.0}
-    assert results.values("nginx", "memory_after_storm") == {0: 2.0}
+def test_what_the_ratios_need_is_taken_for_longer() -> None:
+    assert FULL.load_seconds("half_load") == 3 * FULL.load_seconds("requests_512")
+    assert (FULL.bulk_length(1), FULL.bulk_length(8)) == (("-t", "2"), ("-t", "1"))
+    assert SMOKE.bulk_length(1) == SMOKE.bulk, "which is an amount"

@@ -1,20 +1,16 @@
 """Policy that changes while connections live: who is no longer permitted is cut and counted; nobody else notices."""
 
-import contextlib
-import dataclasses
 import resource
 import socket
-import ssl
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import pytest
 
-from agent.cli.demo.stage import Player
+from tests.netns.live import PORT, SUFFIX, Place, cut_exactly, shown, started
 from tests.netns.policies import (
     DEFAULT_POLICY,
     DENIALS,
-    RESET_SECONDS,
     VERSIONS,
     Attempts,
     account,
@@ -24,25 +20,16 @@ from tests.netns.policies import (
     mesh_tls,
     network,
     policy,
-    reaches,
     server,
     server_authorization,
 )
-from tests.netns.test_catalog import init_check
-from tests.netns.test_certificates import context
-from tests.netns.world import MARKER, Echo, Load, Manifest, World, alive
-from tests.tls.pki import Pki
+from tests.netns.world import MARKER, Load, Manifest, World, alive
 
-PORT = 7000
 FIRST_PORT = 7100
 EGRESS_MODE = "quietwire.io/egress-mode"
 MESHED_ONLY = "meshed-only"
-SUFFIX = "serviceaccount.identity.example.test"
 EACH = 250
 """Connections of each of two clients under load."""
-
-RESET = (ConnectionResetError, ssl.SSLEOFError)
-"""How Python tells of a reset under TLS: 3.13's way, and 3.11's."""
 
 
 class Change(NamedTuple):
@@ -186,26 +173,8 @@ CHANGES = [
     ),
 ]
 PORTS = {change.name: FIRST_PORT + number for number, change in enumerate(CHANGES)}
-RESUMED, LOADED, FAULTY, BY_LABEL, BY_ACCOUNT, WIDER, CHURNED = (FIRST_PORT + 100 + number for number in range(7))
+RESUMED, LOADED, FAULTY, BY_LABEL, WIDER, CHURNED = (FIRST_PORT + 100 + number for number in range(6))
 CUTTABLE = {4: 7300, 6: 7301}
-
-
-class Place(NamedTuple):
-    world: World
-    players: Mapping[str, Player]
-    echoes: dict[str, Echo]
-
-    def hold(self, who: str, to: str, port: int = PORT, version: int = 4) -> socket.socket:
-        """An open connection on which an exchange has worked."""
-        sock = self.world.connect(self.players[who], self.players[to].address(version), port)
-        assert alive(sock), f"{who} reaches port {port} of {to} before anything changes\n{self.world.mesh.last_words()}"
-        return sock
-
-    def terminated(self, **labels: str) -> float:
-        return self.world.count(DENIALS, reason="terminated", **labels)
-
-    def reaches(self, who: str, to: str, port: int = PORT, version: int = 4) -> bool:
-        return reaches(self.world, self.players[who], self.players[to].address(version), port)
 
 
 @pytest.fixture(scope="module")
@@ -219,15 +188,11 @@ def place(make_shared_world: Callable[..., World]) -> Iterator[Place]:
         "server": world.pod("server"),
     }
     assert [f"{players[each].ipv4}" for each in ("stranger", "neighbour")] == nets("stranger", "neighbour")[::2]
-    for name in ("labelled", "renamed", "mover", "leaver", "loaded", "heavy", "heavier", "modal", "annotated"):
+    for name in ("labelled", "loaded", "heavy", "heavier", "modal", "annotated"):
         players[name] = world.pod(name)
     players["roomy"] = world.pod("roomy", namespace="rooms")
     players["walled"] = world.pod("walled", namespace="walls")
     players["free"] = world.pod("free", namespace="walls", annotations={EGRESS_MODE: "allow"})
-    for name in ("remote", "plain-remote"):  # in the catalog they are of another node, which has no agent
-        players[name] = world.stranger(name)
-    world.declare(players["remote"], node="node-b")
-    world.declare(players["plain-remote"], node="node-b", annotations={"linkerd.io/inject": "disabled"})
     world.declare(players["annotated"], annotations={DEFAULT_POLICY: "all-unauthenticated"})
     world.namespace("rooms", {DEFAULT_POLICY: "all-unauthenticated"})
     world.namespace("walls", {EGRESS_MODE: MESHED_ONLY})
@@ -247,36 +212,14 @@ def place(make_shared_world: Callable[..., World]) -> Iterator[Place]:
         policy("by-label", "by-label"),
         server("by-label-too", BY_LABEL, selector={"podSelector": {"matchLabels": {"role": "inner"}}}),
         policy("by-label-too", "by-label-too", account("cart")),
-        server("by-account", BY_ACCOUNT),
-        *(policy(f"by-account-{name}", "by-account", account(name)) for name in ("mover", "leaver", "remote", "web")),
-        policy("by-network", "by-account", by_network("plain-remote")),
-        network("plain-remote", players["plain-remote"].ipv4, players["plain-remote"].ipv6),
     )  # fmt: skip
     ports = {
-        "server": (*PORTS.values(), RESUMED, FAULTY, BY_ACCOUNT, WIDER, CHURNED),
-        **dict.fromkeys(("labelled", "renamed", "annotated", "roomy"), (PORT, BY_LABEL)),
+        "server": (*PORTS.values(), RESUMED, FAULTY, WIDER, CHURNED),
+        **dict.fromkeys(("labelled", "annotated", "roomy"), (PORT, BY_LABEL)),
         "loaded": (LOADED,),
         "stranger": (PORT,),
     }
-    echoes = {f"{name}:{port}": Echo(world, players[name], port, 6) for name, those in ports.items() for port in those}
-    world.start()
-    yield Place(world, players, echoes)
-    for echo in echoes.values():
-        echo.close()
-
-
-@contextlib.contextmanager
-def cut_exactly(place: Place, doomed: list[socket.socket], staying: list[socket.socket]) -> Iterator[None]:
-    """What the block does cuts the doomed, each counted as terminated, and nobody else; closes them all."""
-    with contextlib.ExitStack() as stack:
-        for sock in (*doomed, *staying):
-            stack.enter_context(sock)
-        before = place.terminated()
-        yield
-        for sock in doomed:
-            is_cut(sock)
-        assert all(alive(sock) for sock in staying)
-        assert place.terminated() == before + len(doomed)
+    yield from started(world, players, ports)
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=[change.name for change in CHANGES])
@@ -410,175 +353,6 @@ def test_an_annotation_of_a_namespace(place: Place) -> None:
     with cut_exactly(place, doomed, staying):
         place.world.namespace("rooms", {DEFAULT_POLICY: "all-authenticated"})
     assert not place.reaches("stranger", "roomy")
-
-
-def test_a_clients_service_account_changes(place: Place) -> None:
-    world, mover = place.world, place.players["mover"]
-    held = [place.hold("mover", "server", BY_ACCOUNT, version) for version in VERSIONS]
-    with place.hold("web", "server", BY_ACCOUNT) as staying:
-        before = place.terminated()
-        world.declare(mover, service_account="moved")
-        for sock in held:
-            is_cut(sock)
-            sock.close()
-        assert alive(staying)
-        # Both sides judge, and the first of them takes the other along.
-        assert len(held) <= place.terminated() - before <= 2 * len(held)
-    assert world.mesh.wait_for_log(
-        lambda line: line.get("outcome") == "terminated" and "sa/moved now" in str(line.get("reason"))
-    )
-    world.until(lambda: not world.ready()["waiting"], "it has its new SVID")
-
-    def told() -> bool:
-        """The rate of lines is bounded, and others are refused in the same second: it is tried until it is told."""
-        assert not place.reaches("mover", "server", BY_ACCOUNT)
-        wanted = ("identity_not_permitted", "spiffe://example.test/ns/demo/sa/moved")
-        return any((line.get("outcome"), line.get("client_id")) == wanted for line in world.mesh.lines())
-
-    world.until(told, "it is refused under its new name")
-
-
-def test_a_servers_service_account_changes(place: Place) -> None:
-    world, renamed = place.world, place.players["renamed"]
-    held = [place.hold("web", "renamed", version=version) for version in VERSIONS]
-    with place.hold("web", "server", BY_ACCOUNT) as staying:
-        before = place.terminated()
-        world.declare(renamed, service_account="renamed-2")
-        for sock in held:
-            is_cut(sock)
-            sock.close()
-        assert alive(staying)
-        assert place.terminated() > before
-    world.until(lambda: place.reaches("web", "renamed"), "it is served under its new name")
-    assert world.closed(server_id="spiffe://example.test/ns/demo/sa/renamed-2", direction="inbound")
-
-
-def heir(player: Player, name: str) -> Player:
-    """Another pod that is given the addresses, and here the namespace too, of one that is gone."""
-    return dataclasses.replace(player, name=name)
-
-
-def shown(address: str, port: int) -> str:
-    """An address and a port, as the log writes them."""
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
-
-
-def known(world: World, pod: str) -> bool:
-    """Whether the catalog in force has a pod."""
-    return world.mesh.ask(f"/authz?from=demo/{pod}&to=demo/server&port=1").startswith("{")
-
-
-@contextlib.contextmanager
-def as_remote(place: Place, version: int) -> Iterator[ssl.SSLSocket]:
-    """An open connection of the pod on another node, whose agent is played by a TLS client with its SVID."""
-    world, target = place.world, place.players["server"].address(version)
-    tls = context(Pki.from_state(world.mesh.directory / "state" / "authority").svid("remote"))
-    with (
-        world.connect(place.players["remote"], target, BY_ACCOUNT) as raw,
-        tls.wrap_socket(raw, server_hostname=f"server.demo.{SUFFIX}", suppress_ragged_eofs=False) as sock,
-    ):
-        assert alive(sock)
-        sock.settimeout(RESET_SECONDS)
-        yield sock
-
-
-def hand_over(place: Place, successor: Player, *, early: bool = False) -> None:
-    """The address of `remote` becomes another pod's; early: that one is in the catalog before the first has left."""
-    if early:
-        place.world.declare(successor, node="node-b")
-    place.world.withdraw(place.players["remote"])
-    place.world.declare(successor, node="node-b")
-
-
-def give_back(place: Place, successor: Player) -> None:
-    """The address is `remote`'s again, and that is in force."""
-    place.world.withdraw(successor)
-    place.world.declare(place.players["remote"], node="node-b")
-    place.world.until(
-        lambda: known(place.world, "remote") and not known(place.world, successor.name), "the first pod is back"
-    )
-
-
-@pytest.mark.parametrize(("version", "early"), [(4, False), (6, False), (4, True)])
-def test_a_live_connection_ends_when_its_address_becomes_another_pods(place: Place, version: int, early: bool) -> None:
-    """The client is of another node: only its address and its certificate are known here."""
-    world, remote = place.world, place.players["remote"]
-    successor = heir(remote, f"{'early' if early else 'late'}-heir-{version}")
-    before = place.terminated()
-    with as_remote(place, version) as sock, place.hold("web", "server", BY_ACCOUNT, version) as staying:
-        hand_over(place, successor, early=early)
-        with pytest.raises(RESET):
-            sock.recv(100)
-        assert alive(staying)
-    assert place.terminated() == before + 1
-    remotes_id = "spiffe://example.test/ns/demo/sa/remote"
-    assert world.mesh.wait_for_log(
-        lambda line: (
-            (line.get("outcome"), line.get("client_id")) == ("terminated", remotes_id)
-            and f"{successor.name}'s now" in line["reason"]
-        )
-    )
-    give_back(place, successor)
-
-
-def test_a_connection_that_came_before_its_pod_was_known_ends_too_when_the_address_is_given_away(
-    place: Place,
-) -> None:
-    """Catalogs are followed, and not in step: a pod of another node may call before this node has heard of it."""
-    world, remote = place.world, place.players["remote"]
-    successor = heir(remote, "heir-of-unknown")
-    world.withdraw(remote)
-    world.until(lambda: not known(world, "remote"), "the address is nobody's")
-    try:
-        with as_remote(place, 4) as sock:
-            world.declare(remote, node="node-b")
-            world.until(lambda: known(world, "remote"), "the pod is known")
-            assert alive(sock)
-            hand_over(place, successor)
-            with pytest.raises(RESET):
-                sock.recv(100)
-    finally:
-        give_back(place, successor)
-
-
-@pytest.mark.parametrize("version", VERSIONS)
-def test_a_live_plaintext_connection_ends_when_its_address_becomes_another_pods(place: Place, version: int) -> None:
-    world, player = place.world, place.players["plain-remote"]
-    disabled = {"linkerd.io/inject": "disabled"}
-    successor = heir(player, f"heir-of-plain-{version}")
-    held = place.hold("plain-remote", "server", BY_ACCOUNT, version)
-    client = shown(player.address(version), held.getsockname()[1])
-    with cut_exactly(place, [held], [place.hold("web", "server", BY_ACCOUNT, version)]):
-        world.withdraw(player)
-        world.declare(successor, node="node-b", annotations=disabled)
-    assert f"{successor.name}'s now" in world.denial(outcome="terminated", client=client)["reason"]
-    world.withdraw(successor)
-    world.declare(player, node="node-b", annotations=disabled)
-    world.until(lambda: known(world, "plain-remote") and not known(world, successor.name), "the first pod is back")
-
-
-def test_a_pod_that_is_given_an_address_inherits_no_permission_of_its_former_holder(place: Place) -> None:
-    """New connections, from the very namespace and addresses: by the heir's own identity, and then without any."""
-    world, leaver, target = place.world, place.players["leaver"], place.players["server"]
-    successor = heir(leaver, "heir-of-leaver")
-    pods = world.ready()["pods"]
-    for version in (*VERSIONS,) * 8:  # every worker has sessions, which the heir must not resume
-        assert place.reaches("leaver", "server", BY_ACCOUNT, version)
-    world.withdraw(leaver)
-    world.until(lambda: world.ready()["pods"] == pods - 1, "the pod is let go")
-    world.declare(successor)
-    world.until(lambda: world.ready()["pods"] == pods and world.ready()["ready"], "its heir is captured")
-    for version in (*VERSIONS,) * 8:
-        assert not reaches(world, successor, target.address(version), BY_ACCOUNT)
-    heirs_id = "spiffe://example.test/ns/demo/sa/heir-of-leaver"
-    record = world.denial(outcome="identity_not_permitted", client_id=heirs_id, direction="inbound")
-    assert record["server"] == "Server demo/by-account"
-    world.withdraw(successor)
-    world.until(lambda: world.ready()["pods"] == pods - 1 and init_check(leaver) == 1, "it is let go, and its rules")
-    before = world.count(DENIALS, direction="inbound", reason="unauthenticated")
-    for version in VERSIONS:
-        assert not reaches(world, leaver, target.address(version), BY_ACCOUNT)
-    assert world.count(DENIALS, direction="inbound", reason="unauthenticated") == before + len(VERSIONS)
 
 
 def test_a_resumed_session_is_judged_as_a_full_handshake_is(place: Place) -> None:
