@@ -188,10 +188,10 @@ def connections(turn: Turn) -> None:
 
 
 def scaling(turn: Turn) -> None:
-    """New connections once more, where nothing has warmed the proxies up yet."""
+    """New connections once more, beside those of the other; and before, where nothing has warmed the proxies up."""
     if turn.sample is None:
         connections(turn)
-        connections(turn)
+    connections(turn)
 
 
 def bulk(streams: int) -> Callable[[Turn], None]:
@@ -201,7 +201,7 @@ def bulk(streams: int) -> Callable[[Turn], None]:
         spent, moved = 0.0, 0
         for way in ("up", "down"):
             before = turn.cpu()
-            got = load.iperf(turn.ground, turn.front.bulk, streams, turn.plan.bulk_length(streams), down=way == "down")
+            got = load.iperf(turn.ground, turn.front.bulk, streams, turn.plan.bulk, down=way == "down")
             cost = turn.cpu() - before
             turn.figures[f"{way}_gbps_{streams}"] = got.gbit_per_second
             if streams == 1 and turn.proxied:

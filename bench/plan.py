@@ -1,7 +1,7 @@
 """How much a run takes on."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from bench.figures import MEASURES, RATIOS, measures_of
 
@@ -10,16 +10,13 @@ MEMORY, SCALING = "memory", "scaling"
 HEAD_STARTS: Mapping[int, float] = {1: 0.1, 64: 0.5, 512: 1.2}
 """Seconds in which so many connections are opened before the first request is sent."""
 
-LOADS: Mapping[str, int] = {
-    "requests_1": 2,
-    "requests_64": 2,
-    "half_load": 3,
-    "connections": 3,
-    "bulk_1": 2,
-    "neighbours": 2,
-}
-"""How many times as long as others these last. What the ratios need must not be about its first moments: the first
-request on each of 64 connections, with cold caches, is the last hundredth of some thousands."""
+LOADS: Mapping[str, float] = {"half_load": 1.5, "connections": 1.5, "neighbours": 2}
+"""How many times as long as others these last: what counts must not be about its first moments. The first request on
+each of 64 connections, with cold caches, is the last hundredth of some thousands."""
+
+SLICES: Mapping[str, int] = {"requests_1": 2, "requests_64": 3, "half_load": 2, "connections": 2}
+"""How often everyone takes these in a round, one after the other; the median is the round's figure. A machine that is
+shared changes its speed from one second to the next."""
 
 
 @dataclass(frozen=True)
@@ -32,16 +29,12 @@ class Plan:
     idle_connections: int = 2000
     seconds: float = 1.0
     pace: float = 1.0
-    bulk: tuple[str, str] = ("-t", "1")
+    bulk: tuple[str, ...] = ("-t", "1")
+    slices: Mapping[str, int] = field(default_factory=lambda: SLICES)
 
     def load_seconds(self, measure: str) -> float:
         """How long one load lasts."""
         return self.seconds * self.pace * LOADS.get(measure, 1)
-
-    def bulk_length(self, streams: int) -> tuple[str, ...]:
-        """What iperf3 is told: longer for the one that counts, where it is a time."""
-        how, length = self.bulk
-        return (how, str(int(length) * LOADS["bulk_1"])) if streams == 1 and how == "-t" else self.bulk
 
     def head_start(self, connections: int) -> float:
         """How long before it its connections are opened."""
@@ -50,4 +43,4 @@ class Plan:
 
 FULL = Plan("full", 5, MEASURES, pace=0.7)
 QUICK = Plan("quick", 2, measures_of(list(RATIOS)), idle_connections=500, pace=0.5)
-SMOKE = Plan("smoke", 1, MEASURES, idle_connections=50, pace=0.2, bulk=("-n", "20M"))
+SMOKE = Plan("smoke", 1, MEASURES, idle_connections=50, pace=0.2, bulk=("-n", "20M"), slices={})

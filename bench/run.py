@@ -14,6 +14,7 @@ from bench.plan import MEMORY, SCALING, Plan
 from bench.process import ProcessError
 from bench.results import Results
 from bench.schedule import left, order, spoken
+from bench.statistics import middle
 
 STAGE = "qwbench"
 NETWORK_4, NETWORK_6 = "10.78.0.0/24", "fd78::/64"
@@ -52,9 +53,13 @@ def _round(
             turns[name] = _started(name, plan, place, directory / f"{number}-{name}", certificates)
         for place, measure in enumerate(plan.measures):
             step(number, measure)
-            for name in order(list(turns), number + place):
-                if _takes(name, measure):
-                    _take(name, turns[name], measure)
+            taking = [name for name in turns if _takes(name, measure)]
+            slices: dict[str, list[dict[str, float]]] = {name: [] for name in taking}
+            for again in range(plan.slices.get(measure, 1)):
+                for name in order(taking, number + place + again):
+                    slices[name].append(_slice(name, turns[name], measure))
+            for name in taking:
+                turns[name].figures |= middle(slices[name])
         for name, turn in turns.items():
             if MEMORY in plan.measures:
                 measures.memory_after_storm(turn)
@@ -95,8 +100,13 @@ def _started(name: str, plan: Plan, place: int, directory: Path, certificates: P
     return turn
 
 
-def _take(name: str, turn: Turn, measure: str) -> None:
+def _slice(name: str, turn: Turn, measure: str) -> dict[str, float]:
+    """Takes a measure once; what it gave."""
+    before = turn.figures
+    turn.figures = dict(before)
     try:
         measures.take(turn, measure)
     except FAILURES as error:
         raise TurnError(f"{name}, {measure}: {error}") from error
+    taken, turn.figures = turn.figures, before
+    return {key: value for key, value in taken.items() if key not in before}

@@ -31,6 +31,12 @@ def summary(values: Sequence[float]) -> Summary:
     return Summary(middle, extent / abs(middle) if middle else (0.0 if extent == 0 else float("inf")), tuple(values))
 
 
+def middle(slices: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The median of each figure over the slices of a round that have it."""
+    keys = {key: None for each in slices for key in each}
+    return {key: median(each[key] for each in slices if key in each) for key in keys}
+
+
 def ratios(values: Mapping[int, float], reference: Mapping[int, float]) -> tuple[float, ...]:
     """Value by reference, for each round that has both: what disturbed a round disturbed both alike."""
     return tuple(values[number] / reference[number] for number in sorted(values) if reference.get(number))

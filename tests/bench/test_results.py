@@ -134,9 +134,3 @@ def test_every_figure_belongs_to_a_measure_and_every_ratio_to_a_figure() -> None
     assert FULL.idle_connections == 2000
     assert SMOKE.measures == FULL.measures == MEASURES
     assert measures_of(list(RATIOS)) == QUICK.measures
-
-
-def test_what_the_ratios_need_is_taken_for_longer() -> None:
-    assert FULL.load_seconds("half_load") == 3 * FULL.load_seconds("requests_512")
-    assert (FULL.bulk_length(1), FULL.bulk_length(8)) == (("-t", "2"), ("-t", "1"))
-    assert SMOKE.bulk_length(1) == SMOKE.bulk, "which is an amount"

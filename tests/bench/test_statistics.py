@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from bench.statistics import ratios, summary
+from bench.statistics import middle, ratios, summary
 
 
 def test_the_spread_is_the_whole_range_by_the_median() -> None:
@@ -41,3 +41,7 @@ def test_ratios_are_within_a_round_and_leave_out_rounds_that_lack_one() -> None:
 
 def test_a_reference_of_zero_gives_no_ratio() -> None:
     assert ratios({0: 10.0, 1: 10.0}, {0: 0.0, 1: 5.0}) == (2.0,)
+
+
+def test_a_rounds_figure_is_the_median_of_its_slices() -> None:
+    assert middle([{"p50_1": 3.0, "rps_1": 9.0}, {"p50_1": 1.0}, {"p50_1": 100.0}]) == {"p50_1": 3.0, "rps_1": 9.0}
