@@ -42,5 +42,5 @@ class Plan:
 
 
 FULL = Plan("full", 5, MEASURES, pace=0.7)
-QUICK = Plan("quick", 2, measures_of(list(RATIOS)), idle_connections=500, pace=0.5)
+QUICK = Plan("quick", 2, measures_of(list(RATIOS)), idle_connections=500, pace=0.5, slices={})
 SMOKE = Plan("smoke", 1, MEASURES, idle_connections=50, pace=0.2, bulk=("-n", "20M"), slices={})
