@@ -18,6 +18,7 @@ from agent.identity.authority_client import AuthorityClient
 from agent.identity.provider import ProviderError, Report
 from agent.identity.spiffe import SpiffeId
 from agent.identity.svid import Bundle, Svid
+from agent.tasks import spawn
 from tests.authority.running import ELSEWHERE, TD, WEB, Authority, newer
 
 
@@ -97,7 +98,7 @@ class Node:
         assert self.bundle is not None
         assert self.svid is not None
         report = Report(self.bundle.sequence, frozenset({self.svid.issuer}))
-        poll = asyncio.create_task(self.client.bundle(self.bundle.sequence, report))  # noqa: TID251 - cancelled below
+        poll = spawn(self.client.bundle(self.bundle.sequence, report), name="poll")
         await asyncio.sleep(0.3)  # a poll answers only when there is news: the report has gone out by now
         poll.cancel()
 

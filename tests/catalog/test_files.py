@@ -16,6 +16,7 @@ from agent.catalog.fault import Fault, FaultError
 from agent.catalog.files import FilesSource
 from agent.catalog.index import CatalogIndex
 from agent.catalog.model import Catalog, CatalogChange, Endpoint, Pod, PortRange
+from agent.tasks import spawn
 
 POD = """\
     apiVersion: v1
@@ -345,7 +346,7 @@ def test_an_alias_bomb_is_refused() -> None:
 @pytest.fixture
 async def followed(source: Source) -> AsyncIterator[Source]:
     source.load()
-    task = asyncio.ensure_future(source.source.run())  # noqa: TID251 - cancelled below
+    task = spawn(source.source.run(), name="the one under test")
     yield source
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -377,7 +378,7 @@ async def test_kubernetes_swap_of_its_data_link_is_followed(source: Source) -> N
     (source.directory / "a.yaml").symlink_to("..data/a.yaml")
     source.load()
     assert source.pods == ["demo/web1"]
-    task = asyncio.ensure_future(source.source.run())  # noqa: TID251 - cancelled below
+    task = spawn(source.source.run(), name="the one under test")
     (source.directory / "..tmp").symlink_to("..2")
     os.rename(source.directory / "..tmp", source.directory / "..data")
     await until(source, ["demo/web2"])
@@ -389,7 +390,7 @@ async def test_a_directory_that_goes_and_comes_back_is_found_again(source: Sourc
     inner.directory.mkdir()
     inner.write("a.yaml", POD)
     inner.load()
-    task = asyncio.ensure_future(inner.source.run())  # noqa: TID251 - cancelled below
+    task = spawn(inner.source.run(), name="the one under test")
     os.rename(inner.directory, tmp_path / "away")
     async with asyncio.timeout(10):
         while not inner.faults:

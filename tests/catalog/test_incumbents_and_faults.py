@@ -21,6 +21,7 @@ from agent.catalog.model import Catalog, CatalogChange
 from agent.catalog.parts import parts
 from agent.policy.index import PolicyIndex, PolicySettings
 from agent.policy.model import DefaultPolicy
+from agent.tasks import spawn
 
 OPEN = PolicySettings("example.test", DefaultPolicy.ALL_UNAUTHENTICATED)
 POD = """\
@@ -453,7 +454,7 @@ def test_deep_nesting_is_refused_before_anything_recurses() -> None:
 
 
 async def test_a_burst_of_changes_is_followed_to_its_end(here: Followed) -> None:
-    task = asyncio.ensure_future(here.load().source.run())  # noqa: TID251 - cancelled below
+    task = spawn(here.load().source.run(), name="the one under test")
     async with asyncio.timeout(10):
         for number in range(40):
             (here.directory / "api.yaml").write_text(pod("api").replace("node-a", f"node-{number}"))

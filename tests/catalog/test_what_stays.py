@@ -18,6 +18,7 @@ from agent.catalog.document import Field
 from agent.catalog.key import ObjectKey
 from agent.catalog.model import ContainerPort, MeshSettings, Pod
 from agent.catalog.objects import decode
+from agent.tasks import spawn
 from tests.catalog.test_incumbents_and_faults import SERVER, Followed, pod, remembering, save
 
 BROKEN = "kind: ["
@@ -554,7 +555,7 @@ def test_a_file_that_is_open_for_writing_for_a_moment_is_no_fault_yet(here: Foll
 
 async def test_a_file_is_looked_at_again_when_no_event_says_that_its_writer_is_gone(here: Followed) -> None:
     """Its writer has it by another name, and lets it go while nothing happens in the directory."""
-    task = asyncio.ensure_future(here.load().source.run())  # noqa: TID251 - cancelled below
+    task = spawn(here.load().source.run(), name="the one under test")
     elsewhere = here.directory.parent / "elsewhere.yaml"
     elsewhere.write_text(pod("api"))
     with elsewhere.open("r+"):

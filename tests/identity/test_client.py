@@ -10,6 +10,7 @@ import pytest
 from agent.authority import control
 from agent.identity.credential import FileCredential
 from agent.identity.provider import ProviderError, Report
+from agent.tasks import spawn
 from tests.authority.running import TD, WEB, Authority, newer, refused
 from tests.tls.pki import Pki
 
@@ -92,7 +93,7 @@ async def test_a_disk_that_cannot_be_written_is_said_and_is_no_reason_to_stop(
 
 async def test_whoever_gives_up_waiting_takes_no_token_down_with_it(authority: Authority) -> None:
     client = authority.client(authority.token())
-    impatient = asyncio.create_task(client.issue(WEB))  # noqa: TID251 - cancelled here
+    impatient = spawn(client.issue(WEB), name="impatient")
     await asyncio.sleep(0.02)
     impatient.cancel()
     assert (await client.issue(WEB)).spiffe_id == WEB

@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from agent.identity.files_provider import FilesProvider
 from agent.identity.provider import ProviderError, Report
 from agent.identity.spiffe import SpiffeId
+from agent.tasks import spawn
 from tests.tls.pki import TRUST_DOMAIN, Pki
 
 WEB = SpiffeId.for_service_account(TRUST_DOMAIN, "demo", "web")
@@ -68,7 +69,7 @@ async def test_the_bundle_comes_with_a_sequence_that_grows_with_every_change(dir
     first = await provider.bundle(0, Report())
     assert first is not None
     assert (first.sequence, first.anchors_pem) == (1, PKI.bundle().anchors_pem)
-    waiting = asyncio.create_task(provider.bundle(1, Report(1)))  # noqa: TID251 - awaited below
+    waiting = spawn(provider.bundle(1, Report(1)), name="waiting")
     await asyncio.sleep(0)
     lay(directory)
     second = await asyncio.wait_for(waiting, 10)

@@ -5,6 +5,7 @@ import random
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from functools import partial
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -15,6 +16,7 @@ from agent.identity.provider import ProviderError, Report
 from agent.identity.renewal import BACKOFF_CAP_SECONDS, SPREAD_SECONDS, backoff, is_loud, renew_at
 from agent.identity.spiffe import SpiffeId
 from agent.identity.svid import Bundle, Svid
+from agent.tasks import spawn
 
 WEB = SpiffeId.for_service_account("example.test", "demo", "web")
 API = SpiffeId.for_service_account("example.test", "demo", "api")
@@ -107,7 +109,7 @@ class Case:
 @pytest.fixture
 async def case() -> AsyncIterator[Case]:
     made = Case()
-    task = asyncio.ensure_future(made.keeper.run())  # noqa: TID251 - the test cancels it below
+    task = spawn(made.keeper.run(), name="the one under test")
     yield made
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -258,10 +260,10 @@ async def test_a_full_queue_is_not_looked_at_in_a_hurry(case: Case, monkeypatch:
     looks = 0
     due = IdentityKeeper._due
 
-    def counted(keeper: IdentityKeeper, now: float) -> list[object]:
+    def counted(keeper: IdentityKeeper, now: float) -> Any:
         nonlocal looks
         looks += 1
-        return due(keeper, now)  # type: ignore[return-value]  # passed on as it is
+        return due(keeper, now)
 
     case.keeper.want(frozenset({WEB}))
     (await case.request())[1].set_result(svid(ends=1e6))

@@ -3,6 +3,7 @@
 import ipaddress
 import itertools
 import re
+from typing import Any
 
 import pytest
 from hypothesis import example, given
@@ -210,9 +211,9 @@ def test_ports_that_are_none_are_named(text: str) -> None:
         ({"skip_outbound_subnets": ("everywhere",)}, "skip-outbound-subnets: 'everywhere'"),
     ],
 )
-def test_options_that_cannot_be_used_are_named(wrong: dict[str, object], words: str) -> None:
+def test_options_that_cannot_be_used_are_named(wrong: dict[str, Any], words: str) -> None:
     with pytest.raises(OptionError, match=re.escape(words)):
-        Options(**wrong)  # type: ignore[arg-type]  # wrong on purpose
+        Options(**wrong)
 
 
 def test_without_ipv6_there_is_one_family() -> None:

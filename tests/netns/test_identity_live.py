@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import socket
 import ssl
 from collections.abc import Callable, Iterator
 
@@ -49,18 +50,23 @@ def place(make_shared_world: Callable[..., World]) -> Iterator[Place]:
     yield from started(world, players, {"server": (BY_ACCOUNT,), "renamed": (PORT,)})
 
 
-def test_a_clients_service_account_changes(place: Place) -> None:
-    world, mover = place.world, place.players["mover"]
-    held = [place.hold("mover", "server", BY_ACCOUNT, version) for version in VERSIONS]
+def cut_by_account(place: Place, held: list[socket.socket], pod: str, becomes: str) -> None:
+    """Another service account for a pod cuts these, its connections, and nobody else's."""
     with place.hold("web", "server", BY_ACCOUNT) as staying:
         before = place.terminated()
-        world.declare(mover, service_account="moved")
+        place.world.declare(place.players[pod], service_account=becomes)
         for sock in held:
             is_cut(sock)
             sock.close()
         assert alive(staying)
         # Both sides judge, and the first of them takes the other along.
         assert len(held) <= place.terminated() - before <= 2 * len(held)
+
+
+def test_a_clients_service_account_changes(place: Place) -> None:
+    world = place.world
+    held = [place.hold("mover", "server", BY_ACCOUNT, version) for version in VERSIONS]
+    cut_by_account(place, held, "mover", "moved")
     assert world.mesh.wait_for_log(
         lambda line: line.get("outcome") == "terminated" and "sa/moved now" in str(line.get("reason"))
     )
@@ -76,16 +82,9 @@ def test_a_clients_service_account_changes(place: Place) -> None:
 
 
 def test_a_servers_service_account_changes(place: Place) -> None:
-    world, renamed = place.world, place.players["renamed"]
+    world = place.world
     held = [place.hold("web", "renamed", version=version) for version in VERSIONS]
-    with place.hold("web", "server", BY_ACCOUNT) as staying:
-        before = place.terminated()
-        world.declare(renamed, service_account="renamed-2")
-        for sock in held:
-            is_cut(sock)
-            sock.close()
-        assert alive(staying)
-        assert place.terminated() > before
+    cut_by_account(place, held, "renamed", "renamed-2")
     world.until(lambda: place.reaches("web", "renamed"), "it is served under its new name")
     assert world.closed(server_id="spiffe://example.test/ns/demo/sa/renamed-2", direction="inbound")
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -453,6 +454,15 @@ def test_a_policy_on_a_namespace_holds_for_all_its_servers_and_for_no_port_witho
     assert place.who_reaches("spacious", 7003, version) == MESHED
 
 
+def is_of_audited(client_id: str, destination: str, line: dict[str, Any]) -> bool:
+    """Whether the audited Server decided here, about this client and destination."""
+    return (
+        line.get("server") == "Server demo/audited"
+        and line.get("client_id") == client_id
+        and destination in str(line.get("destination"))
+    )
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 def test_what_a_real_authorization_allows_is_never_counted_as_audit(place: Place, version: int) -> None:
     before = Counter(decisions(place.world, "Server demo/audited"))
@@ -462,13 +472,7 @@ def test_what_a_real_authorization_allows_is_never_counted_as_audit(place: Place
     destination = place.players["server"].address(version)
     for who, audit in (("web", None), ("cart", True)):
         client_id = f"spiffe://example.test/ns/demo/sa/{who}"
-        record = place.world.mesh.wait_for_log(
-            lambda line: (
-                line.get("server") == "Server demo/audited"
-                and line.get("client_id") == client_id  # noqa: B023 - asked at once
-                and destination in str(line.get("destination"))
-            )
-        )
+        record = place.world.mesh.wait_for_log(partial(is_of_audited, client_id, destination))
         assert record is not None
         assert record.get("audit") is audit
         assert record["authorization"] == ("audit" if audit else "AuthorizationPolicy demo/audited")

@@ -3,6 +3,7 @@
 import resource
 import socket
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import pytest
@@ -297,6 +298,11 @@ def full(sock: socket.socket) -> bool:
         return True
 
 
+def has_moved_on(world: World, version: float) -> bool:
+    """Whether a later catalog is in force."""
+    return world.count("quietwire_catalog_version") > version
+
+
 def test_policy_that_is_rewritten_again_and_again_opens_nothing_and_cuts_nobody(place: Place) -> None:
     world, address = place.world, place.players["server"].ipv4
     load = Load(world, place.players["web"], address, CHURNED)
@@ -312,7 +318,7 @@ def test_policy_that_is_rewritten_again_and_again_opens_nothing_and_cuts_nobody(
                     policy("churned", "churned", by_mesh("churned")),
                 )
                 world.declare(place.players["server"], labels=written)
-                world.until(lambda: world.count("quietwire_catalog_version") > version, "it is in force")  # noqa: B023 - called at once, in this turn of the loop
+                world.until(partial(has_moved_on, world, version), "it is in force")
             assert alive(held)
     finally:
         load.stop()
@@ -447,7 +453,7 @@ def test_a_policy_object_with_a_fault_is_shown_and_its_last_good_version_stays_i
             "identity 'web*' is none": good | {"spec": {"identities": ["web*"]}},
         }.items():
             world.write(text)
-            faults = world.until(lambda: holding(world, reason), f"/ready says {reason}")  # noqa: B023 - called at once, in this turn of the loop
+            faults = world.until(partial(holding, world, reason), f"/ready says {reason}")
             assert faults[0].startswith(f"{path.name}:")
             assert "MeshTLSAuthentication demo/faulty" in faults[0]
             assert "its last good version stays in force" in faults[0]

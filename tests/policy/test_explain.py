@@ -1,6 +1,7 @@
 """`explain` over values, without a manifest: it says what the data path does, and by the same rules."""
 
 import ipaddress
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -21,8 +22,8 @@ TD = "example.test"
 NODE_ADDRESS = "10.9.0.1"
 
 
-def pod(name: str, *ips: str, node: str = "node-a", probes: tuple[int, ...] = (), **settings: object) -> Pod:
-    return Pod("demo", name, name, node, ips, probe_ports=probes, settings=MeshSettings(**settings))  # type: ignore[arg-type]  # kwargs of each case
+def pod(name: str, *ips: str, node: str = "node-a", probes: tuple[int, ...] = (), **settings: Any) -> Pod:
+    return Pod("demo", name, name, node, ips, probe_ports=probes, settings=MeshSettings(**settings))
 
 
 def explainer(

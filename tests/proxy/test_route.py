@@ -1,5 +1,7 @@
 """Where an outbound connection goes: never in plaintext to a meshed pod, whatever the rest of the catalog says."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,8 +19,8 @@ from agent.proxy.view import Settings, View
 API_ID = SpiffeId.for_service_account("example.test", "demo", "api")
 
 
-def pod(name: str, *ips: str, **settings: object) -> Pod:
-    return Pod("demo", name, name, "node-a", ips, settings=MeshSettings(**settings))  # type: ignore[arg-type]  # kwargs of each case
+def pod(name: str, *ips: str, **settings: Any) -> Pod:
+    return Pod("demo", name, name, "node-a", ips, settings=MeshSettings(**settings))
 
 
 WEB = pod("web", "192.0.2.1", "2001:db8::1")
