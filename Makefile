@@ -6,6 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 JOBS ?= auto
+NATIVE := $(wildcard agent/*/_*.pyx agent/*/_*.pxd)
 
 .PHONY: help demo test test-unit lint bench bench-smoke fresh lock clean
 
@@ -51,7 +52,7 @@ lock: ## renew the lock files after a change in pyproject.toml (needs uv)
 clean: ## remove what make made
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .cache
 
-$(VENV)/.runtime: requirements-build.lock requirements.lock pyproject.toml agent/tls/_openssl.pyx agent/capture/_sockets.pyx deploy/build_native.py
+$(VENV)/.runtime: requirements-build.lock requirements.lock pyproject.toml $(NATIVE) deploy/build_native.py
 	deploy/install-packages.sh demo
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install --require-hashes -r requirements-build.lock

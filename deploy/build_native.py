@@ -8,7 +8,12 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 from setuptools import Distribution, Extension
 from setuptools.command.build_ext import build_ext
 
-MODULES = {"agent.tls._openssl": ["ssl", "crypto"], "agent.capture._sockets": []}
+MODULES = {
+    "agent.tls._openssl": ["ssl", "crypto"],
+    "agent.tls._store": [],
+    "agent.capture._sockets": [],
+    "agent.proxy._flow": [],
+}
 """The native modules, and the libraries that each is linked with."""
 
 

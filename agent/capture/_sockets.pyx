@@ -24,7 +24,7 @@ cdef extern from "unistd.h" nogil:
 
 
 cdef extern from "errno.h":
-    int EINPROGRESS, EALREADY, EISCONN, EINVAL
+    int EAGAIN, EINPROGRESS, EALREADY, EISCONN, EINVAL
 
 
 cdef extern from "arpa/inet.h" nogil:
@@ -50,10 +50,11 @@ cdef extern from "arpa/inet.h" nogil:
     int AF_INET, AF_INET6, SOCK_STREAM, SOCK_CLOEXEC, SOCK_NONBLOCK
     int SOL_SOCKET, SO_MARK, SO_LINGER, SO_KEEPALIVE, SO_REUSEADDR, SO_OOBINLINE
     int IPPROTO_IP, IPPROTO_IPV6, IPPROTO_TCP, IP_TRANSPARENT
-    int INET6_ADDRSTRLEN
+    int INET6_ADDRSTRLEN, MSG_NOSIGNAL
     int socket(int, int, int)
     int bind(int, const sockaddr *, socklen_t)
     int connect(int, const sockaddr *, socklen_t)
+    Py_ssize_t send(int, const void *, size_t, int)
     int setsockopt(int, int, int, const void *, socklen_t)
     int getsockopt(int, int, int, void *, socklen_t *)
     int getsockname(int, sockaddr *, socklen_t *)
@@ -156,6 +157,12 @@ cpdef int reset_on_close(int fd) except -1:
 cpdef int cork(int fd) except -1:
     """What is written from here on goes out together with the end of the stream (tcp(7), TCP_CORK)."""
     return _set(fd, IPPROTO_TCP, TCP_CORK, 1)
+
+
+cdef Py_ssize_t send_now(int fd, const char *data, Py_ssize_t size) noexcept:
+    """Bytes that the kernel took at once, 0 where it has no room; what is wrong is minus errno, and said once."""
+    cdef Py_ssize_t sent = send(fd, data, size, MSG_NOSIGNAL)
+    return sent if sent >= 0 else 0 if errno == EAGAIN else -errno
 
 
 cpdef bint at_end(int fd) except -1:

@@ -7,23 +7,18 @@ reset too. When both directions have ended, both legs are closed; until then nei
 Backpressure is the transports' own: a leg whose write buffer is over its high-water mark pauses the reading of
 the other, so a reader that stops stops the writer, and what is buffered is bounded on each side.
 
-Only callbacks here, no task per connection: one wake-up reads, decrypts or encrypts, and writes. Every leg reads into
-one buffer of the process, and has passed on what is in it before the next one reads.
+Only callbacks here, no task per connection: one wake-up reads, decrypts or encrypts, and writes. That part, which every
+message takes, is native (`_flow.pyx`).
 """
 
 import asyncio
-from collections.abc import Callable
 from typing import Protocol
 
-from agent.capture.sockets import at_end, cork, finish_on_close, has_died, reset_on_close
+from agent.capture.sockets import cork, finish_on_close, has_died, reset_on_close
 from agent.outcome import Outcome
+from agent.proxy._flow import Flow
 from agent.proxy.opening import ALERT_SECONDS, Opening
-from agent.tls.machine import TlsFailure, TlsMachine
-
-READ_SIZE = 262144
-"""Bytes that one read may bring: sixteen records under load, for one system call and one call of ours."""
-
-_read_buffer = memoryview(bytearray(READ_SIZE))
+from agent.tls.machine import TlsFailure
 
 WRITE_HIGH_WATER = 262144
 """Bytes that may wait in a leg's write buffer before the other leg's reading pauses."""
@@ -36,48 +31,12 @@ class Owner(Protocol):
         """Both legs are gone, or going."""
 
 
-class Leg(asyncio.BufferedProtocol):
+class Leg(Flow, asyncio.BufferedProtocol):
     """One plain TCP leg of a relay."""
 
-    __slots__ = ("ended", "fd", "lost", "other", "paused", "received", "relay", "transport")
+    __slots__ = ()
 
-    other: "Leg"
-
-    def __init__(self, relay: "Relay", opening: Opening) -> None:
-        self.relay = relay
-        self.transport = opening.transport
-        self.fd = opening.fd
-        self.received = 0
-        """Application bytes that came in by this leg."""
-        self.ended = False
-        """The stream that came in by this leg has ended."""
-        self.lost = False
-        self.paused = False
-        """Reading is paused, because the other leg cannot write."""
-
-    @staticmethod  # a bound method would be kept for each transport
-    def get_buffer(sizehint: int) -> memoryview:
-        """Where the loop reads to."""
-        del sizehint
-        return _read_buffer
-
-    def buffer_updated(self, nbytes: int) -> None:
-        """The loop has read."""
-        self.took(_read_buffer[:nbytes])
-
-    def took(self, data: memoryview | bytes) -> None:
-        """Passes bytes on, before it returns.
-
-        Whoever has one thing to say often ends with it, so the first read looks for the end: both go on in one segment.
-        """
-        first = not self.received
-        self.received += len(data)
-        if first and not (self.lost or self.transport.is_closing()) and at_end(self.fd):
-            self.took_last(data)
-        else:
-            self.other.forward(data)
-
-    def took_last(self, data: memoryview | bytes) -> None:
+    def took_last(self, data: bytes) -> None:
         """Passes bytes on that the end of the stream follows."""
         self.ended = True
         other = self.other
@@ -96,15 +55,6 @@ class Leg(asyncio.BufferedProtocol):
         self.relay.leg_lost(self, exc)
         self.let_go()
 
-    def let_go(self) -> None:
-        """Forgets relay and other leg: whoever still looks at this one finds it lost.
-
-        Legs and relay that held each other would keep what is dead, with 16 kB of TLS, until the garbage collector
-        came: the next connection would find no memory that is still in cache.
-        """
-        if hasattr(self, "relay"):
-            del self.relay, self.other
-
     def pause_writing(self) -> None:
         """The write buffer is full: the other leg stops reading."""
         other = self.other
@@ -120,12 +70,6 @@ class Leg(asyncio.BufferedProtocol):
             if not other.ended:
                 other.transport.resume_reading()
 
-    def forward(self, data: memoryview | bytes) -> None:
-        """Writes bytes that came in by the other leg."""
-        if not self.lost:
-            # The transport may keep what it is given, and the read buffer is about to be used again.
-            self.transport.write(data if isinstance(data, bytes) else bytes(data))
-
     def flush(self) -> None:
         """Sends what waits for the relay to begin."""
 
@@ -134,7 +78,7 @@ class Leg(asyncio.BufferedProtocol):
         if not self.lost:
             self.transport.write_eof()
 
-    def forward_with_end(self, data: memoryview | bytes) -> None:
+    def forward_with_end(self, data: bytes) -> None:
         """Writes the last bytes and the end of the stream, in one segment."""
         self.cork()
         self.forward(data)
@@ -193,42 +137,7 @@ class Leg(asyncio.BufferedProtocol):
 class TlsLeg(Leg):
     """A leg under TLS: the machine does no I/O, so each call moves its bytes to or from the transport."""
 
-    __slots__ = ("machine", "refused", "remember")
-
-    def __init__(
-        self,
-        relay: "Relay",
-        opening: Opening,
-        machine: TlsMachine,
-        remember: Callable[[TlsMachine], bool] | None = None,
-    ) -> None:
-        super().__init__(relay, opening)
-        self.machine = machine
-        self.refused = False
-        self.remember = remember
-        """Asked after each read until it says true: keeps the session for the next connection."""
-
-    def took(self, data: memoryview | bytes) -> None:
-        """Decrypts, passes on, and answers what TLS itself wants answered."""
-        machine = self.machine
-        try:
-            plaintext = machine.receive(data)
-        except TlsFailure as failure:
-            self.refuse()
-            self.relay.failed(failure.outcome, failure.detail)
-            return
-        if machine.out_used:
-            self._send_outgoing()
-        if self.remember is not None and self.remember(machine):
-            self.remember = None
-        if plaintext:
-            self.received += len(plaintext)
-            if machine.peer_closed:
-                self.took_last(plaintext)
-            else:
-                self.other.forward(plaintext)
-        elif machine.peer_closed:
-            self.stream_ended()
+    __slots__ = ()
 
     def eof_received(self) -> bool:
         """TCP's end is the stream's end only after close_notify."""
@@ -242,16 +151,6 @@ class TlsLeg(Leg):
             self.stream_ended()
         super().catch_up(opening)
 
-    def forward(self, data: memoryview | bytes) -> None:
-        """Encrypts and writes."""
-        if not self.lost:
-            try:
-                sealed = self.machine.seal(data)
-            except TlsFailure as failure:
-                self.relay.failed(failure.outcome, failure.detail)
-                return
-            self.transport.write(sealed)
-
     def forward_end(self) -> None:
         """Writes close_notify; what the peer still sends is read on."""
         if self.lost:
@@ -261,9 +160,9 @@ class TlsLeg(Leg):
         except TlsFailure as failure:
             self.relay.failed(failure.outcome, failure.detail)
             return
-        self._send_outgoing()
+        self.flush()
 
-    def forward_with_end(self, data: memoryview | bytes) -> None:
+    def forward_with_end(self, data: bytes) -> None:
         """Writes the last bytes and close_notify, in one segment; with TCP's own end, if that follows."""
         if self.lost:
             return
@@ -282,26 +181,23 @@ class TlsLeg(Leg):
         self.forward_end()
 
     def flush(self) -> None:
-        """Sends what the handshake's last flight left, unless it went with application data."""
-        if self.machine.out_used:
-            self._send_outgoing()
+        """Sends what waits in the machine."""
+        out = self.machine.outgoing()
+        if out and not self.lost:
+            self.write(out)
 
-    def refuse(self) -> None:
+    def refuse(self, failure: TlsFailure) -> None:
         """Sends OpenSSL's alert, so that the peer knows why, and closes: without close_notify no clean end."""
-        self._send_outgoing()
+        self.flush()
         self.refused = True
         self.finish()
         asyncio.get_running_loop().call_later(ALERT_SECONDS, self.transport.abort)
+        self.relay.failed(failure.outcome, failure.detail)
 
     def reset(self) -> None:
         """Closes with a reset, unless an alert is on its way."""
         if not self.refused:
             super().reset()
-
-    def _send_outgoing(self) -> None:
-        out = self.machine.outgoing()
-        if out and not self.lost:
-            self.transport.write(out)
 
 
 class Relay:
@@ -323,7 +219,8 @@ class Relay:
         `first` is application data that the peer sent with its handshake, already decrypted.
         """
         self.application, self.peer = application, peer
-        application.other, peer.other = peer, application
+        application.facing(peer)
+        peer.facing(application)
         application.lost, peer.lost = app_opening.lost, peer_opening.lost
         for leg in (application, peer):
             if not leg.lost:

@@ -10,6 +10,7 @@ from agent.catalog.model import Catalog, CatalogChange, Pod
 from agent.identity.spiffe import SpiffeId
 from agent.identity.svid import Bundle, Svid
 from agent.policy.index import PolicyIndex, PolicySettings
+from agent.tls._store import SessionStore
 from agent.tls.contexts import Certificate, Contexts, anchor_ids
 
 
@@ -37,8 +38,9 @@ class Touched(Struct, frozen=True):
 class View:
     """The current snapshot of everything that decides about connections. Replaced part by part as it arrives."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, sessions: SessionStore | None = None) -> None:
         self.settings = settings
+        self._sessions = sessions
         self.generation = 0
         """Goes up with each change: what was found out under the same one need not be asked again."""
         self.bundle: Bundle | None = None
@@ -78,7 +80,8 @@ class View:
         """
         self.generation += 1
         if self.bundle is None or bundle.anchors_pem != self.bundle.anchors_pem:
-            self._contexts.clear()
+            for spiffe_id in list(self._contexts):
+                self._drop_contexts(spiffe_id)
         self._vouched = anchor_ids(bundle) | {bytes.fromhex(anchor) for anchor in bundle.retired}
         self.bundle = bundle
 
@@ -87,13 +90,18 @@ class View:
         self.generation += 1
         if self._svids.get(svid.spiffe_id) != svid:
             self._svids[svid.spiffe_id] = svid
-            self._contexts.pop(svid.spiffe_id, None)
+            self._drop_contexts(svid.spiffe_id)
 
     def forget_svid(self, spiffe_id: SpiffeId) -> None:
         """Drops an SVID that no pod of this node needs any more."""
         self.generation += 1
         self._svids.pop(spiffe_id, None)
-        self._contexts.pop(spiffe_id, None)
+        self._drop_contexts(spiffe_id)
+
+    def _drop_contexts(self, spiffe_id: SpiffeId) -> None:
+        dropped = self._contexts.pop(spiffe_id, None)
+        if dropped is not None:  # its connections live on, perhaps for days
+            dropped.server.forget()
 
     def identity_of(self, pod: Pod) -> SpiffeId:
         """The SPIFFE ID of a pod."""
@@ -109,7 +117,7 @@ class View:
             return None
         contexts = self._contexts.get(spiffe_id)
         if contexts is None:
-            contexts = self._contexts[spiffe_id] = Contexts(svid, self.bundle)
+            contexts = self._contexts[spiffe_id] = Contexts(svid, self.bundle, self._sessions)
         return contexts
 
     def problem_of(self, certificate: Certificate) -> str | None:

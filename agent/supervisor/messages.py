@@ -9,9 +9,10 @@ from agent.proxy.view import Settings
 
 
 class Configure(Struct, frozen=True, tag="configure"):
-    """First of all: what holds for the whole agent."""
+    """First of all: what holds for the whole agent. Descriptor: the memory of `workers` for the sessions they serve."""
 
     settings: Settings
+    workers: int
 
 
 class SetCatalog(Struct, frozen=True, tag="catalog"):

@@ -302,7 +302,7 @@ class Supervisor:
             egress_mode=config.egress_mode,
             access_log=config.access_log,
         )
-        yield messages.Configure(settings), ()
+        yield messages.Configure(settings, config.workers), (self.workers.session_memory,)
         yield messages.SetNodeAddresses(self.node_addresses), ()
         yield messages.SetCatalog(self.catalog.catalog), ()
         if self.bundle is not None:

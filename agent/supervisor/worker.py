@@ -27,13 +27,14 @@ from agent.proxy.connection import Direction
 from agent.proxy.live import SWEEP_SECONDS
 from agent.proxy.runtime import EnrolledPod, Runtime
 from agent.proxy.view import Touched, View
-from agent.supervisor import messages
+from agent.supervisor import messages, session_memory
 from agent.supervisor.channel import Channel, ChannelClosed
 from agent.supervisor.parent import die_with_parent
 from agent.tasks import spawn
 from agent.telemetry import logs
 from agent.telemetry.access import AccessLog
 from agent.telemetry.counters import Counters
+from agent.tls._store import SessionStore
 
 log = logging.getLogger("quietwire.worker")
 
@@ -44,9 +45,11 @@ JUDGED_AT_ONCE = 500
 class Worker:
     """Carries out the supervisor's messages, one after the other."""
 
-    def __init__(self, channel: Channel[messages.ToWorker], configure: messages.Configure) -> None:
+    def __init__(
+        self, channel: Channel[messages.ToWorker], configure: messages.Configure, sessions: SessionStore
+    ) -> None:
         self._channel = channel
-        self._view = View(configure.settings)
+        self._view = View(configure.settings, sessions)
         self._runtime = Runtime(self._view, AccessLog(enabled=configure.settings.access_log), Counters())
         self._home_fd = open_home()
         self._drained = False
@@ -185,15 +188,18 @@ class Worker:
         self._channel.close("drained")
 
 
-async def _main(channel_fd: int) -> None:
+async def _main(channel_fd: int, index: int) -> None:
     channel: Channel[messages.ToWorker] = Channel(socket.socket(fileno=channel_fd), messages.ToWorker)
     try:
-        first, _ = await channel.receive()
+        first, fds = await channel.receive()
     except ChannelClosed:
         return
     if not isinstance(first, messages.Configure):
         raise TypeError(f"the first message was {type(first).__name__}, not Configure")
-    await Worker(channel, first).run()
+    (memory,) = fds
+    sessions = session_memory.attach(memory, first.workers, index)
+    os.close(memory)
+    await Worker(channel, first, sessions).run()
 
 
 def main() -> int:
@@ -214,7 +220,7 @@ def main() -> int:
     logs.configure(given.log_format, given.log_level, node=given.node, process=f"worker {given.index}")
     gc.collect()
     gc.freeze()  # what was imported stays: full collections need not walk it
-    uvloop.run(_main(given.channel))
+    uvloop.run(_main(given.channel, given.index))
     # Not sys.exit: threads and transports of connections that were reset need no farewell.
     logging.shutdown()
     os._exit(0)

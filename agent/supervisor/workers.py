@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
-from agent.supervisor import messages
+from agent.supervisor import messages, session_memory
 from agent.supervisor.channel import Channel, ChannelClosed
 from agent.tasks import spawn
 
@@ -71,6 +71,8 @@ class Workers:
     ) -> None:
         self.handles = [WorkerHandle(index) for index in range(count)]
         self.restarts = 0
+        self.session_memory = session_memory.create(count)
+        """Descriptor: see there. What was negotiated outlives the worker that did."""
         self._node = node
         self._log_flags = ["--log-format", log_format, "--log-level", log_level]
         self._greet = greet
@@ -128,8 +130,15 @@ class Workers:
         handle.incarnation += 1
         handle.pid = process.pid
         channel: Channel[messages.ToSupervisor] = Channel(ours, messages.ToSupervisor)
-        for message, fds in self._greet(handle):
-            channel.send(message, fds)
+        try:
+            for message, fds in self._greet(handle):
+                channel.send(message, fds)
+        except OSError as error:  # no descriptors: half told, it must not go on beside its successor
+            channel.close(f"it could not be told what it needs ({error.strerror})")
+            process.kill()
+            await process.wait()
+            handle.pid = None
+            raise
         handle.channel = channel
         reader = spawn(self._listen(handle, channel), name=f"worker {handle.index} messages")
         status = await process.wait()

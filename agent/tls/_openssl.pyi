@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-TICKET_KEYS: int
+from agent.tls._store import SessionStore
 
 Data = bytes | bytearray | memoryview
 
@@ -20,8 +20,10 @@ class Context:
         key_pem: bytes,
         anchors_pem: bytes,
         alpn: Sequence[bytes],
-        ticket_keys: bytes | None = None,
+        store: SessionStore | None = None,
+        name: bytes | None = None,
     ) -> None: ...
+    def forget(self) -> None: ...
 
 class Session: ...
 

@@ -2,9 +2,9 @@
 """OpenSSL, as far as agent.tls needs it, without a copy or a call too many: what the ssl module cannot be told.
 
 Why this is native (the figures are in docs/performance.md): CPython's ssl module copies a session through its DER form
-each time it is taken and each time it is used, which parses the peer's certificate each time; it cannot share ticket
-keys between processes, so that with two workers half of all connections would be full handshakes; and it takes three
-calls and an exception for each message that comes in.
+each time it is taken and each time it is used, which parses the peer's certificate each time; it cannot share sessions
+between processes, so that with two workers half of all connections would be full handshakes; and it takes three calls
+and an exception for each message that comes in.
 
 `Context` is one SSL_CTX, `Connection` one SSL over memory: bytes in, bytes out, no I/O. `Session` is what a client keeps
 for resumption. Nothing here decides: verification beyond the chain, and what a failure means, is Python's. The
@@ -13,19 +13,18 @@ interpreter's lock is held throughout: a worker has one thread.
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from libc.string cimport memcpy
+from libc.string cimport memcmp, memcpy, memset
+
+from agent.tls._store cimport DIGEST_SIZE, ID_SIZE, Record, SECRET_SIZE, SessionStore
 
 
 cdef extern from "openssl/crypto.h":
-    ctypedef struct OSSL_LIB_CTX
-    OSSL_LIB_CTX *OSSL_LIB_CTX_new()
-    OSSL_LIB_CTX *OSSL_LIB_CTX_get0_global_default()
-    OSSL_LIB_CTX *OSSL_LIB_CTX_set0_default(OSSL_LIB_CTX *)
+    void OPENSSL_cleanse(void *, size_t)
 
 
-cdef extern from "openssl/provider.h":
-    ctypedef struct OSSL_PROVIDER
-    OSSL_PROVIDER *OSSL_PROVIDER_load(OSSL_LIB_CTX *, const char *)
+cdef extern from "openssl/evp.h":
+    ctypedef struct EVP_MD
+    const EVP_MD *EVP_sha256()
 
 
 cdef extern from "openssl/bio.h":
@@ -65,6 +64,7 @@ cdef extern from "openssl/x509_vfy.h":
     int X509_VERIFY_PARAM_set_flags(X509_VERIFY_PARAM *, unsigned long)
     const char *X509_verify_cert_error_string(long)
     void X509_free(X509 *)
+    int X509_digest(const X509 *, const EVP_MD *, unsigned char *, unsigned int *)
     int i2d_X509(X509 *, unsigned char **)
 
 
@@ -76,8 +76,6 @@ cdef extern from "openssl/pem.h":
 
 
 cdef extern from "openssl/ssl.h":
-    ctypedef struct SSL
-    ctypedef struct SSL_CTX
     ctypedef struct SSL_METHOD
     ctypedef struct SSL_SESSION
     ctypedef struct SSL_CIPHER
@@ -86,12 +84,13 @@ cdef extern from "openssl/ssl.h":
     int SSL_VERIFY_PEER
     int SSL_ERROR_WANT_READ, SSL_ERROR_ZERO_RETURN
     int SSL_SENT_SHUTDOWN, SSL_RECEIVED_SHUTDOWN
-    int SSL_SESS_CACHE_OFF
+    int SSL_SESS_CACHE_OFF, SSL_SESS_CACHE_SERVER, SSL_SESS_CACHE_NO_INTERNAL
+    unsigned long SSL_OP_NO_TICKET
     long SSL_MODE_RELEASE_BUFFERS, SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER
-    int SSL_TLSEXT_ERR_OK, SSL_TLSEXT_ERR_ALERT_FATAL, OPENSSL_NPN_NEGOTIATED
+    int SSL_TLSEXT_ERR_OK, SSL_TLSEXT_ERR_NOACK, SSL_TLSEXT_ERR_ALERT_FATAL, OPENSSL_NPN_NEGOTIATED
     const SSL_METHOD *TLS_server_method()
     const SSL_METHOD *TLS_client_method()
-    SSL_CTX *SSL_CTX_new_ex(OSSL_LIB_CTX *, const char *, const SSL_METHOD *)
+    SSL_CTX *SSL_CTX_new(const SSL_METHOD *)
     void SSL_CTX_free(SSL_CTX *)
     int SSL_CTX_set_min_proto_version(SSL_CTX *, int)
     int SSL_CTX_set_max_proto_version(SSL_CTX *, int)
@@ -106,9 +105,13 @@ cdef extern from "openssl/ssl.h":
     void SSL_CTX_set_verify(SSL_CTX *, int, void *)
     int SSL_CTX_set_session_id_context(SSL_CTX *, const unsigned char *, unsigned int)
     long SSL_CTX_set_session_cache_mode(SSL_CTX *, long)
-    long SSL_CTX_set_tlsext_ticket_keys(SSL_CTX *, void *, long)
+    unsigned long SSL_CTX_set_options(SSL_CTX *, unsigned long)
+    long SSL_CTX_set_timeout(SSL_CTX *, long)
+    void SSL_CTX_sess_set_new_cb(SSL_CTX *, int (*)(SSL *, SSL_SESSION *))
+    void SSL_CTX_sess_set_get_cb(SSL_CTX *, SSL_SESSION *(*)(SSL *, const unsigned char *, int, int *))
     int SSL_CTX_set_num_tickets(SSL_CTX *, size_t)
     int SSL_set_num_tickets(SSL *, size_t)
+    long SSL_CTX_set_tlsext_servername_callback(SSL_CTX *, int (*)(SSL *, int *, void *))
     int SSL_CTX_set_alpn_protos(SSL_CTX *, const unsigned char *, unsigned int)
     void SSL_CTX_set_alpn_select_cb(
         SSL_CTX *,
@@ -125,12 +128,23 @@ cdef extern from "openssl/ssl.h":
     int SSL_set_session(SSL *, SSL_SESSION *)
     SSL_SESSION *SSL_get1_session(SSL *)
     int SSL_SESSION_has_ticket(const SSL_SESSION *)
+    SSL_SESSION *SSL_SESSION_new()
+    X509 *SSL_SESSION_get0_peer(SSL_SESSION *)
+    const unsigned char *SSL_SESSION_get_id(const SSL_SESSION *, unsigned int *)
+    int SSL_SESSION_set1_id(SSL_SESSION *, const unsigned char *, unsigned int)
+    int SSL_SESSION_set1_id_context(SSL_SESSION *, const unsigned char *, unsigned int)
+    size_t SSL_SESSION_get_master_key(const SSL_SESSION *, unsigned char *, size_t)
+    int SSL_SESSION_set1_master_key(SSL_SESSION *, const unsigned char *, size_t)
+    const SSL_CIPHER *SSL_SESSION_get0_cipher(const SSL_SESSION *)
+    int SSL_SESSION_set_cipher(SSL_SESSION *, const SSL_CIPHER *)
+    int SSL_SESSION_set_protocol_version(SSL_SESSION *, int)
+    long SSL_SESSION_get_time(const SSL_SESSION *)
+    long SSL_SESSION_set_time(SSL_SESSION *, long)
+    long SSL_SESSION_set_timeout(SSL_SESSION *, long)
+    const SSL_CIPHER *SSL_CIPHER_find(SSL *, const unsigned char *)
+    unsigned short SSL_CIPHER_get_protocol_id(const SSL_CIPHER *)
     void SSL_SESSION_free(SSL_SESSION *)
     int SSL_session_reused(const SSL *)
-    ctypedef enum OSSL_HANDSHAKE_STATE:
-        TLS_ST_BEFORE
-        TLS_ST_SR_CLNT_HELLO
-    OSSL_HANDSHAKE_STATE SSL_get_state(const SSL *)
     int SSL_do_handshake(SSL *)
     int SSL_read(SSL *, void *, int)
     int SSL_pending(const SSL *)
@@ -149,20 +163,12 @@ cdef extern from "openssl/ssl.h":
     const char *OpenSSL_version(int)
 
 
-cdef extern from "Python.h":
-    ctypedef struct PyObject
-    PyObject *new_bytes "PyBytes_FromStringAndSize"(const char *, Py_ssize_t) except NULL
-    char *bytes_content "PyBytes_AS_STRING"(PyObject *)
-    int _PyBytes_Resize(PyObject **, Py_ssize_t) except -1
-    void Py_DECREF(PyObject *)
-
-
 cdef enum:
     RECORD = 16384  # RFC 8446, section 5.1: plaintext of one record at most
     OVERHEAD = 22  # what every TLS 1.3 suite adds to a record: header, content type and tag
     SMALL = 4096  # what comes in one read and is copied sooner than its memory is cut to size
-TICKET_KEYS = 80
-"""Bytes of a set of ticket keys: name, HMAC key, AES key."""
+    SESSION_SECONDS = 7200  # how long a session may be resumed; both ends' certificates are looked at each time
+    MAX_SHOWN = 4096  # clients' certificates that a context remembers: who is forgotten shows it again
 
 cdef const char *_cipher_suites = "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
 """RFC 8446, appendix B.4. The 128-bit suite first: its strength is ample for keys that live for a connection."""
@@ -212,11 +218,10 @@ cdef class Context:
 
     A server asks for a certificate and takes a client without one; a client demands the server's. `alpn` is what a
     client offers, or what a server serves in its order of preference; a server refuses a list with none of these.
-    """
 
-    cdef SSL_CTX *ctx
-    cdef bytes protocols
-    cdef readonly bint server
+    A server keeps its sessions in `store`, under the context's `name`, 32 bytes: whatever is different between two
+    contexts that may not resume each other's sessions must make their names different. Without a store there are none.
+    """
 
     def __init__(
         self,
@@ -226,14 +231,13 @@ cdef class Context:
         bytes key_pem,
         bytes anchors_pem,
         alpn,
-        bytes ticket_keys=None,
+        SessionStore store=None,
+        bytes name=None,
     ):
         if self.ctx != NULL:
             raise RuntimeError("a context is made once")
         self.server = server
-        self.ctx = SSL_CTX_new_ex(
-            OSSL_LIB_CTX_get0_global_default(), NULL, TLS_server_method() if server else TLS_client_method()
-        )
+        self.ctx = SSL_CTX_new(TLS_server_method() if server else TLS_client_method())
         if self.ctx == NULL:
             raise OpenSslError(_last_reason())
         SSL_CTX_set_min_proto_version(self.ctx, TLS1_3_VERSION)
@@ -247,13 +251,8 @@ cdef class Context:
         self.protocols = b"".join([bytes([len(name)]) + name for name in alpn])
         if server:
             SSL_CTX_set_verify(self.ctx, SSL_VERIFY_PEER, NULL)
-            self._check(SSL_CTX_set_session_id_context(self.ctx, <const unsigned char *>"quietwire", 9))
-            SSL_CTX_set_num_tickets(self.ctx, 1)
             SSL_CTX_set_alpn_select_cb(self.ctx, _select_protocol, <void *>self)
-            if ticket_keys is not None:
-                if len(ticket_keys) != TICKET_KEYS:
-                    raise ValueError(f"ticket keys are {TICKET_KEYS} bytes, not {len(ticket_keys)}")
-                self._check(SSL_CTX_set_tlsext_ticket_keys(self.ctx, PyBytes_AS_STRING(ticket_keys), TICKET_KEYS))
+            self._remember(store, name)
         else:
             SSL_CTX_set_verify(self.ctx, SSL_VERIFY_PEER, NULL)
             if self.protocols and SSL_CTX_set_alpn_protos(
@@ -293,6 +292,27 @@ cdef class Context:
         self._check(good)
         return self._check(SSL_CTX_check_private_key(self.ctx))
 
+    cdef int _remember(self, SessionStore store, bytes name) except -1:
+        SSL_CTX_set_options(self.ctx, SSL_OP_NO_TICKET)
+        if store is None:
+            SSL_CTX_set_num_tickets(self.ctx, 0)
+            return 0
+        if name is None or len(name) != DIGEST_SIZE:
+            raise ValueError(f"a context's name is {DIGEST_SIZE} bytes")
+        self.store, self.name, self.shown = store, name, {}
+        SSL_CTX_set_num_tickets(self.ctx, 1)
+        SSL_CTX_set_timeout(self.ctx, SESSION_SECONDS)
+        SSL_CTX_set_session_cache_mode(self.ctx, SSL_SESS_CACHE_SERVER | SSL_SESS_CACHE_NO_INTERNAL)
+        SSL_CTX_sess_set_new_cb(self.ctx, _keep_session)
+        SSL_CTX_sess_set_get_cb(self.ctx, _find_session)
+        SSL_CTX_set_tlsext_servername_callback(self.ctx, _no_second_ticket)
+        return self._check(SSL_CTX_set_session_id_context(self.ctx, _octets(name), DIGEST_SIZE))
+
+    def forget(self):
+        """Whoever is new here shows a certificate again: for a context that only its living connections use any more."""
+        if self.shown is not None:
+            self.shown.clear()
+
     cdef int _trust(self, bytes anchors_pem) except -1:
         cdef _Pem anchors = _Pem(anchors_pem)
         cdef X509_STORE *store = SSL_CTX_get_cert_store(self.ctx)
@@ -315,27 +335,18 @@ cdef class Session:
     """A TLS session that a server gave a ticket for. It may be used for many connections."""
 
     cdef SSL_SESSION *session
+    cdef bytes peer
 
     def __dealloc__(self):
         SSL_SESSION_free(self.session)
 
 
 cdef class Connection:
-    """One end of one connection. What must go to the peer is in `outgoing`, or comes from `seal`."""
+    """One end of one connection. What must go to the peer is in `outgoing`, or comes from `seal`.
 
-    cdef SSL *ssl
-    cdef Context context
-    cdef const char *incoming
-    cdef int incoming_left
-    cdef bytes out
-    cdef Py_ssize_t out_size
-    cdef readonly Py_ssize_t out_used
-    """Bytes that `outgoing` would return."""
-    cdef readonly bint handshake_complete
-    cdef readonly bint peer_closed
-    """The peer's close_notify has come: its direction ended cleanly."""
-    cdef readonly bint closed
-    """Our close_notify has gone out."""
+    Python reads `handshake_complete`; `peer_closed`: the peer's close_notify has come, its direction ended cleanly;
+    `closed`: our own has gone out; `out_used`: bytes that `outgoing` would return.
+    """
 
     def __init__(self, Context context, str server_name=None, Session session=None):
         if self.ssl != NULL:
@@ -355,8 +366,10 @@ cdef class Connection:
             name = server_name.encode("ascii")
             if SSL_set_tlsext_host_name(self.ssl, PyBytes_AS_STRING(name)) <= 0:
                 raise OpenSslError(_last_reason())
-        if session is not None and SSL_set_session(self.ssl, session.session) <= 0:
-            ERR_clear_error()  # a session that cannot be used costs a full handshake, and nothing else
+        if session is not None:
+            self.peer = session.peer
+            if SSL_set_session(self.ssl, session.session) <= 0:
+                ERR_clear_error()  # a session that cannot be used costs a full handshake, and nothing else
 
     def __dealloc__(self):
         if self.ssl != NULL:
@@ -372,9 +385,10 @@ cdef class Connection:
     cpdef bytes receive(self, data):
         """Takes ciphertext; returns the application data that it completes. Raises OpenSslError."""
         cdef Py_buffer view
+        cdef bytes plain
         PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
         self.incoming = <const char *>view.buf
-        self.incoming_left = <int>view.len
+        self.incoming_left = view.len
         try:
             if not self.handshake_complete:
                 self._shake()
@@ -386,30 +400,36 @@ cdef class Connection:
             # whose beginning came before.
             if self.incoming_left <= SMALL:
                 return self._read_small()
-            return self._read(self.incoming_left + RECORD)
+            plain = PyBytes_FromStringAndSize(NULL, self.incoming_left + RECORD)
+            return plain[: self._decrypt(PyBytes_AS_STRING(plain), len(plain))]
         finally:
             self.incoming = NULL
             self.incoming_left = 0
             PyBuffer_Release(&view)
 
-    cdef inline void _begin(self) noexcept:
+    cdef Py_ssize_t open_into(self, const char *data, Py_ssize_t size, char *plain, Py_ssize_t room) except -1:
+        """`receive` after the handshake, without an object: writes to `plain`, which has room for `size` and a record.
+
+        Returns the number of bytes. Raises what `failure` returns.
+        """
+        if self.peer_closed:
+            return 0
+        self.incoming = data
+        self.incoming_left = size
+        try:
+            return self._decrypt(plain, room)
+        finally:
+            self.incoming = NULL
+            self.incoming_left = 0
+
+    cdef void _begin(self) noexcept:
         """Before each call of OpenSSL that may read or write: the one BIO is this connection's now."""
         BIO_set_data(_bio, <void *>self)
         ERR_clear_error()
 
     cdef int _shake(self) except -1:
-        cdef OSSL_LIB_CTX *former
-        cdef int done
         self._begin()
-        if self.context.server and SSL_get_state(self.ssl) in (TLS_ST_BEFORE, TLS_ST_SR_CLNT_HELLO):
-            # A ClientHello may bring a ticket with the client's certificate, whose public key nobody needs: OpenSSL 3.0
-            # would look through all of its decoders for it, half of the CPU of a ClientHello. It looks in the thread's
-            # default library context, and everything else here is in the SSL_CTX's own.
-            former = OSSL_LIB_CTX_set0_default(_no_algorithms)
-            done = SSL_do_handshake(self.ssl)
-            OSSL_LIB_CTX_set0_default(former)
-        else:
-            done = SSL_do_handshake(self.ssl)
+        cdef int done = SSL_do_handshake(self.ssl)
         if done == 1:
             self.handshake_complete = True
             return 0
@@ -443,42 +463,48 @@ cdef class Connection:
         cdef Py_ssize_t used = self._decrypt(plain, SMALL + RECORD)
         return PyBytes_FromStringAndSize(plain, used) if used else b""
 
-    cdef bytes _read(self, Py_ssize_t size):
-        """Into the bytes that are returned: no copy of what may be a quarter of a megabyte."""
-        cdef PyObject *raw = new_bytes(NULL, size)
-        cdef Py_ssize_t used
-        try:
-            used = self._decrypt(bytes_content(raw), size)
-        except BaseException:
-            Py_DECREF(raw)
-            raise
-        _PyBytes_Resize(&raw, used)
-        result = <bytes>raw
-        Py_DECREF(raw)
-        return result
-
     cpdef int send(self, data) except -1:
         """Encrypts application data; it waits in `outgoing`. Raises OpenSslError."""
         cdef Py_buffer view
-        cdef int done
         PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
         try:
-            if view.len == 0:
-                return 0
-            if self.out_used == 0:
+            if self.out_used == 0 and view.len:
                 self._reserve(view.len + (view.len // RECORD + 1) * OVERHEAD)
-            self._begin()
-            done = SSL_write(self.ssl, view.buf, <int>view.len)
-            if done <= 0:
-                raise self._failure()
+            return self._encrypt(view.buf, view.len)
         finally:
             PyBuffer_Release(&view)
+
+    cdef int _encrypt(self, const void *data, Py_ssize_t size) except -1:
+        if size:
+            self._begin()
+            if SSL_write(self.ssl, data, <int>size) <= 0:
+                raise self._failure()
         return 0
 
     cpdef bytes seal(self, data):
         """Encrypts application data; everything for the peer. Raises OpenSslError."""
         self.send(data)
         return self.outgoing()
+
+    cdef Py_ssize_t seal_into(self, const char *data, Py_ssize_t size, char *sealed, Py_ssize_t room) except -1:
+        """`seal` without an object: writes to `sealed`; returns the number of bytes. Raises what `failure` returns.
+
+        What waited comes first. What finds no room waits in `outgoing`.
+        """
+        global _sink, _sink_left
+        cdef Py_ssize_t waited = self.out_used
+        if waited <= room:
+            if waited:
+                memcpy(sealed, PyBytes_AS_STRING(self.out), waited)
+                self.out = None
+                self.out_used = self.out_size = 0
+            _sink = sealed + waited
+            _sink_left = room - waited
+        try:
+            self._encrypt(data, size)
+            return 0 if _sink == NULL else _sink - sealed
+        finally:
+            _sink = NULL
 
     cdef int _reserve(self, Py_ssize_t size) except -1:
         """Makes room in the bytes that `outgoing` will return. An idle connection keeps none."""
@@ -524,6 +550,7 @@ cdef class Connection:
             return None
         kept = Session()
         kept.session = session
+        kept.peer = self.peer_certificate
         return kept
 
     @property
@@ -534,6 +561,8 @@ cdef class Connection:
     @property
     def peer_certificate(self):
         """The peer's leaf certificate, DER, on resumed sessions too; None where it showed none."""
+        if SSL_session_reused(self.ssl):  # the session's: one value for all connections that have it
+            return self.peer
         cdef X509 *certificate = SSL_get0_peer_certificate(self.ssl)
         return None if certificate == NULL else _der(certificate)
 
@@ -572,6 +601,91 @@ cdef bytes _der(X509 *certificate):
     return result
 
 
+cdef inline const unsigned char *_octets(bytes data):
+    return <const unsigned char *>PyBytes_AS_STRING(data)
+
+
+cdef int _keep_session(SSL *ssl, SSL_SESSION *session) noexcept:
+    """A full handshake is done, and its session's number is about to go to the client. 0: OpenSSL forgets it."""
+    cdef Context context = (<Connection>BIO_get_data(_bio)).context
+    cdef X509 *certificate = SSL_SESSION_get0_peer(session)
+    cdef const SSL_CIPHER *cipher = SSL_SESSION_get0_cipher(session)
+    cdef Record record
+    cdef unsigned int size = 0
+    cdef const unsigned char *id = SSL_SESSION_get_id(session, &size)
+    if size != ID_SIZE or cipher == NULL or SSL_session_reused(ssl):
+        return 0
+    memset(&record, 0, sizeof(Record))
+    memcpy(record.id, id, ID_SIZE)
+    memcpy(record.context, _octets(context.name), DIGEST_SIZE)
+    record.made = SSL_SESSION_get_time(session)
+    record.cipher = SSL_CIPHER_get_protocol_id(cipher)
+    record.secret_size = <unsigned short>SSL_SESSION_get_master_key(session, record.secret, SECRET_SIZE)
+    if certificate != NULL:
+        if X509_digest(certificate, EVP_sha256(), record.peer, &size) != 1:
+            return 0
+        try:
+            if len(context.shown) >= MAX_SHOWN:
+                del context.shown[next(iter(context.shown))]
+            context.shown[(<char *>record.peer)[:DIGEST_SIZE]] = _der(certificate)
+        except (MemoryError, OpenSslError):
+            return 0
+    context.store.keep(&record)
+    OPENSSL_cleanse(&record, sizeof(Record))
+    return 0
+
+
+cdef SSL_SESSION *_find_session(SSL *ssl, const unsigned char *id, int size, int *copy) noexcept:
+    """A client comes with a session's number; NULL, and the handshake is a full one, where it cannot be resumed.
+
+    Not every worker has seen the certificate that the client showed; one that has not wants to see it.
+    """
+    cdef Connection connection = <Connection>BIO_get_data(_bio)
+    cdef Context context = connection.context
+    cdef Record record
+    cdef unsigned char suite[2]
+    cdef const SSL_CIPHER *cipher
+    cdef SSL_SESSION *session
+    copy[0] = 0
+    connection.peer = None
+    if size != ID_SIZE or not context.store.find(id, _octets(context.name), &record):
+        return NULL
+    if memcmp(record.peer, _nobody, DIGEST_SIZE) != 0:
+        connection.peer = context.shown.get((<char *>record.peer)[:DIGEST_SIZE])
+        if connection.peer is None:
+            return NULL
+    suite[0], suite[1] = record.cipher >> 8, record.cipher & 0xFF
+    cipher = SSL_CIPHER_find(ssl, suite)
+    session = SSL_SESSION_new()
+    if cipher == NULL or session == NULL or not (
+        SSL_SESSION_set_protocol_version(session, TLS1_3_VERSION)
+        and SSL_SESSION_set_cipher(session, cipher)
+        and SSL_SESSION_set1_id(session, id, ID_SIZE)
+        and SSL_SESSION_set1_id_context(session, record.context, DIGEST_SIZE)
+        and SSL_SESSION_set1_master_key(session, record.secret, record.secret_size)
+        and SSL_SESSION_set_time(session, record.made)
+        and SSL_SESSION_set_timeout(session, SESSION_SECONDS)
+    ):
+        SSL_SESSION_free(session)
+        session = NULL
+    OPENSSL_cleanse(&record, sizeof(Record))
+    return session
+
+
+cdef int _no_second_ticket(SSL *ssl, int *alert, void *argument) noexcept:
+    """Called for each ClientHello, with a server's name in it or without, when it is known whether a session is resumed.
+
+    Such a client needs no new ticket, and must not be given one: what it would be kept under has seen no certificate.
+    """
+    if SSL_session_reused(ssl):
+        SSL_set_num_tickets(ssl, 0)
+    return SSL_TLSEXT_ERR_NOACK
+
+
+cdef unsigned char _nobody[DIGEST_SIZE]
+memset(_nobody, 0, DIGEST_SIZE)
+
+
 cdef int _select_protocol(
     SSL *ssl,
     const unsigned char **chosen,
@@ -580,10 +694,8 @@ cdef int _select_protocol(
     unsigned int offered_length,
     void *argument,
 ) noexcept:
-    """RFC 7301, section 3.2. By now it is known whether a session is resumed: such a client needs no new ticket."""
+    """RFC 7301, section 3.2."""
     cdef Context context = <Context>argument
-    if SSL_session_reused(ssl):
-        SSL_set_num_tickets(ssl, 0)
     if SSL_select_next_proto(
         <unsigned char **>chosen,
         chosen_length,
@@ -596,8 +708,22 @@ cdef int _select_protocol(
     return SSL_TLSEXT_ERR_OK
 
 
+# Where `seal_into` wants what is written; else NULL, and it waits in `outgoing`.
+cdef char *_sink = NULL
+cdef Py_ssize_t _sink_left = 0
+
+
 cdef int _bio_write(BIO *bio, const char *data, int length) noexcept:
     """Adds to what must go to the peer."""
+    global _sink, _sink_left
+    if _sink != NULL:
+        BIO_clear_retry_flags(bio)
+        if length <= _sink_left:
+            memcpy(_sink, data, length)
+            _sink += length
+            _sink_left -= length
+            return length
+        _sink_left = 0  # what follows waits behind this
     cdef Connection connection = <Connection>BIO_get_data(bio)
     cdef Py_ssize_t needed = connection.out_used + length
     cdef bytes former
@@ -618,7 +744,7 @@ cdef int _bio_write(BIO *bio, const char *data, int length) noexcept:
 cdef int _bio_read(BIO *bio, char *data, int length) noexcept:
     """Takes from what `receive` was given."""
     cdef Connection connection = <Connection>BIO_get_data(bio)
-    cdef int count = min(length, connection.incoming_left)
+    cdef int count = <int>min(length, connection.incoming_left)
     BIO_clear_retry_flags(bio)
     if count <= 0:
         BIO_set_retry_read(bio)
@@ -633,9 +759,6 @@ cdef long _bio_ctrl(BIO *bio, int command, long number, void *pointer) noexcept:
     return 1 if command == BIO_CTRL_FLUSH else 0
 
 
-cdef OSSL_LIB_CTX *_no_algorithms = OSSL_LIB_CTX_new()
-if _no_algorithms == NULL or OSSL_PROVIDER_load(_no_algorithms, b"null") == NULL:
-    raise MemoryError
 cdef BIO_METHOD *_method = BIO_meth_new(BIO_get_new_index() | BIO_TYPE_SOURCE_SINK, b"quietwire memory")
 if _method == NULL:
     raise MemoryError

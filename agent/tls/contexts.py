@@ -1,22 +1,21 @@
-"""TLS contexts of one identity: made anew for every SVID and every bundle, so that old tickets die with the old.
+"""TLS contexts of one identity: made anew for every SVID and every bundle, so that old sessions die with the old.
 
-The keys that tickets are sealed with come from the SVID's private key and the bundle: every worker has the same ones,
-so that a session is resumed whichever worker the kernel gives the connection to, and none has to be told. A ticket
-from under a former SVID or bundle cannot be opened: the handshake is a full one, under the bundle in force.
+A server's context has a name that the SVID and the bundle make, and workers that have the same ones give it the same:
+they resume each other's sessions, whichever the kernel gives a connection to, and none has to be told. A session from
+under a former SVID or bundle is not found: the handshake is a full one, under the bundle in force.
 """
 
 import hashlib
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.serialization import Encoding
 from msgspec import Struct
 
 from agent.identity.spiffe import SpiffeId
 from agent.identity.svid import Bundle, Svid
 from agent.tls import alpn
-from agent.tls._openssl import TICKET_KEYS, Context
+from agent.tls._openssl import Context
+from agent.tls._store import SessionStore
 from agent.tls.machine import TlsMachine
 from agent.tls.peer import PeerIdentity
 from agent.tls.sessions import SessionCache
@@ -49,7 +48,7 @@ class Certificate(Struct, frozen=True):
 class Contexts:
     """Both contexts of one SVID under one bundle, and the sessions that they made."""
 
-    def __init__(self, svid: Svid, bundle: Bundle) -> None:
+    def __init__(self, svid: Svid, bundle: Bundle, store: SessionStore | None = None) -> None:
         self.svid = svid
         self.anchors = anchor_ids(bundle)
         self._own = (Certificate(svid.spiffe_id, svid.serial, frozenset()),)
@@ -63,7 +62,8 @@ class Contexts:
             key_pem=svid.key_pem,
             anchors_pem=bundle.anchors_pem,
             alpn=alpn.SERVED_BYTES,
-            ticket_keys=ticket_keys(svid, bundle),
+            store=store,
+            name=context_name(svid, bundle),
         )
         self.client = Context(
             server=False,
@@ -93,7 +93,7 @@ class Contexts:
         return known
 
 
-def ticket_keys(svid: Svid, bundle: Bundle) -> bytes:
-    """Keys for session tickets (HKDF, RFC 5869). No traffic hangs on them alone: psk_dhe_ke adds a fresh exchange."""
-    purpose = b"quietwire ticket keys " + hashlib.sha256(bundle.anchors_pem).digest()
-    return HKDF(hashes.SHA256(), TICKET_KEYS, salt=None, info=purpose).derive(svid.key_pem)
+def context_name(svid: Svid, bundle: Bundle) -> bytes:
+    """What tells servers' contexts apart: SHA-256 over the SVID and the anchors that clients are verified against."""
+    parts = (hashlib.sha256(svid.chain_pem).digest(), hashlib.sha256(bundle.anchors_pem).digest())
+    return hashlib.sha256(b"".join(parts)).digest()

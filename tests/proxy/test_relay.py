@@ -55,10 +55,11 @@ async def joint() -> AsyncIterator[Joint]:
     made.peer.close()
 
 
-async def join() -> Joint:
+async def join(buffer: int = 0) -> Joint:
+    """`buffer`: bytes that the kernel shall hold of what a leg writes, if not as many as it likes."""
     bell = Bell(Deadlines())
-    application_far, application = await leg(bell)
-    peer_far, peer = await leg(bell)
+    application_far, application = await leg(bell, buffer)
+    peer_far, peer = await leg(bell, buffer)
     far, near = joined()
     owner = Owner()
     relay = Relay(owner)
@@ -66,7 +67,7 @@ async def join() -> Joint:
     return Joint(owner.ended, weakref.ref(owner), application_far, peer_far, far)
 
 
-async def leg(bell: Bell) -> tuple[socket.socket, Opening]:
+async def leg(bell: Bell, buffer: int = 0) -> tuple[socket.socket, Opening]:
     """A far end, and an opening over the near one."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         far = socket.create_connection(server.getsockname())
@@ -75,6 +76,8 @@ async def leg(bell: Bell) -> tuple[socket.socket, Opening]:
     opening = Opening(bell)
     opening.fd = near.fileno()
     prepare(opening.fd)
+    if buffer:
+        near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer)
     await asyncio.get_running_loop().create_connection(lambda: opening, sock=near)
     return far, opening
 

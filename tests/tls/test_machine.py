@@ -12,14 +12,19 @@ from hypothesis import strategies as st
 from agent.identity.svid import Bundle
 from agent.outcome import Outcome
 from agent.tls._openssl import Context, OpenSslError, Session
-from agent.tls.contexts import Contexts, ticket_keys
+from agent.tls._store import SessionStore, size_for
+from agent.tls.contexts import Contexts, context_name
 from agent.tls.machine import TlsFailure, TlsMachine
 from tests.tls.pki import Pki
 
 PKI = Pki()
 ALERT = b"\x15"
 """The type of a record that holds an alert (RFC 8446, section 5.1)."""
-SERVER = Contexts(PKI.svid("server"), PKI.bundle())
+MEMORY = bytearray(size_for(2))
+STORE, NEIGHBOURS = SessionStore(MEMORY, 2, 0), SessionStore(MEMORY, 2, 1)
+"""What two workers of one agent know of sessions."""
+RECORD_SIZE = size_for(1) // 65536
+SERVER = Contexts(PKI.svid("server"), PKI.bundle(), STORE)
 CLIENT = Contexts(PKI.svid("client"), PKI.bundle())
 
 
@@ -184,26 +189,87 @@ def session_of(client: Contexts = CLIENT, server: Contexts = SERVER) -> Session:
     return one.session
 
 
-def test_a_session_is_resumed_by_every_worker_because_all_have_the_same_ticket_keys() -> None:
-    neighbour = Contexts(SERVER.svid, PKI.bundle(sequence=2))
-    again, other = joined(server=neighbour, session=session_of())
-    assert again.resumed
-    assert other.resumed
+def neighbour() -> Contexts:
+    """What another worker of the same agent makes of the same SVID and bundle."""
+    return Contexts(SERVER.svid, PKI.bundle(sequence=2), NEIGHBOURS)
+
+
+def test_a_session_is_resumed_by_each_worker_that_has_seen_the_clients_certificate() -> None:
+    session, second = session_of(), neighbour()
+    again, other = joined(server=second, session=session)
+    assert not again.resumed, "it has not seen it"
+    assert other.peer_certificate == joined()[1].peer_certificate, "the client shows it"
+    for _ in range(2):
+        again, other = joined(server=second, session=session)
+        assert again.resumed
+        assert other.resumed
+        assert other.peer_certificate == joined()[1].peer_certificate
+
+
+def test_a_session_of_a_client_that_showed_no_certificate_stays_without_one() -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(cadata=PKI.bundle().anchors_pem.decode())
+    context.check_hostname = False
+    session: ssl.SSLSession | None = None
+    for resumed in (False, True, True):
+        ours, theirs = ssl.MemoryBIO(), ssl.MemoryBIO()
+        client = context.wrap_bio(ours, theirs, server_hostname="server.test", session=session)
+        server = TlsMachine.server(SERVER.server)
+        with pytest.raises(ssl.SSLWantReadError):
+            client.do_handshake()
+        server.receive(theirs.read())
+        ours.write(server.outgoing())
+        client.do_handshake()
+        server.receive(theirs.read())
+        server.send(b"x")
+        ours.write(server.outgoing())
+        assert client.read() == b"x"
+        session = client.session
+        assert server.resumed is resumed
+        assert server.peer_certificate is None
 
 
 @pytest.mark.parametrize(
     "server",
     [
-        Contexts(PKI.svid("server"), PKI.bundle()),
-        Contexts(SERVER.svid, Bundle(PKI.trust_domain, PKI.bundle().anchors_pem + Pki().bundle().anchors_pem, 2)),
+        Contexts(PKI.svid("server"), PKI.bundle(), STORE),
+        Contexts(
+            SERVER.svid, Bundle(PKI.trust_domain, PKI.bundle().anchors_pem + Pki().bundle().anchors_pem, 2), STORE
+        ),
+        Contexts(SERVER.svid, PKI.bundle(), SessionStore(bytearray(size_for(1)))),
+        Contexts(SERVER.svid, PKI.bundle()),
     ],
-    ids=["renewed SVID", "other bundle"],
+    ids=["renewed SVID", "other bundle", "other agent", "no store"],
 )
-def test_sessions_die_with_the_svid_and_with_the_bundle(server: Contexts) -> None:
-    again, other = joined(server=server, session=session_of())
+def test_sessions_die_with_the_svid_with_the_bundle_and_with_the_agent(server: Contexts) -> None:
+    session = session_of()
+    joined(server=server)  # it knows the client's certificate
+    again, other = joined(server=server, session=session)
     assert not again.resumed
     assert not other.resumed
     assert again.handshake_complete
+
+
+def test_a_session_whose_worker_died_while_it_wrote_is_not_found() -> None:
+    memory = bytearray(size_for(1))
+    server = Contexts(SERVER.svid, PKI.bundle(), SessionStore(memory))
+    session = session_of(server=server)
+    (begin,) = (at for at in range(0, len(memory), RECORD_SIZE) if any(memory[at : at + RECORD_SIZE]))
+    memory[begin] += 1
+    assert not joined(server=server, session=session)[1].resumed
+    memory[begin] -= 1
+    assert joined(server=server, session=session)[1].resumed
+    session = session_of(server=server)
+    assert joined(server=server, session=session)[1].resumed, "and the place is not lost"
+
+
+def test_a_session_under_which_another_client_comes_is_the_first_clients() -> None:
+    """A number without the secret that belongs to it resumes nothing, and one with it is whom it was given to."""
+    session = session_of()
+    joined(Contexts(PKI.svid("thief"), PKI.bundle()))
+    again, other = joined(Contexts(PKI.svid("thief"), PKI.bundle()), session=session)
+    assert again.resumed
+    assert other.peer_certificate == joined()[1].peer_certificate
 
 
 def test_one_session_serves_many_connections_also_after_one_of_them_was_cut() -> None:
@@ -217,6 +283,22 @@ def test_one_session_serves_many_connections_also_after_one_of_them_was_cut() ->
 
 
 def test_a_resumed_connection_is_given_no_new_ticket() -> None:
+    """Nor one that would be kept without the certificate that it was not shown: with ALPN and without."""
+    anonymous_protocol = Context(
+        server=False,
+        chain_pem=CLIENT.svid.chain_pem,
+        key_pem=CLIENT.svid.key_pem,
+        anchors_pem=PKI.bundle().anchors_pem,
+        alpn=(),
+    )
+    session: Session | None = None
+    for number in range(4):
+        one, other = TlsMachine.client(anonymous_protocol, "server.test", session), TlsMachine.server(SERVER.server)
+        one.start()
+        carry(one, other)
+        assert other.resumed is bool(number)
+        assert other.peer_certificate is not None
+        session = one.session or session
     for session, ticket in ((None, True), (session_of(), False)):
         one, other = ends(session=session)
         one.start()
@@ -227,13 +309,13 @@ def test_a_resumed_connection_is_given_no_new_ticket() -> None:
         assert bool(other.outgoing()) is ticket
 
 
-def test_a_ticket_key_is_told_by_nothing_but_the_private_key_and_the_bundle() -> None:
-    keys = {
-        ticket_keys(svid, bundle)
+def test_a_contexts_name_is_told_by_nothing_but_the_svid_and_the_anchors() -> None:
+    names = {
+        context_name(svid, bundle)
         for svid in (SERVER.svid, CLIENT.svid)
         for bundle in (PKI.bundle(), Pki().bundle(), PKI.bundle(sequence=9))
     }
-    assert len(keys) == 4
+    assert len(names) == 4
 
 
 @pytest.mark.parametrize(
