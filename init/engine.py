@@ -9,6 +9,7 @@ import json
 import os
 import socket
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -262,8 +263,6 @@ def _in_child(work: Callable[[Callable[[Any], None]], object]) -> tuple[list[Any
             work(lambda answer: _send(write, answer))
             status = 0
         except BaseException:  # noqa: BLE001 - a forked child must never return into the parent's code
-            import traceback  # noqa: PLC0415 - only here
-
             traceback.print_exc()
         finally:
             os._exit(status)

@@ -11,6 +11,7 @@ import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 
 import iptc
@@ -194,23 +195,22 @@ def _option_lookup(self: Any, entries: Any, name: bytes) -> Any:
 
     It would find the first option of each extension and say nothing of the others: `-j CT`, without its zone.
     """
-    global _entry_bytes  # noqa: PLW0603 - a fact about the library, found once
-    if not _entry_bytes:
-        _entry_bytes = _entry_size(self.find_match("multiport")[0].x6_options)
+    entry_bytes = _entry_bytes(self)
     address = ctypes.addressof(entries.contents)
     while (entry := iptc.xtables.xt_option_entry.from_address(address)).name:
         if entry.name == name:
             return entry
-        address += _entry_bytes
+        address += entry_bytes
     return None
 
 
-_entry_bytes = 0
 iptc.xtables.xtables._option_lookup = _option_lookup
 
 
-def _entry_size(multiport: Any) -> int:
+@cache
+def _entry_bytes(library: Any) -> int:
     """Bytes from one entry to the next, by the second of multiport's, which has been `sports` for ever."""
+    multiport = library.find_match("multiport")[0].x6_options
     known = ctypes.sizeof(iptc.xtables.xt_option_entry)
     for size in (known, known + OPTION_ENTRY_GROWTH):
         if ctypes.c_char_p.from_address(ctypes.addressof(multiport.contents) + size).value == b"sports":

@@ -78,7 +78,7 @@ class IdentityKeeper:
         self._bundle: Bundle | None = None
         self._report = Report()
         self._reported = asyncio.Event()
-        self._random = random.Random()  # noqa: S311 - spreads load, guards nothing
+        self._random = random.SystemRandom()
 
     def want(self, ids: frozenset[SpiffeId], *, ahead: frozenset[SpiffeId] = frozenset()) -> None:
         """Declares which identities are needed, and which will be soon; others are forgotten.

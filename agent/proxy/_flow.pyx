@@ -7,8 +7,8 @@ Every leg reads into one buffer of the process, and has passed on what is in it 
 what is decrypted and what is encrypted: a message goes through memory that is in the cache.
 """
 
-from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITE, PyBuffer_Release, PyObject_GetBuffer
-from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.buffer cimport PyBUF_WRITE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.memoryview cimport PyMemoryView_FromMemory
 from libc.string cimport strerror
 
@@ -73,27 +73,15 @@ cdef class Flow:
         """The loop has read."""
         self._took(_read, nbytes)
 
-    def took(self, data):
-        """Passes bytes on that came in by this leg, before it returns."""
-        cdef Py_buffer view
+    def took(self, bytes data):
+        """Passes bytes on that came in by this leg, before it returns: as many at once as a read may bring."""
         cdef Py_ssize_t at
-        PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
-        try:
-            for at in range(0, view.len, READ_SIZE):
-                self._took(<const char *>view.buf + at, min(view.len - at, READ_SIZE))
-        finally:
-            PyBuffer_Release(&view)
+        for at in range(0, len(data), READ_SIZE):
+            self._took(PyBytes_AS_STRING(data) + at, min(len(data) - at, READ_SIZE))
 
-    def forward(self, data):
+    def forward(self, bytes data):
         """Writes bytes that came in by the other leg."""
-        cdef Py_buffer view
-        cdef Py_ssize_t at
-        PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
-        try:
-            for at in range(0, view.len, READ_SIZE):
-                self._forward(<const char *>view.buf + at, min(view.len - at, READ_SIZE))
-        finally:
-            PyBuffer_Release(&view)
+        self._forward(PyBytes_AS_STRING(data), len(data))
 
     def write(self, bytes data):
         """Writes bytes as they are, behind what waits."""

@@ -71,7 +71,7 @@ class Workers:
     ) -> None:
         self.handles = [WorkerHandle(index) for index in range(count)]
         self.restarts = 0
-        self.session_memory = session_memory.create(count)
+        self.session_memory = -1
         """Descriptor: see there. What was negotiated outlives the worker that did."""
         self._node = node
         self._log_flags = ["--log-format", log_format, "--log-level", log_level]
@@ -86,7 +86,8 @@ class Workers:
         self._keepers: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
-        """Starts every worker, and keeps each place filled until `stop`."""
+        """Starts every worker, and keeps each place filled until `stop`. Raises OSError where there is no memory."""
+        self.session_memory = session_memory.create(len(self.handles))
         self._keepers = [spawn(self._keep(handle), name=f"worker {handle.index}") for handle in self.handles]
 
     async def _keep(self, handle: WorkerHandle) -> None:

@@ -616,11 +616,6 @@ cdef int _keep_session(SSL *ssl, SSL_SESSION *session) noexcept:
     if size != ID_SIZE or cipher == NULL or SSL_session_reused(ssl):
         return 0
     memset(&record, 0, sizeof(Record))
-    memcpy(record.id, id, ID_SIZE)
-    memcpy(record.context, _octets(context.name), DIGEST_SIZE)
-    record.made = SSL_SESSION_get_time(session)
-    record.cipher = SSL_CIPHER_get_protocol_id(cipher)
-    record.secret_size = <unsigned short>SSL_SESSION_get_master_key(session, record.secret, SECRET_SIZE)
     if certificate != NULL:
         if X509_digest(certificate, EVP_sha256(), record.peer, &size) != 1:
             return 0
@@ -630,46 +625,54 @@ cdef int _keep_session(SSL *ssl, SSL_SESSION *session) noexcept:
             context.shown[(<char *>record.peer)[:DIGEST_SIZE]] = _der(certificate)
         except (MemoryError, OpenSslError):
             return 0
+    memcpy(record.id, id, ID_SIZE)
+    memcpy(record.context, _octets(context.name), DIGEST_SIZE)
+    record.made = SSL_SESSION_get_time(session)
+    record.cipher = SSL_CIPHER_get_protocol_id(cipher)
+    record.secret_size = <unsigned short>SSL_SESSION_get_master_key(session, record.secret, SECRET_SIZE)
     context.store.keep(&record)
     OPENSSL_cleanse(&record, sizeof(Record))
     return 0
 
 
 cdef SSL_SESSION *_find_session(SSL *ssl, const unsigned char *id, int size, int *copy) noexcept:
-    """A client comes with a session's number; NULL, and the handshake is a full one, where it cannot be resumed.
-
-    Not every worker has seen the certificate that the client showed; one that has not wants to see it.
-    """
+    """A client comes with a session's number; NULL, and the handshake is a full one, where it cannot be resumed."""
     cdef Connection connection = <Connection>BIO_get_data(_bio)
-    cdef Context context = connection.context
     cdef Record record
-    cdef unsigned char suite[2]
-    cdef const SSL_CIPHER *cipher
-    cdef SSL_SESSION *session
+    cdef SSL_SESSION *session = NULL
     copy[0] = 0
     connection.peer = None
-    if size != ID_SIZE or not context.store.find(id, _octets(context.name), &record):
-        return NULL
-    if memcmp(record.peer, _nobody, DIGEST_SIZE) != 0:
-        connection.peer = context.shown.get((<char *>record.peer)[:DIGEST_SIZE])
-        if connection.peer is None:
-            return NULL
-    suite[0], suite[1] = record.cipher >> 8, record.cipher & 0xFF
-    cipher = SSL_CIPHER_find(ssl, suite)
-    session = SSL_SESSION_new()
-    if cipher == NULL or session == NULL or not (
+    if size == ID_SIZE and connection.context.store.find(id, _octets(connection.context.name), &record):
+        if _knows_peer(connection, &record):
+            session = _session_of(ssl, &record)
+        OPENSSL_cleanse(&record, sizeof(Record))
+    return session
+
+
+cdef bint _knows_peer(Connection connection, const Record *record):
+    """Whether this worker has seen the certificate that the client showed, if it showed one; it is the peer's, then."""
+    if memcmp(record.peer, _nobody, DIGEST_SIZE) == 0:
+        return True
+    connection.peer = connection.context.shown.get((<const char *>record.peer)[:DIGEST_SIZE])
+    return connection.peer is not None
+
+
+cdef SSL_SESSION *_session_of(SSL *ssl, const Record *record) noexcept:
+    cdef unsigned char *suite = [record.cipher >> 8, record.cipher & 0xFF]
+    cdef const SSL_CIPHER *cipher = SSL_CIPHER_find(ssl, suite)
+    cdef SSL_SESSION *session = SSL_SESSION_new()
+    if cipher != NULL and session != NULL and (
         SSL_SESSION_set_protocol_version(session, TLS1_3_VERSION)
         and SSL_SESSION_set_cipher(session, cipher)
-        and SSL_SESSION_set1_id(session, id, ID_SIZE)
+        and SSL_SESSION_set1_id(session, record.id, ID_SIZE)
         and SSL_SESSION_set1_id_context(session, record.context, DIGEST_SIZE)
         and SSL_SESSION_set1_master_key(session, record.secret, record.secret_size)
         and SSL_SESSION_set_time(session, record.made)
         and SSL_SESSION_set_timeout(session, SESSION_SECONDS)
     ):
-        SSL_SESSION_free(session)
-        session = NULL
-    OPENSSL_cleanse(&record, sizeof(Record))
-    return session
+        return session
+    SSL_SESSION_free(session)
+    return NULL
 
 
 cdef int _no_second_ticket(SSL *ssl, int *alert, void *argument) noexcept:

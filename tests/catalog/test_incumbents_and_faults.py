@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -369,8 +370,6 @@ def json_list(items: list[str]) -> str:
 
 
 def _plain(text: str) -> object:
-    import yaml  # noqa: PLC0415 - the tests' own reading, independent of ours
-
     return yaml.safe_load(text)
 
 

@@ -12,6 +12,7 @@ Everything is real: rules, certificates, sockets, applications. Nothing touches 
 """
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -43,16 +44,15 @@ SOON = 10.0
 
 Manifest = dict[str, Any]
 
-_number = 0
+_numbers = itertools.count(1)
+"""Names of namespaces must differ within this process too."""
 
 
 class World:
     """One stage with one agent."""
 
     def __init__(self, directory: Path, *flags: str, workers: int = 2, trust_domain: str = TRUST_DOMAIN) -> None:
-        global _number  # noqa: PLW0603 - names of namespaces must differ within this process too
-        _number += 1
-        name = f"qw{os.getpid()}n{_number}"
+        name = f"qw{os.getpid()}n{next(_numbers)}"
         self.directory = directory
         self.stage = Stage(name, prefix=f"{name}-")
         self.mesh = Mesh(

@@ -17,6 +17,9 @@ from agent.proxy.relay import Leg, Relay, TlsLeg
 from agent.tls.machine import TlsMachine
 from tests.tls.test_machine import joined
 
+_made: list[tuple[socket.socket, asyncio.Transport]] = []
+"""Every leg since the last `put_away`."""
+
 
 class Owner:
     """Hears how it ended, and keeps no relay."""
@@ -79,7 +82,17 @@ async def leg(bell: Bell, buffer: int = 0) -> tuple[socket.socket, Opening]:
     if buffer:
         near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer)
     await asyncio.get_running_loop().create_connection(lambda: opening, sock=near)
+    _made.append((far, opening.transport))
     return far, opening
+
+
+async def put_away() -> None:
+    """Ends every leg, whatever it is doing: a loop of uvloop's that is closed before waits for them for ever."""
+    for far, transport in _made:
+        transport.abort()
+        far.close()
+    _made.clear()
+    await settle()
 
 
 async def hear(sock: socket.socket) -> bytes:

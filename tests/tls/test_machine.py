@@ -250,6 +250,16 @@ def test_sessions_die_with_the_svid_with_the_bundle_and_with_the_agent(server: C
     assert again.handshake_complete
 
 
+def test_who_is_forgotten_shows_the_certificate_again() -> None:
+    """A context that only its living connections use any more keeps nobody's."""
+    server = Contexts(SERVER.svid, PKI.bundle(), STORE)
+    session = session_of(server=server)
+    assert joined(server=server, session=session)[1].resumed
+    server.server.forget()
+    assert not joined(server=server, session=session)[1].resumed
+    assert joined(server=server, session=session)[1].resumed
+
+
 def test_a_session_whose_worker_died_while_it_wrote_is_not_found() -> None:
     memory = bytearray(size_for(1))
     server = Contexts(SERVER.svid, PKI.bundle(), SessionStore(memory))
