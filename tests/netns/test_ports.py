@@ -129,6 +129,7 @@ def test_a_syn_that_crosses_a_leg_that_nobody_answers_reaches_no_application(
     with world.connect(client, silent.address(version), PORT):
         port = world.until(lambda: dialling_from(world, client, version), "the agent dials")
         world.kill_worker(0)  # so that its leg is gone at once, and its port free
+        world.until(lambda: dialling_from(world, client, version) is None, "the kernel has taken the leg away")
     assert world.run(silent, iptables, "-F").returncode == 0
     with world.listen(client, port, version) as listener, world.open_socket(silent, version) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

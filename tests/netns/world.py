@@ -319,8 +319,12 @@ class World:
         """An application's listener inside a pod."""
         sock = self.open_socket(player, version)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind(("::" if version == 6 else "0.0.0.0", port))
-        sock.listen(backlog)
+        try:
+            sock.bind(("::" if version == 6 else "0.0.0.0", port))
+            sock.listen(backlog)
+        except OSError:
+            sock.close()
+            raise
         return sock
 
     def run(
