@@ -201,7 +201,7 @@ def bulk(streams: int) -> Callable[[Turn], None]:
         spent, moved = 0.0, 0
         for way in ("up", "down"):
             before = turn.cpu()
-            got = load.iperf(turn.ground, turn.front.bulk, streams, turn.plan.bulk, down=way == "down")
+            got = load.iperf(turn.ground, turn.front.bulk, streams, turn.plan.bulk_length(streams), down=way == "down")
             cost = turn.cpu() - before
             turn.figures[f"{way}_gbps_{streams}"] = got.gbit_per_second
             if streams == 1 and turn.proxied:

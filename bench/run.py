@@ -56,7 +56,8 @@ def _round(
             taking = [name for name in turns if _takes(name, measure)]
             slices: dict[str, list[dict[str, float]]] = {name: [] for name in taking}
             for again in range(plan.slices.get(measure, 1)):
-                for name in order(taking, number + place + again):
+                due = [name for name in taking if plan.takes(measure, name) > again]
+                for name in order(due, number + place + again):
                     slices[name].append(_slice(name, turns[name], measure))
             for name in taking:
                 turns[name].figures |= middle(slices[name])

@@ -23,6 +23,9 @@ CONTENDERS: dict[str, Callable[[], Contender]] = {
 }
 """Everyone who takes every measure, by name, in the order of the first round."""
 
+SCALE = ("direct", "bare")
+"""Who gives the ends of the scale, and no ratio that counts."""
+
 NO_PROXY = "direct"
 """Who has neither CPU nor memory."""
 
