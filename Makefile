@@ -30,7 +30,7 @@ lint: $(VENV)/.dev ## ruff and mypy --strict
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(VENV)/.bench ## measure quietwire beside its peers, about 14 minutes; BENCH_ARGS=--quick: two (root)
+bench: $(VENV)/.bench ## measure quietwire beside its peers, about ten minutes; BENCH_ARGS=--quick: two (root)
 	@deploy/require-root.sh "make bench"
 	deploy/install-packages.sh bench
 	$(BIN)/python -m bench $(BENCH_ARGS)

@@ -31,7 +31,7 @@ EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 EXAMPLE = f"""\
 examples:
-  python -m bench            everything, five rounds, about 14 minutes; writes {RESULTS.name}/latest.*
+  python -m bench            everything, five rounds, about ten minutes; writes {RESULTS.name}/latest.*
   python -m bench --quick    the ratios that count, two rounds, about two minutes; writes {RESULTS.name}/quick.*
   python -m bench --contenders quietwire,nginx --measures cpu_us_per_connection --rounds 3
                              a part of it, which is printed and not kept; nginx is what the others are compared with
