@@ -24,7 +24,7 @@ cdef extern from "unistd.h" nogil:
 
 
 cdef extern from "errno.h":
-    int EAGAIN, EINPROGRESS, EALREADY, EISCONN, EINVAL
+    int EAGAIN, EINPROGRESS, EALREADY, EISCONN, EINVAL, ENOPROTOOPT
 
 
 cdef extern from "arpa/inet.h" nogil:
@@ -87,11 +87,15 @@ cdef enum:
     SO_ORIGINAL_DST = 80  # linux/netfilter_ipv4.h; IP6T_SO_ORIGINAL_DST has the same number
     IP_BIND_ADDRESS_NO_PORT = 24  # linux/in.h, for both families
     IPV6_TRANSPARENT = 75  # linux/in6.h
+    TCP_RTO_MAX_MS = 44  # linux/tcp.h, Linux 6.15
     # Conntrack forgets a half-closed connection after 60 s of silence (nf_conntrack_tcp_timeout_close_wait), and
     # what is said then would not be translated.
     KEEPALIVE_IDLE_SECONDS = 40
     KEEPALIVE_INTERVAL_SECONDS = 10
     KEEPALIVE_PROBES = 6  # a dead peer is found in less than two minutes: else its descriptors stay for ever
+    # While bytes wait for a reader that does not read, there are no keepalives but probes of its window, every two
+    # minutes in the end. Not so with this, and retransmission gives up after seven minutes instead of a quarter of an hour.
+    SILENCE_MILLISECONDS = 45000
 
 cdef int _mark = MARK
 
@@ -141,6 +145,9 @@ cpdef int prepare(int fd) except -1:
     _set(fd, IPPROTO_TCP, TCP_KEEPIDLE, KEEPALIVE_IDLE_SECONDS)
     _set(fd, IPPROTO_TCP, TCP_KEEPINTVL, KEEPALIVE_INTERVAL_SECONDS)
     _set(fd, IPPROTO_TCP, TCP_KEEPCNT, KEEPALIVE_PROBES)
+    cdef int silence = SILENCE_MILLISECONDS
+    if setsockopt(fd, IPPROTO_TCP, TCP_RTO_MAX_MS, &silence, sizeof(silence)) != 0 and errno != ENOPROTOOPT:
+        raise _error(errno)
     return _set(fd, IPPROTO_TCP, TCP_NODELAY, 1)
 
 

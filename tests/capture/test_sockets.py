@@ -13,6 +13,19 @@ import pytest
 from agent.capture._sockets import prepare
 from agent.capture.sockets import at_end, cork, ends, finish_on_close, has_died, reset_on_close
 
+TCP_RTO_MAX_MS = 44
+"""linux/tcp.h, Linux 6.15."""
+
+
+def option_of(sock: socket.socket, level: int, option: int) -> int | None:
+    """A socket's option; None where the kernel does not know it."""
+    try:
+        return sock.getsockopt(level, option)
+    except OSError as error:
+        if error.errno != errno.ENOPROTOOPT:
+            raise
+        return None
+
 
 @contextlib.contextmanager
 def pair(address: str, listens_on: str | None = None) -> Iterator[tuple[socket.socket, socket.socket]]:
@@ -70,6 +83,21 @@ def test_what_is_corked_comes_with_the_end_of_the_stream() -> None:
         accepted.settimeout(10)
         assert accepted.recv(100) == b"last words"
         assert accepted.recv(100) == b""
+
+
+def test_an_accepted_socket_inherits_what_its_listener_was_given() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        prepare(server.fileno())
+        with socket.create_connection(server.getsockname()) as client, server.accept()[0] as accepted:
+            options = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE), (socket.SOL_SOCKET, socket.SO_OOBINLINE)]
+            tcp = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT, socket.TCP_NODELAY, TCP_RTO_MAX_MS)
+            options += [(socket.IPPROTO_TCP, option) for option in tcp]
+
+            assert [option_of(accepted, *option) for option in options] == [
+                option_of(server, *option) for option in options
+            ]
+            assert option_of(accepted, socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+            assert option_of(client, socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 0
 
 
 def test_a_socket_that_would_reset_on_close_finishes_once_it_is_told_to() -> None:
