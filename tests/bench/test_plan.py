@@ -24,13 +24,13 @@ def test_everyone_who_is_compared_takes_a_measure_equally_often() -> None:
 
 
 def test_the_ends_of_the_scale_take_a_sliced_measure_once() -> None:
-    assert FULL.takes("requests_64", "nginx") == 2
+    assert FULL.takes("requests_64", "nginx") == 3
     assert [FULL.takes("requests_64", name) for name in SCALE] == [1, 1]
 
 
 def test_the_cpu_of_a_gigabyte_has_the_longer_time() -> None:
     assert FULL.bulk_length(1) == ("-t", "1")
-    assert FULL.bulk_length(2) == FULL.bulk_length(8) == ("-n", "384M")
+    assert FULL.bulk_length(2) == FULL.bulk_length(8) == ("-n", "256M")
 
 
 def test_a_smoke_run_moves_megabytes() -> None:
