@@ -26,10 +26,8 @@ FREE_NODES = 100_000
 MAX_DEPTH = 64
 """Mappings and sequences inside one another."""
 
-try:
-    from yaml import CSafeLoader as Loader
-except ImportError:  # PyYAML was built without libyaml
-    from yaml import SafeLoader as Loader  # type: ignore[assignment]  # the same interface, slower
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""The latter where PyYAML was built without libyaml: the same interface, slower."""
 
 
 class Field:
@@ -143,7 +141,7 @@ def trees(data: bytes, budget: Budget | None = None) -> list[Field]:
     budget = budget or Budget(len(data))
     found: list[Field] = []
     try:
-        loader = Loader(data)
+        loader = _Loader(data)
         try:
             while True:
                 event = loader.get_event()

@@ -36,9 +36,9 @@ def parts(data: bytes) -> Iterator[Part]:
     line = 0
     for start, end in zip(starts, [*starts[1:], len(data)], strict=True):
         marker = _MARKER.match(data, start, end)
-        if marker is not None:  # a document is the same, whether it is the first or not
-            start, line = marker.end(), line + 1  # noqa: PLW2901 - the line of the marker is no part of it
-        part = data[start:end]
+        # The marker's line is no part of it: a document is the same, whether it is the first or not.
+        part = data[start if marker is None else marker.end() : end]
+        line += marker is not None
         if part.strip():
             found = _json_items(part) if part.lstrip().startswith(b"{") else _yaml_items(part)
             yield Part(line, part, tuple((line + before, item) for before, item in found))

@@ -219,8 +219,9 @@ async def test_who_comes_without_an_agents_certificate_is_refused(authority: Aut
     csr = new_request(WEB).csr_pem.decode()
     for path in ("/v1/svid", "/v1/renew"):
         await refused(stranger._request("POST", path, {"csr": csr}, {}, 10), "unknown_caller")
-    for body in ({}, {"csr": 7}, {"csr": csr, "more": "x"}):
-        await refused(stranger._request("POST", "/v1/svid", body, {}, 10), "bad_request")  # type: ignore[arg-type]  # wrong on purpose
+    wrong: list[Any] = [{}, {"csr": 7}, {"csr": csr, "more": "x"}]
+    for body in wrong:
+        await refused(stranger._request("POST", "/v1/svid", body, {}, 10), "bad_request")
 
 
 async def test_a_workloads_certificate_is_no_agents(authority: Authority) -> None:

@@ -55,18 +55,16 @@ def test_a_connection_that_was_reset_before_it_was_accepted_has_no_ends() -> Non
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         client.close()
         accepted, _ = server.accept()
-        with accepted, pytest.raises(OSError) as caught:  # noqa: PT011 - the number is looked at
+        with accepted, pytest.raises(OSError, match=rf"\[Errno {errno.ENOTCONN}\]"):
             ends(accepted.fileno())
-    assert caught.value.errno == errno.ENOTCONN
 
 
 def test_what_is_no_socket_is_an_error_with_its_number() -> None:
     reads, writes = os.pipe()
     try:
         for call in (ends, cork, finish_on_close, reset_on_close):
-            with pytest.raises(OSError) as caught:  # noqa: PT011 - the number is looked at
+            with pytest.raises(OSError, match=rf"\[Errno {errno.ENOTSOCK}\]"):
                 call(reads)
-            assert caught.value.errno == errno.ENOTSOCK
     finally:
         os.close(reads)
         os.close(writes)

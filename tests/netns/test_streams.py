@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from agent.cli.demo.stage import Player
+from tests.capture.test_sockets import TCP_RTO_MAX_MS, option_of
 from tests.netns.test_certificates import context
 from tests.netns.world import RESET_ON_CLOSE, Echo, World
 from tests.tls.pki import Pki
@@ -25,14 +26,13 @@ BULK_GROWTH_LIMIT = 48 << 20
 IDLE_LIMIT = 96 << 10
 """Bytes that one idle meshed connection may cost the agent, both its ends together (they are on one node here)."""
 
-TCP_RTO_MAX_MS = 44
-"""linux/tcp.h."""
 FORGETS = 48
 """Seconds after which conntrack forgets half-closed connections in a test (60 by default), and the agent's silence ends
 after 45. Left alone, the seconds between two probes of a full window are 25.6, and 51.2 the next time, and 102.4."""
 STALL = 105
 """Seconds in which a probe that comes after 51.2 seconds would find the connection forgotten."""
 POURED = 128 << 20
+"""Bytes that all buffers on the way do not hold."""
 
 
 class Place(NamedTuple):
@@ -72,11 +72,11 @@ def memory(world: World) -> int:
     return total
 
 
-def pump(sock: socket.socket, seed: bytes) -> str:
-    """Sends 1 GiB and ends the direction; returns its SHA-256."""
+def pump(sock: socket.socket, seed: bytes, size: int = GIB) -> str:
+    """Sends so many bytes, whole MiB, and ends the direction; returns their SHA-256."""
     block = hashlib.sha256(seed).digest() * 32768  # 1 MiB
     digest = hashlib.sha256()
-    for number in range(GIB // len(block)):
+    for number in range(size // len(block)):
         data = number.to_bytes(8, "big") + block[8:]
         digest.update(data)
         sock.sendall(data)
@@ -279,29 +279,9 @@ def test_an_answer_that_ends_its_stream_crosses_the_wire_with_the_end_in_one_seg
     assert len(*back) == len(b"answer") + overhead + 2 + overhead, "the answer's record, and close_notify's"
 
 
-def caps_its_silence() -> bool:
-    """Whether the kernel lets a socket say how long it may be silent while its peer's window is full (Linux 6.15)."""
-    with socket.socket() as sock:
-        try:
-            return bool(sock.getsockopt(socket.IPPROTO_TCP, TCP_RTO_MAX_MS))
-        except OSError:
-            return False
-
-
-def pour(sock: socket.socket) -> str:
-    """Sends more than all buffers on the way hold, and ends the direction; returns its SHA-256."""
-    payload = os.urandom(POURED)
-    sock.sendall(payload)
-    sock.shutdown(socket.SHUT_WR)
-    return hashlib.sha256(payload).hexdigest()
-
-
-def drain(sock: socket.socket) -> str:
-    """Reads to the end; the SHA-256 of what came."""
-    digest = hashlib.sha256()
-    while data := sock.recv(1 << 16):
-        digest.update(data)
-    return digest.hexdigest()
+def caps_its_silence(sock: socket.socket) -> bool:
+    """Whether the kernel is new enough (Linux 6.15); before it a stalled reader is a limit that README names."""
+    return option_of(sock, socket.IPPROTO_TCP, TCP_RTO_MAX_MS) is not None
 
 
 @pytest.mark.timeout(300)
@@ -318,19 +298,19 @@ def test_half_closed_connections_may_be_silent_or_stalled_for_longer_than_conntr
     assert answers.recv(100) == b""
     stalled = []
     with ThreadPoolExecutor(2) as pool:
-        for turned in (False, True) if caps_its_silence() else ():
+        for turned in (False, True) if caps_its_silence(silent) else ():
             client, served = pair(place)
             reader, writer = (served, client) if turned else (client, served)
             reader.shutdown(socket.SHUT_WR)
             assert writer.recv(100) == b""
             writer.settimeout(STALL + 30)
-            stalled.append((reader, writer, pool.submit(pour, writer)))
+            stalled.append((reader, writer, pool.submit(pump, writer, b"poured", POURED)))
         time.sleep(STALL)  # the duration is the scenario
         answers.sendall(b"answer")
         assert silent.recv(100) == b"answer"
         for reader, _, poured in stalled:
             assert not poured.done(), "the buffers on the way hold it all: nobody has stalled"
-            assert drain(reader) == poured.result()
+            assert drink(reader) == (POURED, poured.result())
     for sock in (silent, answers, *(end for reader, writer, _ in stalled for end in (reader, writer))):
         sock.close()
 

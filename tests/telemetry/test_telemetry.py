@@ -15,7 +15,7 @@ from agent.outcome import Outcome
 from agent.telemetry.access import DENIALS_PER_SECOND, AccessLog, ConnectionRecord
 from agent.telemetry.admin import MAX_HEADER, AdminServer, Response
 from agent.telemetry.counters import Counters, CounterTotals
-from agent.telemetry.logs import JsonFormatter, TextFormatter
+from agent.telemetry.logs import JsonFormatter, StderrHandler, TextFormatter
 from agent.telemetry.metrics import Metrics
 
 
@@ -209,8 +209,6 @@ def test_a_stderr_that_is_gone_does_not_end_the_process() -> None:
     kept = os.dup(2)
     os.dup2(write, 2)
     try:
-        from agent.telemetry.logs import StderrHandler  # noqa: PLC0415 - after the descriptor was changed
-
         handler = StderrHandler()
         handler.setFormatter(TextFormatter("x"))
         handler.emit(line("into nowhere"))
