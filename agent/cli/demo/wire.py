@@ -111,6 +111,10 @@ class Wire:
         found = (_segment(frame) for frame in self._frames)
         return [segment for segment in found if segment is not None]
 
+    def segments_of(self, address: str) -> list[Segment]:
+        """Every TCP segment with data from or to an address. Raises WireError where frames were lost."""
+        return [each for each in self.segments() if address in (each.flow.source, each.flow.destination)]
+
     def streams(self) -> dict[Flow, bytes]:
         """The data of each flow, put in order: a marker cut in two by segments is whole again."""
         by_flow: dict[Flow, dict[int, bytes]] = defaultdict(dict)
