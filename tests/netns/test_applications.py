@@ -66,7 +66,7 @@ def test_curl_reaches_nginx_and_the_wire_carries_tls_on_the_original_port(place:
     assert wire.segments()
     assert not wire.contains(MARKER.encode())
     assert not wire.contains(b"hello from nginx")
-    seen = {(hello.destination, hello.port) for hello in wire.client_hellos() if hello.hello.offers_tls13}
+    seen = {hello.flow[2:] for hello in wire.client_hellos() if hello.hello.offers_tls13}
     assert seen == {(place.server.address(version), NGINX)}
 
 

@@ -54,7 +54,7 @@ def test_the_application_sees_the_port_that_is_on_the_wire(place: Place, version
             served.settimeout(SOON)
             sock.sendall(MARKER)
             assert served.recv(100) == MARKER
-    crossed = {flow.source_port for flow in wire.streams() if flow.destination == address}
+    crossed = {seen.flow.source_port for seen in wire.client_hellos() if seen.flow.destination == address}
     assert seen[:2] == (place.client.address(version), *crossed)
 
 

@@ -46,5 +46,5 @@ def test_a_client_hello_is_seen_with_its_port_and_name(make_world: Callable[...,
             one, "curl", "-sk", "--max-time", "1", "--resolve", f"name.test:7443:{two.ipv4}", "https://name.test:7443/"
         )
     listener.close()
-    (hello,) = {(seen.destination, seen.port, seen.hello.server_name) for seen in wire.client_hellos()}
+    (hello,) = {(*seen.flow[2:], seen.hello.server_name) for seen in wire.client_hellos()}
     assert hello == (two.ipv4, 7443, "name.test")

@@ -104,20 +104,15 @@ class Story:
         api = self.stage.players["api"]
         wire.save(self.directory / "request.pcap")
         segments = wire.segments()
-        hellos = [hello for hello in wire.client_hellos() if (hello.destination, hello.port) == (api.ipv4, PORT)]
+        hellos = [seen.hello for seen in wire.client_hellos() if seen.flow[2:] == (api.ipv4, PORT)]
         self._step(
             "encrypted",
             "the packets of that request, captured on the bridge",
-            ok=bool(segments) and not wire.contains(marker.encode()) and any(h.hello.offers_tls13 for h in hellos),
+            ok=bool(segments) and not wire.contains(marker.encode()) and any(hello.offers_tls13 for hello in hellos),
             segments_with_data=len(segments),
             marker_on_the_wire=wire.contains(marker.encode()),
             client_hellos=[
-                {
-                    "to": f"{hello.destination}:{hello.port}",
-                    "sni": hello.hello.server_name,
-                    "tls13": hello.hello.offers_tls13,
-                }
-                for hello in hellos
+                {"to": f"{api.ipv4}:{PORT}", "sni": hello.server_name, "tls13": hello.offers_tls13} for hello in hellos
             ],
             capture=str(self.directory / "request.pcap"),
         )

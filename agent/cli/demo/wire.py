@@ -47,10 +47,9 @@ class Segment(NamedTuple):
 
 
 class SeenHello(NamedTuple):
-    """A ClientHello, and where it went."""
+    """A ClientHello, and the flow that begins with it."""
 
-    destination: str
-    port: int
+    flow: Flow
     hello: ClientHello
 
 
@@ -135,7 +134,7 @@ class Wire:
         for flow, stream in self.streams().items():
             parsed = parse(stream)
             if isinstance(parsed, ClientHello):
-                found.append(SeenHello(flow.destination, flow.destination_port, parsed))
+                found.append(SeenHello(flow, parsed))
         return found
 
     def save(self, path: Path) -> None:
