@@ -100,7 +100,7 @@ class FilesSource:
         self._on_change = on_change
         self._memory = memory
         self._files: dict[str, _File] = {}
-        self._standings = Standings(first=True)
+        self._standings = Standings()
         self._assembly = Assembly()
         self._faults: tuple[Fault, ...] = ()
         self._to_remember = asyncio.Event()
@@ -212,7 +212,10 @@ class Loaded(Struct, frozen=True):
 
 
 def load(paths: Iterable[Path]) -> Loaded:
-    """Reads files once, and directories with the manifests in them, without following anything."""
+    """Reads files once, and directories with the manifests in them, without following anything.
+
+    What cannot be read closes what it closes for an agent that starts with these files.
+    """
     readings: dict[str, Reading] = {}
     missing: list[Fault] = []
     for path in paths:
@@ -225,7 +228,7 @@ def load(paths: Iterable[Path]) -> Loaded:
                 missing.append(Fault(_shown(str(each)), 0, "", "there is no such file"))
             else:
                 readings[_shown(str(each))] = msgspec.structs.replace(file.reading, quiet=False)
-    standings = Standings(first=False)
+    standings = Standings()
     settled = standings.settle(readings)
     return Loaded(settled.objects, standings.places(), tuple(sorted((*missing, *settled.faults))))
 

@@ -82,12 +82,12 @@ _Place = tuple[str, bytes]
 class Standings:
     """What each `settle` left in force, for the next one.
 
-    `first` says that nothing is known of before: then a document that cannot be read closes every default until it is
-    mended, because nobody knows what it forbids. Later one that was never in force changes nothing.
+    Where nothing is known of before, a document that cannot be read closes every default until it is mended, because
+    nobody knows what it forbids. Later one that was never in force changes nothing.
     """
 
-    def __init__(self, *, first: bool) -> None:
-        self._first = first
+    def __init__(self) -> None:
+        self._first = True
         self._standing: dict[ObjectKey, Standing] = {}
         self._addresses: dict[str, ObjectKey] = {}
         self._files: frozenset[str] = frozenset()

@@ -89,7 +89,7 @@ def explain(
 ) -> None:
     """Say whether a client reaches a port of a pod, what decides, and what each authorization lacked.
 
-    Asks the running agent, or, with --manifests, answers from a directory without any agent. There a Deployment or
+    Asks the running agent, or, with --manifests, answers as an agent would that starts with them. There a Deployment or
     another controller stands for its pods: shop/web is the pod of that name, or else of Deployment web; where the name
     is taken it is shop/deployment-web. Exits with 0 for every verdict, and with 2 where there is none.
 
@@ -153,7 +153,7 @@ def run_tests(
         The directory of manifests that they are about.
     allow_faults
         Exit with 0 though manifests have faults, if all cases are as expected. What has a fault is not in force here,
-        while an agent may still have a former version of it.
+        or closes what it may be about, while an agent may still have a former version of it.
     """
     try:
         cases = parse(file.read_bytes())

@@ -27,6 +27,11 @@ def _advice(client: "Client", permits: "Permits", outcome: Outcome) -> str:
                 return "its address is not known, and decides"
             return "its address is in no network that policy allows. Is --cluster-networks right?"
         case Outcome.DENIED_BY_DEFAULT:
+            if permits.broken:
+                return (
+                    "until that is mended, every port that it may be about is closed. quietwire authz check, with the "
+                    "manifests, says what is wrong with it and where"
+                )
             if not default:
                 return "it selects this port, and no authorization lets anybody in. Write an AuthorizationPolicy for it"
             return f"the default policy is {permits.server.partition(':')[2]}, and nothing allows anybody"

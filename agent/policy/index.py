@@ -226,7 +226,7 @@ class PolicyIndex:
         for space in (self._spaces[pod.namespace], self._spaces[""]):
             for broken in space.broken.values():
                 where = str(broken.key) if broken.namespace else f"a policy that cannot be read, in {broken.name}"
-                return Permits(where, ())
+                return Permits(where, (), broken=True)
         annotated = pod.settings.default_policy
         policy = self.settings.default_inbound_policy if annotated is None else DefaultPolicy(annotated)
         return default_permits(policy, self.settings.cluster_networks)

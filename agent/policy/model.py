@@ -131,7 +131,7 @@ class Permits(Struct, frozen=True, dict=True):
 
     `server` names what decides (`Server shop/cart`, `default:all-authenticated`); with `audit`, what would be denied
     is let through and counted. `only_routes` names the routes that have authorizations where the Server has none;
-    `probe` lets the kubelet's probes in.
+    `probe` lets the kubelet's probes in. `broken` says that what decides cannot be read.
     """
 
     server: str
@@ -139,6 +139,7 @@ class Permits(Struct, frozen=True, dict=True):
     audit: bool = False
     only_routes: tuple[str, ...] = ()
     probe: Authorization | None = None
+    broken: bool = False
 
     @cached_property
     def matcher(self) -> Matcher:
