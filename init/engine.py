@@ -1,7 +1,8 @@
 """Applies, verifies and removes the rules of any number of namespaces, in one short-lived process.
 
 Each step enters the namespace that it is about. Whatever needs libxtables is done by a child per family, which
-is forked from here, works through all namespaces, and is replaced if libxtables ends it.
+is forked from here, works through all namespaces, and is replaced if libxtables ends it. What is as it was when all was
+found in force needs neither (`init.tables`).
 """
 
 import contextlib
@@ -16,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from init import kernel, nft
+from init import kernel, nft, tables
 from init.constants import MEMORY_DIRECTORY
 from init.kernel import KernelError, Memory
 from init.legacy import LegacyError
@@ -63,6 +64,12 @@ class _Job:
     backend: str
     other_backend: bool
     """Rules of the other backend may be there too."""
+    news: bool = False
+    """There is something to remember."""
+
+    def options(self, family: Family) -> Options | None:
+        """What iptables' tables of a family should have; None: nothing."""
+        return self.request.options if self.backend == "legacy" and family in self.families else None
 
 
 def run(requests: Sequence[Request]) -> list[Result]:
@@ -106,12 +113,21 @@ def run(requests: Sequence[Request]) -> list[Result]:
             _in_namespace(job, _kernel_part)
     for job in jobs:
         job.result.ok = job.result.ok and not job.result.missing
-        if job.request.op == APPLY and job.result.error is None:
+        if job.result.error is None:
+            _remember(job)
+    return results
+
+
+def _remember(job: _Job) -> None:
+    match job.request.op:
+        case "apply":
             job.memory.backend = job.backend
             job.memory.save()
-        elif job.request.op == REMOVE and job.result.error is None:
+        case "check":
+            if job.memory.backend is not None and job.news:
+                job.memory.save()
+        case _:
             job.memory.forget()
-    return results
 
 
 def probe() -> str:
@@ -201,9 +217,23 @@ def _nft_part(job: _Job) -> None:
 def _wants_legacy(job: _Job, family: Family) -> bool:
     if job.result.error is not None:
         return False
+    if job.request.op == CHECK:
+        return job.options(family) is not None and not _as_it_was(job, family)
     if job.backend == "legacy":
-        return job.request.op != CHECK or family in job.families
-    return job.other_backend and job.request.op != CHECK
+        return job.request.op == REMOVE or not _as_it_was(job, family)
+    return job.other_backend
+
+
+def _as_it_was(job: _Job, family: Family) -> bool:
+    """Whether the tables are to the byte what they were when what is wanted now was found in force."""
+    known = job.memory.tables.get(str(family))
+    if known is None:
+        return False
+    try:
+        enter(job.request.netns_fd)
+    except OSError:
+        return False  # whoever does the job says so
+    return known == tables.fingerprints(family, job.options(family))
 
 
 def _with_children(family: Family, jobs: list[_Job]) -> None:
@@ -216,6 +246,9 @@ def _with_children(family: Family, jobs: list[_Job]) -> None:
                 job.result.fail(answer["error"])
             job.result.changed |= answer.get("changed", False)
             job.result.missing += answer.get("missing", [])
+            if "fingerprints" in answer:
+                job.memory.tables[str(family)] = answer["fingerprints"]
+                job.news = True
         remaining = remaining[len(answers) :]
         if remaining:
             remaining.pop(0).result.fail(
@@ -236,18 +269,24 @@ def _legacy_jobs(family: Family, jobs: list[_Job], send: Callable[[Any], None]) 
 
 def _legacy_job(family: Family, job: _Job) -> dict[str, Any]:
     """One namespace, in the child."""
-    wanted = job.backend == "legacy" and family in job.families
+    options = job.options(family)
     try:
         enter(job.request.netns_fd)
+        before = tables.fingerprints(family, options)
         if job.request.op == CHECK:
-            return {"missing": _xtables().missing(family, job.request.options)}
-        if job.request.op == APPLY and wanted:
-            return {"changed": _xtables().apply(family, job.request.options)}
-        return {"changed": _xtables().remove(family)}
+            answer = {"missing": _xtables().missing(family, options)}
+        elif job.request.op == APPLY and options is not None:
+            answer = {"changed": _xtables().apply(family, options)}
+        else:
+            answer = {"changed": _xtables().remove(family)}
+        # Of a table that was changed meanwhile, by us or by others, nobody has read what is in it now.
+        if not any(answer.values()) and before is not None and before == tables.fingerprints(family, options):
+            answer["fingerprints"] = before
     except (OSError, LegacyError, ImportError) as error:
-        if not wanted and job.request.op != CHECK:
+        if options is None:
             return {}  # tables that cannot be opened hold no rules of ours
         return {"error": str(error)}
+    return answer
 
 
 def _in_child(work: Callable[[Callable[[Any], None]], object]) -> tuple[list[Any], int]:

@@ -18,6 +18,8 @@ SO_NETNS_COOKIE = 71
 
 RP_FILTER = Path("/proc/sys/net/ipv4/conf")
 STRICT, LOOSE = 1, 2
+LOOPBACK = 1
+"""LOOPBACK_IFINDEX: the index of lo in every namespace (the kernel's net/net_namespace.h)."""
 
 _AF = {Family.IPV4: socket.AF_INET, Family.IPV6: socket.AF_INET6}
 _ANYWHERE = {Family.IPV4: "0.0.0.0/0", Family.IPV6: "::/0"}
@@ -39,35 +41,43 @@ class Memory:
     rp_filter: int | None = None
     """conf.lo.rp_filter as it was; None where it was not changed."""
     loopback_was_down: bool = False
+    tables: dict[str, dict[str, str]] = field(default_factory=dict)
+    """By family: the fingerprints of its tables (init.tables) when all was found in force there."""
+    cookie: int = 0
     path: Path = field(default_factory=lambda: Path(MEMORY_DIRECTORY) / f"{_inode()}.json")
 
     @classmethod
     def load(cls) -> "Memory":
         """The memory of the current namespace; empty where there is none, or none that can be read."""
-        memory = cls()
+        memory = cls(cookie=_cookie())
         try:
             known = json.loads(memory.path.read_text(encoding="utf-8"))
-            if known["cookie"] != _cookie():
+            if known["cookie"] != memory.cookie:
                 return memory  # of a namespace that is gone
             memory.backend = known["backend"]
             memory.rp_filter = known["rp_filter"]
             memory.loopback_was_down = known["loopback_was_down"]
+            memory.tables = dict(known.get("tables", {}))
         except (OSError, ValueError, KeyError, TypeError):
-            return cls()
+            return cls(cookie=memory.cookie)
         return memory
 
     def save(self) -> None:
-        """Keeps it, where that is possible: in a pod's own init container it is not, and nothing is removed there."""
+        """Keeps it, where that is possible: in a pod's own init container it is not, and nothing is removed there.
+
+        Whatever the current namespace is by now: it is about the one in which it was loaded.
+        """
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             temporary = self.path.with_suffix(f".{os.getpid()}")
             temporary.write_text(
                 json.dumps(
                     {
-                        "cookie": _cookie(),
+                        "cookie": self.cookie,
                         "backend": self.backend,
                         "rp_filter": self.rp_filter,
                         "loopback_was_down": self.loopback_was_down,
+                        "tables": self.tables,
                     }
                 ),
                 encoding="utf-8",
@@ -112,7 +122,7 @@ def prepare(families: tuple[Family, ...], memory: Memory) -> bool:
     changed = False
     with _netlink() as netlink:
         if not _loopback_is_up(netlink):
-            netlink.link("set", index=_loopback(netlink), state="up")
+            netlink.link("set", index=LOOPBACK, state="up")
             memory.loopback_was_down = True
             changed = True
         for family in Family:
@@ -154,7 +164,7 @@ def undo(memory: Memory) -> bool:
         for family in Family:
             changed |= _remove_routes(netlink, family)
         if memory.loopback_was_down and _loopback_is_up(netlink):
-            netlink.link("set", index=_loopback(netlink), state="down")
+            netlink.link("set", index=LOOPBACK, state="down")
             changed = True
     if memory.rp_filter is not None:
         _write_rp_filter(memory.rp_filter)
@@ -181,15 +191,8 @@ def _netlink() -> Any:
     return IPRoute()
 
 
-def _loopback(netlink: Any) -> int:
-    found = list(netlink.link_lookup(ifname="lo"))
-    if not found:
-        raise KernelError("the namespace has no interface lo")
-    return int(found[0])
-
-
 def _loopback_is_up(netlink: Any) -> bool:
-    (link,) = netlink.get_links(_loopback(netlink))
+    (link,) = netlink.get_links(LOOPBACK)
     return bool(link["flags"] & 1)  # IFF_UP
 
 
@@ -204,11 +207,10 @@ def _rules(netlink: Any, family: Family) -> list[Any]:
 
 
 def _routes(netlink: Any, family: Family) -> list[Any]:
-    loopback = _loopback(netlink)
     return [
         route
         for route in netlink.get_routes(family=_AF[family], table=ROUTE_TABLE)
-        if route["dst_len"] == 0 and route["type"] == 2 and route.get_attr("RTA_OIF") == loopback  # RTN_LOCAL
+        if route["dst_len"] == 0 and route["type"] == 2 and route.get_attr("RTA_OIF") == LOOPBACK  # RTN_LOCAL
     ]
 
 
@@ -222,7 +224,7 @@ def _add_routes(netlink: Any, family: Family) -> bool:
             type="local",
             scope="host",
             dst=_ANYWHERE[family],
-            oif=_loopback(netlink),
+            oif=LOOPBACK,
         )
         changed = True
     if not _rules(netlink, family):
@@ -260,7 +262,7 @@ def _remove_routes(netlink: Any, family: Family) -> bool:
             type="local",
             scope="host",
             dst=_ANYWHERE[family],
-            oif=_loopback(netlink),
+            oif=LOOPBACK,
         )
         changed = True
     return changed

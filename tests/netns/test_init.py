@@ -5,14 +5,16 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 
 from agent.cli.demo.stage import Player
 from init import legacy, nft
+from init.client import BatchRequest, run_batch
 from init.model import Family, Options, chains
+from init.netns import open_netns
 from tests.netns.world import SOON, Echo, World
 
 PORT = 8080
@@ -30,7 +32,7 @@ AS_OPTIONS = Options(
 )
 
 
-def init(player: Player, *words: str) -> subprocess.CompletedProcess[str]:
+def init(player: Player, *words: str, environment: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """`quietwire init …`, from outside of the pod."""
     verb, *more = words
     return subprocess.run(
@@ -39,6 +41,7 @@ def init(player: Player, *words: str) -> subprocess.CompletedProcess[str]:
         text=True,
         timeout=60,
         check=False,
+        env={**os.environ, **(environment or {})},
     )
 
 
@@ -213,6 +216,59 @@ def test_check_notices_rules_that_somebody_put_before_or_among_ours(pod: Player)
     assert init(pod, "apply", "--backend", "nft", *OPTIONS).returncode == 0
     said = _missing_after(pod, "nft", "nft", "insert", "rule", "ip", "quietwire", "nat_output", "accept")
     assert "chain nat_output has other rules, or another order, than ours" in said
+
+
+def test_tables_that_nobody_wrote_to_are_verified_without_reading_their_rules(pod: Player, tmp_path: Path) -> None:
+    (tmp_path / "iptc.py").write_text("raise ImportError('the rules are read')")
+    unable = {"PYTHONPATH": str(tmp_path)}
+
+    def reads(*words: str) -> bool:
+        done = init(pod, *words, environment=unable)
+        assert done.returncode in {0, 1}
+        assert ("the rules are read" in done.stdout + done.stderr) == (done.returncode == 1), done
+        return done.returncode == 1
+
+    assert init(pod, "apply", "--backend", "legacy", *OPTIONS).returncode == 0
+    assert reads("check", *OPTIONS), "nobody has looked yet at what was written"
+    assert init(pod, "check", *OPTIONS).returncode == 0
+    inside(pod, "bash", "-c", "true > /dev/tcp/127.0.0.1/1 || true")
+    assert re.search(r"^\[[1-9]\d*:\d+\] -A QUIETWIRE_OUTPUT", inside(pod, "iptables-legacy-save", "-c"), re.MULTILINE)
+    assert not reads("check", *OPTIONS), "counters count"
+    assert not reads("apply", *OPTIONS)
+    assert reads("check", "--skip-inbound-ports", "1"), "something else is wanted now"
+    last = len(chains(Family.IPV4, AS_OPTIONS)[1].rules)
+    elsewhere = ("-p", "tcp", "-j", "REDIRECT", "--to-ports", "4141")  # as many bytes as the rule that it replaces
+    for words in (
+        ("iptables-legacy", "-t", "nat", "-R", "QUIETWIRE_OUTPUT", str(last), *elsewhere),
+        ("iptables-legacy", "-t", "nat", "-D", "QUIETWIRE_PREROUTING", "1"),
+        ("iptables-legacy", "-t", "mangle", "-I", "OUTPUT", "1", "-j", "ACCEPT"),
+        ("ip6tables-legacy", "-t", "raw", "-F"),
+    ):
+        inside(pod, *words)
+        assert reads("check", *OPTIONS), f"{words} went unnoticed"
+        assert init(pod, "apply", *OPTIONS).stdout == "captured by legacy (changed)\n"
+        assert init(pod, "check", *OPTIONS).returncode == 0
+        assert not reads("check", *OPTIONS)
+    inside(pod, "iptables-legacy", "-t", "nat", "-A", "OUTPUT", "-p", "udp", "-j", "ACCEPT")
+    assert reads("check", *OPTIONS)
+    assert init(pod, "check", *OPTIONS).returncode == 0, "what is no business of ours is read once"
+    assert not reads("check", *OPTIONS)
+
+
+def test_what_must_be_put_back_is_known_of_each_namespace_of_a_batch(make_world: Callable[..., World]) -> None:
+    world = make_world()
+    pods = [world.stranger(name) for name in ("one", "two", "three")]
+    fds = [open_netns(player.netns) for player in pods]
+    for player in pods:
+        inside(player, "sysctl", "-qw", "net.ipv4.conf.lo.rp_filter=1")
+        inside(player, "ip", "link", "set", "lo", "down")
+    before = [everything(player) for player in pods]
+    for op in ("apply", "check", "remove"):
+        results = run_batch([BatchRequest(number, op, fd) for number, fd in enumerate(fds)], 60)
+        assert all(result.ok for result in results), results
+    assert [everything(player) for player in pods] == before
+    for fd in fds:
+        os.close(fd)
 
 
 @pytest.mark.parametrize(
