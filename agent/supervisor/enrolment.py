@@ -12,6 +12,7 @@ call brings everything as far as it can come.
 
 import asyncio
 import logging
+import math
 import os
 import socket
 from collections.abc import Callable, Iterable
@@ -33,7 +34,9 @@ T = TypeVar("T")
 log = logging.getLogger("quietwire.enrolment")
 
 BATCH_SECONDS = 60.0
-"""How long one child process may take to apply or verify the rules of all pods that are waiting."""
+BATCH_SECONDS_PER_POD = 0.5
+"""How long one child process may take to apply or verify the rules of all pods that are waiting: many times what
+they take, because iptables' lock may be somebody else's for a while."""
 
 
 class Desired(Struct, frozen=True):
@@ -84,7 +87,7 @@ class Enrolment:
         self._pods: dict[str, Enrolled] = {}
         self._handed: dict[str, int] = {}
         """Namespaces that an init step handed over, by pod."""
-        self._last_verified = 0.0
+        self._last_verified = math.inf
         self._waiting: dict[str, str] = {}
         """What the last round could not do for a pod, and why."""
         self.repairs = 0
@@ -184,6 +187,7 @@ class Enrolment:
 
     async def verify(self, now: float) -> None:
         """Verifies the rules of every enrolled pod as often as was asked for, and repairs what is gone."""
+        self._last_verified = min(self._last_verified, now)  # whoever has just applied them need not look yet
         if now - self._last_verified < self._verify_seconds:
             return
         self._last_verified = now
@@ -198,11 +202,10 @@ class Enrolment:
                 result.error or ", ".join(result.missing),
             )
         self.repairs += len(broken)
-        for enrolled in broken:
-            result = (await self._batch("apply", [enrolled]))[enrolled.key]
+        for key, result in (await self._batch("apply", broken)).items():
             if not result.ok:
-                log.error("the rules of %s could not be repaired: %s", enrolled.key, result.error)
-                enrolled.ruled = False
+                log.error("the rules of %s could not be repaired: %s", key, result.error)
+                self._pods[key].ruled = False
 
     def refuse_all(self) -> None:
         """Closes every listener, so that the kernel refuses: the rules stay, so nothing goes out in plaintext."""
@@ -311,7 +314,8 @@ class Enrolment:
             BatchRequest(id=number, op=op, netns_fd=enrolled.fd, options=enrolled.options, backend=self._backend)
             for number, enrolled in enumerate(pods)
         ]
-        results = await asyncio.get_running_loop().run_in_executor(self._batches, run_batch, requests, BATCH_SECONDS)
+        seconds = BATCH_SECONDS + len(pods) * BATCH_SECONDS_PER_POD
+        results = await asyncio.get_running_loop().run_in_executor(self._batches, run_batch, requests, seconds)
         return {pods[result.id].key: result for result in results}
 
     async def _in_netns(self, fd: int, work: Callable[[], T]) -> T:

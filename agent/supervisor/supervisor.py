@@ -44,6 +44,8 @@ TICK_SECONDS = 0.25
 """How often something that is still missing (a namespace, an address) is looked for again."""
 IDLE_TICK_SECONDS = 2.0
 """How often namespaces are looked at when nothing is missing."""
+GATHER_SECONDS = 0.02
+"""Least time between two rounds: 300 pods that become captured, one after the other, are a few rounds and not 300."""
 FINDINGS_SECONDS = 1.0
 """Least time between two looks at the whole policy for what is odd in it."""
 DESCRIPTORS = 1 << 20
@@ -376,6 +378,7 @@ class Supervisor:
                     await self._poked.wait()
             except TimeoutError:
                 continue
+            await asyncio.sleep(GATHER_SECONDS)
 
     # -- the end --
 
