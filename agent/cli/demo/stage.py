@@ -55,8 +55,13 @@ class Stage:
         self._record.parent.mkdir(parents=True, exist_ok=True)
         self._record.write_text("", encoding="ascii")
         self._make(self.hub)
-        self._ip(self.hub, "link add br0 type bridge", "link set br0 up", f"addr add {self._ipv4[1]}/24 dev br0")
-        self._ip(self.hub, f"addr add {self._ipv6[1]}/64 dev br0 nodad")
+        self._ip(
+            self.hub,
+            "link add br0 type bridge",
+            "link set br0 up",
+            f"addr add {self._ipv4[1]}/{self._ipv4.prefixlen} dev br0",
+            f"addr add {self._ipv6[1]}/{self._ipv6.prefixlen} dev br0 nodad",
+        )
 
     def add(self, name: str) -> Player:
         """Adds a namespace with an interface on the bridge."""
@@ -75,8 +80,8 @@ class Stage:
         self._ip(
             player.netns,
             "link set eth0 up",
-            f"addr add {player.ipv4}/24 dev eth0",
-            f"addr add {player.ipv6}/64 dev eth0 nodad",
+            f"addr add {player.ipv4}/{self._ipv4.prefixlen} dev eth0",
+            f"addr add {player.ipv6}/{self._ipv6.prefixlen} dev eth0 nodad",
             f"route add default via {self._ipv4[1]}",
             f"route add ::/0 via {self._ipv6[1]}",
         )
