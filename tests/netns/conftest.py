@@ -1,7 +1,6 @@
 """Fixtures of the scenarios. A scenario that cannot run fails: nothing is skipped."""
 
 import os
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,11 +20,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def _root() -> None:
     assert os.geteuid() == 0, "scenarios make network namespaces: run them as root (make test), or make test-unit"
-
-
-@pytest.fixture(autouse=True)
-def _test_begins() -> None:
-    World.since = time.time()
 
 
 @pytest.fixture

@@ -51,9 +51,6 @@ _numbers = itertools.count(1)
 class World:
     """One stage with one agent."""
 
-    since = 0.0
-    """When the running test began, POSIX seconds: in a world that tests share, another's records prove nothing."""
-
     def __init__(self, directory: Path, *flags: str, workers: int = 2, trust_domain: str = TRUST_DOMAIN) -> None:
         name = f"qw{os.getpid()}n{next(_numbers)}"
         self.directory = directory
@@ -239,21 +236,19 @@ class World:
         ]
 
     def denial(self, **fields: str) -> dict[str, Any]:
-        """The first denial of this test with these fields; fails where none comes."""
-        return self._record({"denied"}, fields)
+        """The first denial in the log with these fields; fails where none comes."""
+        found = self.mesh.wait_for_log(
+            lambda line: line.get("event") == "denied" and fields.items() <= line.items(), SOON
+        )
+        assert found is not None, f"no denial with {fields}; the log ends with:\n{self.mesh.last_words()}"
+        return found
 
     def closed(self, **fields: Any) -> dict[str, Any]:
-        """The first record of this test of a connection's end with these fields; fails where none comes."""
-        return self._record({"closed", "denied"}, fields)
-
-    def _record(self, events: set[str], fields: dict[str, Any]) -> dict[str, Any]:
-        def wanted(line: dict[str, Any]) -> bool:
-            if line.get("event") not in events or not fields.items() <= line.items():
-                return False
-            return datetime.fromisoformat(line["ts"]).timestamp() >= self.since
-
-        found = self.mesh.wait_for_log(wanted, SOON)
-        assert found is not None, f"no {events} with {fields}; the log ends with:\n{self.mesh.last_words()}"
+        """The first record of a connection's end with these fields; fails where none comes."""
+        found = self.mesh.wait_for_log(
+            lambda line: line.get("event") in {"closed", "denied"} and fields.items() <= line.items(), SOON
+        )
+        assert found is not None, f"no end with {fields}; the log ends with:\n{self.mesh.last_words()}"
         return found
 
     def until(self, holds: Callable[[], Any], what: str, seconds: float = SOON) -> Any:
