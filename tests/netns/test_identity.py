@@ -396,7 +396,7 @@ def test_a_pod_that_was_announced_has_its_svid_when_it_comes_though_the_authorit
     }
     world.mesh.write("pod-early.yaml", announced)
     world.until(lambda: renewals(world.mesh, "early") == 1, "it is certified ahead")
-    assert "no network namespace is known for it" in json.dumps(world.ready()["waiting"])
+    world.until(lambda: "no network namespace is known for it" in json.dumps(world.ready()["waiting"]), "it says why")
     authority.kill()
     world.declare(early)
     world.until(lambda: world.ready()["ready"], "it is captured and certified")

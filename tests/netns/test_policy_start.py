@@ -73,6 +73,10 @@ def test_who_is_forbidden_never_gets_through_while_agents_start_and_die(make_wor
     assert came == {web.ipv4, web.ipv6}, "the application has seen nobody else"
 
 
+LATE = "while-it-ran"
+"""What nothing but the late Server says."""
+
+
 def spoilt() -> list[tuple[int, Manifest, str]]:
     """Ports, what is sound for each, and what stands in its file afterwards."""
     named = policy("by-policy", "by-policy", account("web"))
@@ -85,7 +89,7 @@ def spoilt() -> list[tuple[int, Manifest, str]]:
         (PORT + 1, policy("by-file", "by-file", account("web")), "kind: [unfinished"),
         (PORT + 2, server("by-server", PORT + 2), json.dumps(server("by-server", PORT + 2, access="everyone"))),
         (PORT + 3, named, json.dumps(policy("by-policy", "by-policy", account("web"), account("cart")))),
-        (PORT + 4, server("late", PORT + 4), "kind: [unfinished"),
+        (PORT + 4, server("late", PORT + 4, labels={"came": LATE}), "kind: [unfinished"),
     ]
 
 
@@ -115,7 +119,8 @@ def test_an_agent_that_starts_on_spoilt_manifests_enforces_what_was_last_good(ma
     world.until(lambda: not reaches(world, cart, target.ipv4, PORT + 4), "what came while it ran is in force")
     holds()
     state = world.mesh.directory / "state"
-    world.until(lambda: any(b"late" in file.read_bytes() for file in state.glob("*.msgpack")), "it is written down")
+    written = LATE.encode()
+    world.until(lambda: any(written in file.read_bytes() for file in state.glob("*.msgpack")), "it is written down")
     world.mesh.kill()
     for _, sound, text in spoils:
         world.file_of(sound).write_text(text)
