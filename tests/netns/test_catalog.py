@@ -1,13 +1,18 @@
 """What exists changes while the agent runs: services, endpoints, pods that come and go, manifests with faults."""
 
+import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from agent.cli.demo.stage import Player
+from init.constants import MEMORY_DIRECTORY
+from init.netns import path_of
 from tests.netns.world import Echo, World
 
 PORT = 7000
@@ -248,11 +253,35 @@ def test_a_pod_that_starts_again_in_another_namespace_is_captured_there(make_wor
 
 def test_rules_that_somebody_flushes_are_repaired(make_world: Callable[..., World]) -> None:
     world = make_world("--verify-interval", "0.5")
-    server = world.pod("server")
+    spared = world.pod("spared")
+    flushed = [world.pod(name) for name in ("one", "two", "three")]
     world.start()
-    for tool in ("iptables-legacy", "nft"):
-        words = ("-t", "nat", "-F") if tool == "iptables-legacy" else ("flush", "ruleset")
-        world.run(server, tool, *words)
-    assert init_check(server) == 1
-    world.until(lambda: init_check(server) == 0, "the rules are back")
-    assert world.count("quietwire_rule_repairs_total") >= 1
+    for server in flushed:
+        for words in (("iptables-legacy", "-t", "nat", "-F"), ("nft", "flush", "ruleset")):
+            assert world.run(server, *words).returncode == 0
+    world.until(lambda: world.count("quietwire_rule_repairs_total") >= len(flushed), "each is noticed")
+    world.until(lambda: [init_check(server) for server in flushed] == [0, 0, 0], "the rules are back")
+    assert not [line for line in world.mesh.lines() if f"demo/{spared.name} were changed" in str(line.get("msg"))]
+
+
+def test_an_agent_that_starts_again_captures_everybody_also_who_lost_rules(
+    make_world: Callable[..., World],
+) -> None:
+    world = make_world("--verify-interval", "0.5")
+    pods = [world.pod(f"pod-{number}") for number in range(12)]
+    outside = world.stranger("outside")
+    echoes = [Echo(world, pod, PORT) for pod in pods]
+    world.start()
+    memories = [Path(MEMORY_DIRECTORY, f"{os.stat(path_of(pod.netns)).st_ino}.json") for pod in pods]
+    world.until(lambda: all(json.loads(each.read_text())["tables"] for each in memories), "all rules were looked at")
+    world.mesh.kill()
+    for tool, pod in (("iptables-legacy", pods[3]), ("ip6tables-legacy", pods[7])):
+        assert world.run(pod, tool, "-t", "nat", "-F").returncode == 0
+    world.start()
+    assert [init_check(pod) for pod in pods] == [0] * len(pods)
+    for client, server in zip(pods, [*pods[1:], pods[0]], strict=True):
+        assert asks(world, client, server.ipv4) == b"hello"
+        with pytest.raises(ConnectionResetError):
+            asks(world, outside, server.ipv4)
+    for echo in echoes:
+        echo.close()
