@@ -272,13 +272,15 @@ def _legacy_job(family: Family, job: _Job) -> dict[str, Any]:
     options = job.options(family)
     try:
         enter(job.request.netns_fd)
+        if job.request.op == REMOVE:
+            return {"changed": _xtables().remove(family)}
         before = tables.fingerprints(family, options)
-        if job.request.op == CHECK:
-            answer = {"missing": _xtables().missing(family, options)}
-        elif job.request.op == APPLY and options is not None:
-            answer = {"changed": _xtables().apply(family, options)}
-        else:
+        if options is None:
             answer = {"changed": _xtables().remove(family)}
+        elif job.request.op == CHECK:
+            answer = {"missing": _xtables().missing(family, options)}
+        else:
+            answer = {"changed": _xtables().apply(family, options)}
         # Of a table that was changed meanwhile, by us or by others, nobody has read what is in it now.
         if not any(answer.values()) and before is not None and before == tables.fingerprints(family, options):
             answer["fingerprints"] = before
