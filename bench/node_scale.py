@@ -1,9 +1,9 @@
 """What many pods on one node cost: `python -m bench.node_scale [--pods 300]` (root).
 
 Makes the pods as namespaces on a bridge, runs a real `quietwire up` for them, and prints one JSON object: seconds until
-all are captured and certified at the first start and at a restart, in which they are refused; CPU seconds of a look
-at the rules of all (the agent looks every 30 s), of the first one and of one that finds them untouched; seconds until a
-new pod, and all pods after kill -9 of a worker, are captured; memory and descriptors of each process.
+all are captured and certified after the first start and after another one, for which they are refused; CPU seconds of a
+look at the rules of all (the agent looks every 30 s), of the first one and of one that finds them untouched; seconds
+until a new pod, and all pods after kill -9 of a worker, are captured; memory and descriptors of each process.
 """
 
 import argparse
@@ -83,14 +83,18 @@ def processes(mesh: Mesh) -> list[dict[str, Any]]:
     """Memory and descriptors of each of the agent's processes."""
     found = []
     for pid in _tree(mesh):
-        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii")
+        try:
+            descriptors = os.listdir(f"/proc/{pid}/fd")
+            rollup = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii")
+        except OSError:
+            continue  # it has just ended
         sizes = {name: int(re.findall(rf"^{name}: +(\d+) kB", rollup, re.MULTILINE)[0]) for name in ("Rss", "Pss")}
         found.append(
             {
                 "process": usage.title(pid),
                 "rss_mb": round(sizes["Rss"] / 1024),
                 "pss_mb": round(sizes["Pss"] / 1024),
-                "descriptors": len(os.listdir(f"/proc/{pid}/fd")),
+                "descriptors": len(descriptors),
             }
         )
     return found

@@ -6,6 +6,7 @@ result per line on stdout, in order.
 
 import json
 import sys
+import time
 from dataclasses import asdict
 from typing import Any
 
@@ -32,7 +33,7 @@ def main() -> int:
         except OptionError as error:
             sys.stderr.write(f"quietwire init batch: {error}\n")
             return 2
-        requests.append(Request(given["op"], given["netns_fd"], parsed, given["backend"]))
-    for result in run(requests):
+        requests.append(Request(given["op"], given["netns_fd"], parsed, given["backend"], recall=True))
+    for result in run(requests, time.clock_gettime(time.CLOCK_BOOTTIME)):
         sys.stdout.write(json.dumps(asdict(result)) + "\n")
     return 0

@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import sys
+import time
 from dataclasses import asdict
 
 from init.constants import AGENT_SOCKET, BACKENDS, INBOUND_PORT, OUTBOUND_PORT
@@ -105,7 +106,7 @@ def main(argv: list[str] | None = None) -> int:
 def _act(given: argparse.Namespace, options: Options, fd: int) -> int:
     from init.engine import Request, run  # noqa: PLC0415 - after the usage errors, which need none of it
 
-    (result,) = run([Request(given.verb, fd, options, given.backend)])
+    (result,) = run([Request(given.verb, fd, options, given.backend)], time.clock_gettime(time.CLOCK_BOOTTIME))
     for note in result.notes:
         sys.stderr.write(f"quietwire init: {note}\n")
     if result.error is not None:

@@ -7,6 +7,7 @@ found in force needs neither (`init.tables`).
 
 import contextlib
 import json
+import math
 import os
 import socket
 import sys
@@ -27,6 +28,10 @@ from init.nft import NftError
 
 APPLY, CHECK, REMOVE = "apply", "check", "remove"
 
+TRUST_SECONDS = 600.0
+"""For how long tables whose bytes have not changed are not read again. What is found is what was there in the moment of
+reading: whoever changed rules to and fro in that moment would else have made the wrong ones right for ever."""
+
 
 @dataclass(frozen=True)
 class Request:
@@ -36,6 +41,8 @@ class Request:
     netns_fd: int
     options: Options = field(default_factory=Options)
     backend: str = "auto"
+    recall: bool = False
+    """Tables that are as they were when all was found in force need not be read."""
 
 
 @dataclass
@@ -64,17 +71,19 @@ class _Job:
     backend: str
     other_backend: bool
     """Rules of the other backend may be there too."""
+    now: float
     news: bool = False
-    """There is something to remember."""
+    """There are fingerprints to remember."""
 
     def options(self, family: Family) -> Options | None:
         """What iptables' tables of a family should have; None: nothing."""
         return self.request.options if self.backend == "legacy" and family in self.families else None
 
 
-def run(requests: Sequence[Request]) -> list[Result]:
+def run(requests: Sequence[Request], now: float) -> list[Result]:
     """Does every request, in order. One that fails does not keep the others from being done.
 
+    `now` is seconds since the machine was started (CLOCK_BOOTTIME). No two requests are about one namespace.
     Ends in some namespace or other: only for processes that end soon.
     """
     results = [Result() for _ in requests]
@@ -97,7 +106,7 @@ def run(requests: Sequence[Request]) -> list[Result]:
             if reason is not None and Family.IPV6 in families:
                 families = (Family.IPV4,)
                 result.notes.append(f"no IPv6 rules: {reason}")
-            jobs.append(_Job(request, result, families, memory, backend, memory.backend != backend))
+            jobs.append(_Job(request, result, families, memory, backend, memory.backend != backend, now))
         except (OSError, NftError) as error:
             result.fail(f"the network namespace cannot be entered: {error}")
     # Routes before rules: a captured connection whose replies get lost would only hang.
@@ -124,8 +133,8 @@ def _remember(job: _Job) -> None:
             job.memory.backend = job.backend
             job.memory.save()
         case "check":
-            if job.memory.backend is not None and job.news:
-                job.memory.save()
+            if job.request.recall and job.news:
+                job.memory.save_fingerprints()
         case _:
             job.memory.forget()
 
@@ -227,7 +236,8 @@ def _wants_legacy(job: _Job, family: Family) -> bool:
 def _as_it_was(job: _Job, family: Family) -> bool:
     """Whether the tables are to the byte what they were when what is wanted now was found in force."""
     known = job.memory.tables.get(str(family))
-    if known is None:
+    age = job.now - job.memory.read_at.get(str(family), -math.inf)
+    if known is None or not job.request.recall or not 0 <= age < TRUST_SECONDS:
         return False
     try:
         enter(job.request.netns_fd)
@@ -248,6 +258,7 @@ def _with_children(family: Family, jobs: list[_Job]) -> None:
             job.result.missing += answer.get("missing", [])
             if "fingerprints" in answer:
                 job.memory.tables[str(family)] = answer["fingerprints"]
+                job.memory.read_at[str(family)] = job.now
                 job.news = True
         remaining = remaining[len(answers) :]
         if remaining:

@@ -43,6 +43,8 @@ class Memory:
     loopback_was_down: bool = False
     tables: dict[str, dict[str, str]] = field(default_factory=dict)
     """By family: the fingerprints of its tables (init.tables) when all was found in force there."""
+    read_at: dict[str, float] = field(default_factory=dict)
+    """By family: when that was, seconds since the machine was started."""
     cookie: int = 0
     path: Path = field(default_factory=lambda: Path(MEMORY_DIRECTORY) / f"{_inode()}.json")
 
@@ -58,6 +60,7 @@ class Memory:
             memory.rp_filter = known["rp_filter"]
             memory.loopback_was_down = known["loopback_was_down"]
             memory.tables = dict(known.get("tables", {}))
+            memory.read_at = {family: float(at) for family, at in known.get("read_at", {}).items()}
         except (OSError, ValueError, KeyError, TypeError):
             return cls(cookie=memory.cookie)
         return memory
@@ -67,21 +70,35 @@ class Memory:
 
         Whatever the current namespace is by now: it is about the one in which it was loaded.
         """
+        self._write(
+            {
+                "cookie": self.cookie,
+                "backend": self.backend,
+                "rp_filter": self.rp_filter,
+                "loopback_was_down": self.loopback_was_down,
+                "tables": self.tables,
+                "read_at": self.read_at,
+            }
+        )
+
+    def save_fingerprints(self) -> None:
+        """Keeps nothing but these, and only where the rules are still those of which they were taken.
+
+        Somebody else may have applied or removed rules since the memory was loaded.
+        """
+        try:
+            known = json.loads(self.path.read_text(encoding="utf-8"))
+            if (known["cookie"], known["backend"]) != (self.cookie, self.backend):
+                return
+        except (OSError, ValueError, KeyError, TypeError):
+            return
+        self._write({**known, "tables": self.tables, "read_at": self.read_at})
+
+    def _write(self, known: dict[str, Any]) -> None:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             temporary = self.path.with_suffix(f".{os.getpid()}")
-            temporary.write_text(
-                json.dumps(
-                    {
-                        "cookie": self.cookie,
-                        "backend": self.backend,
-                        "rp_filter": self.rp_filter,
-                        "loopback_was_down": self.loopback_was_down,
-                        "tables": self.tables,
-                    }
-                ),
-                encoding="utf-8",
-            )
+            temporary.write_text(json.dumps(known), encoding="utf-8")
             temporary.rename(self.path)
         except OSError:
             return

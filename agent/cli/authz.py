@@ -183,8 +183,8 @@ def run_tests(
     refused = bool(loaded.faults) and not allow_faults
     if refused:
         _warn(
-            f"{manifests} has manifests that cannot be used, so that the cases were tried without them: mend them, or "
-            f"accept that with --allow-faults"
+            f"{manifests} has manifests that cannot be used: the cases were tried with what an agent that starts would "
+            f"have in force instead. Mend them, or accept that with --allow-faults"
         )
     sys.exit(EXIT_FAILED if failed or refused else 0)
 
@@ -220,7 +220,7 @@ def check(*files: Path, as_json: AsJson = False) -> None:
         for finding in warned:
             name, line = loaded.places[finding.object]
             _say(f"{name}:{line}: warning: {finding}")
-        objects = len(loaded.objects)
+        objects = len(loaded.places)
         _say(f"{objects} objects, {len(loaded.faults)} errors, {len(warned)} warnings")
     sys.exit(EXIT_FAILED if loaded.faults else 0)
 

@@ -1,5 +1,6 @@
 """What exists changes while the agent runs: services, endpoints, pods that come and go, manifests with faults."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -270,7 +271,7 @@ def test_an_agent_that_starts_again_captures_everybody_also_who_lost_rules(
     world = make_world("--verify-interval", "0.5")
     pods = [world.pod(f"pod-{number}") for number in range(12)]
     outside = world.stranger("outside")
-    echoes = [Echo(world, pod, PORT) for pod in pods]
+    echoes = [Echo(world, pod, PORT, 6) for pod in pods]
     world.start()
     memories = [Path(MEMORY_DIRECTORY, f"{os.stat(path_of(pod.netns)).st_ino}.json") for pod in pods]
     world.until(lambda: all(json.loads(each.read_text())["tables"] for each in memories), "all rules were looked at")
@@ -278,10 +279,26 @@ def test_an_agent_that_starts_again_captures_everybody_also_who_lost_rules(
     for tool, pod in (("iptables-legacy", pods[3]), ("ip6tables-legacy", pods[7])):
         assert world.run(pod, tool, "-t", "nat", "-F").returncode == 0
     world.start()
-    assert [init_check(pod) for pod in pods] == [0] * len(pods)
     for client, server in zip(pods, [*pods[1:], pods[0]], strict=True):
         assert asks(world, client, server.ipv4) == b"hello"
         with pytest.raises(ConnectionResetError):
             asks(world, outside, server.ipv4)
+        with pytest.raises(ConnectionResetError):
+            asks(world, outside, server.ipv6)
+    assert world.count("quietwire_rule_repairs_total") == 0, "nobody had to wait for the next verification"
     for echo in echoes:
         echo.close()
+
+
+def test_a_pod_that_claims_another_pods_namespace_waits_and_says_whose_it_is(make_world: Callable[..., World]) -> None:
+    world = make_world()
+    first, client = world.pod("first"), world.pod("client")
+    echo = Echo(world, first, PORT)
+    world.start()
+    address = "10.77.0.99"
+    assert world.run(first, "ip", "address", "add", f"{address}/24", "dev", "eth0").returncode == 0
+    world.declare(dataclasses.replace(first, name="second", ipv4=address, ipv6="fd77::99"))
+    words = "its network namespace is demo/first's already"
+    world.until(lambda: words in str(world.ready()["waiting"]), "it says what is wrong")
+    assert asks(world, client, first.ipv4) == b"hello"
+    echo.close()

@@ -1,20 +1,24 @@
 """`quietwire init` and the rules that it leaves in the kernel; what they capture: test_capture.py."""
 
+import json
 import os
 import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from agent.cli.demo.stage import Player
 from init import legacy, nft
-from init.client import BatchRequest, run_batch
+from init.client import BatchRequest, BatchResult, run_batch
+from init.constants import MEMORY_DIRECTORY
+from init.engine import TRUST_SECONDS
+from init.kernel import Memory
 from init.model import Family, Options, chains
-from init.netns import open_netns
+from init.netns import open_netns, path_of
 from tests.netns.world import SOON, Echo, World
 
 PORT = 8080
@@ -32,7 +36,7 @@ AS_OPTIONS = Options(
 )
 
 
-def init(player: Player, *words: str, environment: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+def init(player: Player, *words: str) -> subprocess.CompletedProcess[str]:
     """`quietwire init …`, from outside of the pod."""
     verb, *more = words
     return subprocess.run(
@@ -41,7 +45,6 @@ def init(player: Player, *words: str, environment: Mapping[str, str] | None = No
         text=True,
         timeout=60,
         check=False,
-        env={**os.environ, **(environment or {})},
     )
 
 
@@ -218,24 +221,46 @@ def test_check_notices_rules_that_somebody_put_before_or_among_ours(pod: Player)
     assert "chain nat_output has other rules, or another order, than ours" in said
 
 
-def test_tables_that_nobody_wrote_to_are_verified_without_reading_their_rules(pod: Player, tmp_path: Path) -> None:
+def batch(player: Player, op: str, options: Options) -> BatchResult:
+    """What the agent does for each of its pods."""
+    fd = open_netns(player.netns)
+    (result,) = run_batch([BatchRequest(0, op, fd, options)], 60)
+    os.close(fd)
+    return result
+
+
+@pytest.fixture
+def reads(pod: Player, tmp_path: Path) -> Callable[[str, Options], bool]:
+    """Whether an agent's batch reads the rules through libxtables: it cannot, and says so, or has no need to."""
     (tmp_path / "iptc.py").write_text("raise ImportError('the rules are read')")
-    unable = {"PYTHONPATH": str(tmp_path)}
 
-    def reads(*words: str) -> bool:
-        done = init(pod, *words, environment=unable)
-        assert done.returncode in {0, 1}
-        assert ("the rules are read" in done.stdout + done.stderr) == (done.returncode == 1), done
-        return done.returncode == 1
+    def tried(op: str, options: Options) -> bool:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PYTHONPATH", str(tmp_path))
+            result = batch(pod, op, options)
+        assert result.error in {None, "the rules are read"}
+        assert result.ok == (result.error is None)
+        return not result.ok
 
-    assert init(pod, "apply", "--backend", "legacy", *OPTIONS).returncode == 0
-    assert reads("check", *OPTIONS), "nobody has looked yet at what was written"
-    assert init(pod, "check", *OPTIONS).returncode == 0
+    return tried
+
+
+def memory_of(player: Player) -> Path:
+    """What is remembered of a namespace."""
+    return Path(MEMORY_DIRECTORY, f"{os.stat(path_of(player.netns)).st_ino}.json")
+
+
+def test_tables_that_nobody_wrote_to_are_verified_without_reading_their_rules(
+    pod: Player, reads: Callable[[str, Options], bool]
+) -> None:
+    assert batch(pod, "apply", AS_OPTIONS).changed
+    assert reads("check", AS_OPTIONS), "nobody has looked yet at what was written"
+    assert batch(pod, "check", AS_OPTIONS).ok
     inside(pod, "bash", "-c", "true > /dev/tcp/127.0.0.1/1 || true")
     assert re.search(r"^\[[1-9]\d*:\d+\] -A QUIETWIRE_OUTPUT", inside(pod, "iptables-legacy-save", "-c"), re.MULTILINE)
-    assert not reads("check", *OPTIONS), "counters count"
-    assert not reads("apply", *OPTIONS)
-    assert reads("check", "--skip-inbound-ports", "1"), "something else is wanted now"
+    assert not reads("check", AS_OPTIONS), "counters count"
+    assert not reads("apply", AS_OPTIONS)
+    assert reads("check", Options()), "something else is wanted now"
     last = len(chains(Family.IPV4, AS_OPTIONS)[1].rules)
     elsewhere = ("-p", "tcp", "-j", "REDIRECT", "--to-ports", "4141")  # as many bytes as the rule that it replaces
     for words in (
@@ -245,14 +270,59 @@ def test_tables_that_nobody_wrote_to_are_verified_without_reading_their_rules(po
         ("ip6tables-legacy", "-t", "raw", "-F"),
     ):
         inside(pod, *words)
-        assert reads("check", *OPTIONS), f"{words} went unnoticed"
-        assert init(pod, "apply", *OPTIONS).stdout == "captured by legacy (changed)\n"
-        assert init(pod, "check", *OPTIONS).returncode == 0
-        assert not reads("check", *OPTIONS)
+        assert reads("check", AS_OPTIONS), f"{words} went unnoticed"
+        assert batch(pod, "apply", AS_OPTIONS).changed
+        assert batch(pod, "check", AS_OPTIONS).ok
+        assert not reads("check", AS_OPTIONS)
     inside(pod, "iptables-legacy", "-t", "nat", "-A", "OUTPUT", "-p", "udp", "-j", "ACCEPT")
-    assert reads("check", *OPTIONS)
-    assert init(pod, "check", *OPTIONS).returncode == 0, "what is no business of ours is read once"
-    assert not reads("check", *OPTIONS)
+    assert reads("check", AS_OPTIONS)
+    assert batch(pod, "check", AS_OPTIONS).ok, "what is no business of ours is read once"
+    assert not reads("check", AS_OPTIONS)
+
+
+def test_tables_are_read_again_after_a_while_and_always_by_hand(
+    pod: Player, reads: Callable[[str, Options], bool]
+) -> None:
+    assert batch(pod, "apply", Options()).changed
+    assert batch(pod, "check", Options()).ok
+    memory = memory_of(pod)
+    known = json.loads(memory.read_text())
+    # As if somebody had changed the rules to and fro while they were read: what is remembered is not what was read.
+    inside(pod, "iptables-legacy", "-t", "nat", "-F", "QUIETWIRE_OUTPUT")
+    digests = inside(pod, sys.executable, "-c", DIGESTS)
+    memory.write_text(json.dumps({**known, "tables": {**known["tables"], "IPv4": json.loads(digests)}}))
+    assert not reads("check", Options())
+    assert init(pod, "check").returncode == 1
+    assert not reads("check", Options()), "by hand nothing is remembered"
+    overdue = {family: at - TRUST_SECONDS for family, at in known["read_at"].items()}
+    memory.write_text(json.dumps({**json.loads(memory.read_text()), "read_at": overdue}))
+    assert reads("check", Options())
+    assert batch(pod, "check", Options()).missing
+
+
+DIGESTS = """
+import json
+from init.model import Family, Options
+from init.tables import fingerprints
+print(json.dumps(fingerprints(Family.IPV4, Options())))
+"""
+
+
+@pytest.mark.parametrize("meanwhile", ["removed", "other backend"])
+def test_what_a_check_found_is_not_remembered_of_rules_that_others_replaced_meanwhile(
+    pod: Player, meanwhile: str
+) -> None:
+    assert batch(pod, "apply", Options()).changed
+    path = memory_of(pod)
+    loaded = json.loads(path.read_text())
+    memory = Memory("legacy", tables={"IPv4": {"raw": "a digest"}}, cookie=loaded["cookie"], path=path)
+    memory.save_fingerprints()
+    assert json.loads(path.read_text()) == {**loaded, "tables": memory.tables}
+    words = ("remove",) if meanwhile == "removed" else ("apply", "--backend", "nft")
+    assert init(pod, *words).returncode == 0
+    before = path.read_text() if path.exists() else None
+    memory.save_fingerprints()
+    assert (path.read_text() if path.exists() else None) == before
 
 
 def test_what_must_be_put_back_is_known_of_each_namespace_of_a_batch(make_world: Callable[..., World]) -> None:
