@@ -228,28 +228,6 @@ def test_a_fault_in_the_manifests_is_said_and_does_not_hinder_the_answer(typed: 
 
 
 @pytest.mark.parametrize(
-    ("file", "text", "decides"),
-    [
-        ("torn.yaml", "{{{ torn: [", "a policy that cannot be read, in "),
-        ("bad.yaml", json.dumps(manifest("Server demo/bad", {"port": 80})), "Server demo/bad"),
-    ],
-)
-def test_a_policy_that_cannot_be_read_closes_what_it_would_close_for_an_agent_that_starts(
-    typed: Typed, pods: Path, file: str, text: str, decides: str
-) -> None:
-    asked = ["explain", "--from", "demo/two", "--to", "demo/one", "--port", "80", "--manifests", str(pods), "--json"]
-    assert typed(*asked).json["verdict"] == "allow"
-    (pods / file).write_text(text)
-    done = typed(*asked)
-    assert f"{pods / file}:1: " in done.err
-    assert "what it should decide is denied" in done.err
-    assert done.json["verdict"] == "deny"
-    assert done.json["server"].startswith(decides)
-    assert "until that is mended" in done.json["reason"]
-    assert "AuthorizationPolicy" not in done.json["reason"], "which would not help"
-
-
-@pytest.mark.parametrize(
     ("words", "message"),
     [
         ("--port 80 --from demo/one", "--to"),

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from tests.cli.test_authz import Typed, place, typed, write
+from tests.cli.test_authz import Typed, place, pods, typed, write
 from tests.policy.world import Manifest, manifest
 
-__all__ = ["place", "typed"]  # fixtures, for pytest to find
+__all__ = ["place", "pods", "typed"]  # fixtures, for pytest to find
 
 DEFAULT_POLICY = "config.linkerd.io/default-inbound-policy"
 TARGET = {"group": "policy.linkerd.io", "kind": "Server", "name": "cart"}
@@ -179,3 +179,25 @@ def test_no_control_character_of_a_manifest_or_a_case_reaches_the_terminal(
         assert done.code != 0
         assert controls(done.out + done.err) == []
         assert "owned" in done.out + done.err, "it is shown, escaped"
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "decides"),
+    [
+        ("torn.yaml", "{{{ torn: [", "a policy that cannot be read, in "),
+        ("bad.yaml", json.dumps(manifest("Server demo/bad", {"port": 80})), "Server demo/bad"),
+    ],
+)
+def test_a_policy_that_cannot_be_read_closes_what_it_would_close_for_an_agent_that_starts(
+    typed: Typed, pods: Path, file: str, text: str, decides: str
+) -> None:
+    asked = ["explain", "--from", "demo/two", "--to", "demo/one", "--port", "80", "--manifests", str(pods), "--json"]
+    assert typed(*asked).json["verdict"] == "allow"
+    (pods / file).write_text(text)
+    done = typed(*asked)
+    assert f"{pods / file}:1: " in done.err
+    assert "what it should decide is denied" in done.err
+    assert done.json["verdict"] == "deny"
+    assert done.json["server"].startswith(decides)
+    assert "until that is mended" in done.json["reason"]
+    assert "AuthorizationPolicy" not in done.json["reason"], "which would not help"
