@@ -61,7 +61,7 @@ class Memory:
             memory.loopback_was_down = known["loopback_was_down"]
             memory.tables = dict(known.get("tables", {}))
             memory.read_at = {family: float(at) for family, at in known.get("read_at", {}).items()}
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return cls(cookie=memory.cookie)
         return memory
 

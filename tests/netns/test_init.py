@@ -440,3 +440,13 @@ def test_rules_without_an_agent_refuse_each_way_and_let_nothing_past(make_world:
     for echo in echoes:
         assert echo.peers == []
         echo.close()
+
+
+@pytest.mark.parametrize("spoilt", ["", "[]", "{", '{"cookie": 1}', "read_at", "tables"])
+def test_a_memory_that_cannot_be_read_is_none(pod: Player, spoilt: str) -> None:
+    assert batch(pod, "apply", Options()).changed
+    path = memory_of(pod)
+    known = json.loads(path.read_text())
+    path.write_text(json.dumps({**known, spoilt: [1]}) if spoilt in known else spoilt)
+    assert batch(pod, "check", Options()).ok
+    assert batch(pod, "remove", Options()).ok
