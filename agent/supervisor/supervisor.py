@@ -45,7 +45,7 @@ TICK_SECONDS = 0.25
 IDLE_TICK_SECONDS = 2.0
 """How often namespaces are looked at when nothing is missing."""
 GATHER_SECONDS = 0.02
-"""Least time between two rounds: 300 pods that become captured, one after the other, are a few rounds and not 300."""
+"""Least time between two rounds: pods that become captured one right after the other are not a round each."""
 FINDINGS_SECONDS = 1.0
 """Least time between two looks at the whole policy for what is odd in it."""
 DESCRIPTORS = 1 << 20
