@@ -9,7 +9,7 @@ from dataclasses import asdict
 
 from init.constants import AGENT_SOCKET, BACKENDS, INBOUND_PORT, OUTBOUND_PORT
 from init.model import Family, OptionError, Options, parse_ports
-from init.netns import NetnsError, is_host, open_netns
+from init.netns import NetnsError, Whose, enter, open_netns, whose
 
 EPILOG = """examples:
   quietwire init apply --netns web                     capture the namespace /run/netns/web
@@ -92,15 +92,30 @@ def main(argv: list[str] | None = None) -> int:
     except NetnsError as error:
         return _failed(f"{error}; {_hint(given)}", as_json=given.json, status=2)
     try:
-        if is_host(fd) and not given.allow_host:
-            message = (
-                "this is the machine's own network namespace: rules here would capture the node's traffic, ssh "
-                "included. Name a pod's with --netns or --pid (or say --allow-host, if that is meant)"
-            )
-            return _failed(message, as_json=given.json, status=2)
+        if not given.allow_host and (problem := _not_a_pods(fd)):
+            return _failed(problem, as_json=given.json, status=2)
         return _act(given, options, fd)
     finally:
         os.close(fd)
+
+
+def _not_a_pods(fd: int) -> str | None:
+    """Why rules may not be touched here without being asked to; None in a pod's namespace. Enters it."""
+    try:
+        started_in = os.stat("/proc/thread-self/ns/net")
+        enter(fd)
+        answer = whose(fd, started_in=started_in)
+    except OSError as error:
+        return f"the network namespace cannot be entered: {error.strerror}; run as root, or in the pod's own namespace"
+    advice = "Name a pod's with --netns or --pid (or say --allow-host, if that is meant)"
+    match answer:
+        case Whose.POD:
+            return None
+        case Whose.MACHINE:
+            what = "this is the machine's own network namespace"
+        case Whose.UNKNOWN:
+            what = "this may be the machine's own network namespace: process 1 cannot be looked at to tell"
+    return f"{what}. Rules here would capture the node's traffic, ssh included. {advice}"
 
 
 def _act(given: argparse.Namespace, options: Options, fd: int) -> int:

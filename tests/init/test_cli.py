@@ -1,7 +1,6 @@
 """The command line of `quietwire init`, as far as it needs no root."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from init.cli import main
-from init.netns import is_host, is_netns
 
 
 @pytest.mark.parametrize("backend", ["legacy", "nft"])
@@ -91,29 +89,3 @@ def test_libxtables_is_not_loaded_into_the_process_that_forks(tmp_path: Path) ->
     code = "import sys, init.engine, init.cli, init.batch; print('iptc' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert done.stdout == "False\n"
-
-
-def test_the_machines_own_namespace_is_known_by_its_kernel_threads(tmp_path: Path) -> None:
-    fd = os.open("/proc/self/ns/net", os.O_RDONLY)
-    try:
-        (tmp_path / "1/ns").mkdir(parents=True)
-        (tmp_path / "2").mkdir()
-        (tmp_path / "1/ns/net").symlink_to("/proc/self/ns/net")
-        (tmp_path / "2/comm").write_text("pause\n")
-        assert not is_host(fd, tmp_path), "in a container process 2 is an ordinary one"
-        (tmp_path / "2/comm").write_text("kthreadd\n")
-        assert is_host(fd, tmp_path)
-        (tmp_path / "1/ns/net").unlink()
-        (tmp_path / "1/ns/net").symlink_to("/etc/hostname")
-        assert not is_host(fd, tmp_path), "another namespace than the machine's"
-    finally:
-        os.close(fd)
-
-
-def test_only_network_namespaces_are_taken_for_one() -> None:
-    for path, expected in (("/proc/self/ns/net", True), ("/proc/self/ns/uts", False), ("/etc/hostname", False)):
-        fd = os.open(path, os.O_RDONLY)
-        try:
-            assert is_netns(fd) is expected
-        finally:
-            os.close(fd)

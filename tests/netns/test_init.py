@@ -395,15 +395,43 @@ def _until_it_polls_the_lock(parent: int) -> None:
 
 
 def as_init_container(pod: Player, *words: str) -> subprocess.CompletedProcess[str]:
-    """Runs the init step in the pod's namespace with NET_ADMIN only, /proc/sys read-only and no /run to write to."""
+    """Runs the init step in a pod's namespaces with NET_ADMIN only, /proc/sys read-only and no /run to write to."""
     prepare = (
         "mount --bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys && mount -t tmpfs -o ro none /run && "
         "exec setpriv --bounding-set=-all,+net_admin --inh-caps=-all,+net_admin --no-new-privs "
     )
     command = " ".join([sys.executable, "-m", "init", *words])
     return subprocess.run(
-        pod.command("sh", "-c", prepare + command), capture_output=True, text=True, timeout=60, check=False
+        pod.command("unshare", "--pid", "--fork", "--mount-proc", "sh", "-c", prepare + command),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
+
+
+def test_the_nodes_own_namespace_is_never_touched_without_being_asked_to() -> None:
+    """`check` stands for every verb, because it would do no harm: the guard is before all of them.
+
+    Whoever may not look at process 1 (no SYS_PTRACE) has no answer, and above all not the answer no.
+    """
+    may_not_look = ("setpriv", "--bounding-set=-sys_ptrace", "--inh-caps=-sys_ptrace")
+    for prefix, words in (
+        ((), []),
+        (may_not_look, []),
+        ((), ["--pid", str(os.getpid())]),
+        ((), ["--netns", f"/proc/{os.getpid()}/ns/net"]),
+    ):
+        done = subprocess.run(
+            [*prefix, sys.executable, "-m", "init", "check", *words],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 2, done.stdout
+        assert "the machine's own network namespace" in done.stderr
+        assert "--allow-host" in done.stderr
 
 
 def test_it_works_as_an_init_container_with_net_admin_only(pod: Player) -> None:
