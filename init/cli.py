@@ -104,7 +104,7 @@ def _not_a_pods(fd: int) -> str | None:
     try:
         started_in = os.stat("/proc/thread-self/ns/net")
         enter(fd)
-        answer = whose(fd, started_in=started_in)
+        answer = whose(fd, started_in)
     except OSError as error:
         return f"the network namespace cannot be entered: {error.strerror}; run as root, or in the pod's own namespace"
     advice = "Name a pod's with --netns or --pid (or say --allow-host, if that is meant)"
@@ -135,6 +135,7 @@ def _act(given: argparse.Namespace, options: Options, fd: int) -> int:
             sys.stderr.write(f"quietwire init: waiting for the agent: {reason}\n")
 
         try:
+            enter(fd)  # the agent takes a namespace only from who is in it
             report["pod"] = enrol(given.enrol, fd, given.pod, given.enrol_timeout, say)
         except EnrolError as error:
             return _failed(str(error), as_json=given.json, status=1)

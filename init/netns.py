@@ -87,7 +87,7 @@ class Whose(Enum):
     UNKNOWN = "perhaps the machine's own"
 
 
-def whose(fd: int, *, started_in: os.stat_result | None = None, proc: Path = Path("/proc")) -> Whose:
+def whose(fd: int, started_in: os.stat_result, proc: Path = Path("/proc")) -> Whose:
     """Whether this is the machine's own namespace, in which a pod's rules would capture the node.
 
     One sign that it is the machine's is enough: the kernel's own numbers for its first namespace (the inode, from
@@ -105,11 +105,11 @@ def whose(fd: int, *, started_in: os.stat_result | None = None, proc: Path = Pat
     if here.st_ino == FIRST_INODE or cookie == FIRST_COOKIE:
         return Whose.MACHINE
     told = cookie is not None  # older than Linux 5.14: neither number says anything
-    if _sees_kernel_threads(proc):
+    if sees_kernel_threads(proc):
         init, kthreadd = (_is_in(proc / process, here) for process in ("1", "2"))
         if init or kthreadd:
             return Whose.MACHINE
-        if init is None and (started_in is None or os.path.samestat(here, started_in)):
+        if init is None and os.path.samestat(here, started_in):
             return Whose.UNKNOWN
         told = told or init is not None
     return Whose.POD if told else Whose.UNKNOWN
@@ -132,7 +132,7 @@ def _cookie_here() -> int | None:
         return None
 
 
-def _sees_kernel_threads(proc: Path) -> bool:
+def sees_kernel_threads(proc: Path) -> bool:
     """Whether process 2 is kthreadd. Where it cannot be read, there is no such sign; `whose` needs another one then."""
     try:
         return "kthreadd" in (proc / "2/comm").read_text(encoding="ascii")

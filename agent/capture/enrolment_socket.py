@@ -1,19 +1,29 @@
 """The enrolment socket, /run/quietwire/agent.sock: init steps hand their pod's namespace over here.
 
-The client sends one JSON line, `{"version":1,"op":"enrol","pod":"ns/name"|null}`, with the namespace's descriptor
-beside it (SCM_RIGHTS), and reads JSON lines: `waiting` with a reason, as often as it changes, then `captured` or
-`refused`. Mode 0600, and the peer's credentials (SO_PEERCRED, unix(7)) must be root's.
+The client sends one JSON line, `{"version":1,"op":"enrol","pod":"ns/name"|null}`, with the descriptor of the namespace
+that it is in itself beside it (SCM_RIGHTS), and reads JSON lines: `waiting` with a reason, as often as it changes, then
+`captured` or `refused`. More bytes, more descriptors or an end before that, and it gets nothing.
+
+Whoever reaches the socket is not believed: mode 0600, the kernel's word for user, process and namespace
+(`agent.capture.caller`), and what ties the process to the pod is for the handler to judge (`agent.supervisor.claim`).
+Nothing that a client does may end the agent, or keep the other pods from being enrolled.
 """
 
 import asyncio
+import contextlib
+import errno
 import json
 import logging
 import os
 import socket
-import struct
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from functools import partial
 from pathlib import Path
 
+from agent.capture import caller as callers
+from agent.capture.caller import Caller, CallerUnknown
+from agent.capture.netns import identify
 from agent.tasks import spawn
 from init.netns import is_netns
 
@@ -21,17 +31,33 @@ log = logging.getLogger("quietwire.enrolment")
 
 MAX_REQUEST = 4096
 REQUEST_SECONDS = 5.0
+"""How long a request may take to arrive."""
+WAIT_SECONDS = 900.0
+"""How long somebody may wait for being captured; then it is refused, and may ask again."""
 MAX_CLIENTS = 1024
+MAX_CLIENTS_OF_A_POD = 4
+"""Of one pod, by its cgroup: an init step, and one that was started again before the first was noticed to be gone."""
+MAX_CLIENTS_OF_A_PROCESS = 4
+MAX_STRANGERS = 64
+"""Of processes that are in no pod and do not administer the host: containers that the kubelet knows nothing of."""
+ACCEPTED_AT_ONCE = 16
+SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
+SHORTAGE_SECONDS = 0.5
+"""How long nobody is accepted after descriptors or memory ran out."""
+TOLD_SECONDS = 10.0
+"""Least time between two lines in the log about clients that were turned away."""
 
 
 class HandedOver:
     """One init step that waits for its pod. The descriptor stays the socket's."""
 
-    def __init__(self, pod: str | None, netns_fd: int, send: Callable[[dict[str, str]], None]) -> None:
+    def __init__(self, pod: str | None, caller: Caller, netns_fd: int, send: Callable[[dict[str, str]], None]) -> None:
         self.pod = pod
+        """Which pod it says that it is: a wish, and no proof."""
+        self.caller = caller
         self.netns_fd = netns_fd
+        """The namespace that `caller` is in itself."""
         self._send = send
-        self.gone = False
 
     def waiting(self, reason: str) -> None:
         """Tells what is still missing."""
@@ -46,14 +72,23 @@ class HandedOver:
         self._send({"state": "refused", "reason": reason})
 
 
-class EnrolmentSocket:
-    """The listening end. `handler` ends when it has answered."""
+class _Gone(Exception):
+    """The client is gone, or does not keep to the protocol."""
 
-    def __init__(self, path: Path, handler: Callable[[HandedOver], Awaitable[None]]) -> None:
+
+class EnrolmentSocket:
+    """The listening end. `handler` ends when it has answered, and is cancelled when the client is gone."""
+
+    def __init__(self, path: Path, handler: Callable[[HandedOver], Coroutine[object, object, None]]) -> None:
         self._path = path
         self._handler = handler
         self._sock: socket.socket | None = None
         self._clients: set[asyncio.Task[None]] = set()
+        self._held: Counter[str] = Counter()
+        """How many clients each process, pod and kind has at the moment."""
+        self._resume: asyncio.TimerHandle | None = None
+        self._told_at = float("-inf")
+        self._untold = 0
 
     async def start(self) -> None:
         """Listens; a socket that a dead agent left is replaced."""
@@ -66,10 +101,12 @@ class EnrolmentSocket:
             os.umask(former)
         sock.listen(128)
         self._sock = sock
-        asyncio.get_running_loop().add_reader(sock.fileno(), self._accept)
+        self._listen()
 
     async def close(self) -> None:
         """Stops listening, and ends those who wait."""
+        if self._resume is not None:
+            self._resume.cancel()
         if self._sock is not None:
             asyncio.get_running_loop().remove_reader(self._sock.fileno())
             self._sock.close()
@@ -79,80 +116,178 @@ class EnrolmentSocket:
         for task in self._clients:
             task.cancel()
 
+    def _listen(self) -> None:
+        if self._sock is not None:
+            asyncio.get_running_loop().add_reader(self._sock.fileno(), self._accept)
+
     def _accept(self) -> None:
-        if self._sock is None:
-            return
-        try:
-            client, _ = self._sock.accept()
-        except (BlockingIOError, ConnectionAbortedError):
-            return
+        for _ in range(ACCEPTED_AT_ONCE):
+            if self._sock is None:
+                return
+            try:
+                client, _ = self._sock.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                if error.errno not in SHORTAGES:
+                    raise
+                self._pause(self._sock, error)
+                return
+            self._take(client)
+
+    def _pause(self, sock: socket.socket, error: OSError) -> None:
+        """Those who come wait in the kernel's queue."""
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(sock.fileno())
+        self._resume = loop.call_later(SHORTAGE_SECONDS, self._listen)
+        self._tell(f"nobody is accepted for {SHORTAGE_SECONDS:g} s: {error.strerror}")
+
+    def _take(self, client: socket.socket) -> None:
         client.setblocking(False)
-        pid, uid, _ = struct.unpack("3i", client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-        if uid != os.geteuid() or len(self._clients) >= MAX_CLIENTS:
-            log.warning("enrolment refused to process %d of user %d: not the agent's user, or too many wait", pid, uid)
+        try:
+            who = callers.identify(client)
+            holds = _holds(who)
+            if who.uid != os.geteuid():
+                raise CallerUnknown(f"{who} is of user {who.uid}, and not of the agent's")
+            if len(self._clients) >= MAX_CLIENTS:
+                raise CallerUnknown(f"{who} is one too many: {MAX_CLIENTS} wait")
+            for name, limit in holds.items():
+                if self._held[name] >= limit:
+                    raise CallerUnknown(f"{who} is one too many: {limit} of {name} wait")
+        except CallerUnknown as error:
+            self._tell(f"enrolment refused: {error}")
+            _send(client, {"state": "refused", "reason": str(error)})
             client.close()
             return
-        task = spawn(self._serve(client), name=f"enrolment by process {pid}")
+        self._held.update(holds.keys())
+        task = spawn(self._serve(client, who), name=f"enrolment by process {who.pid}")
         self._clients.add(task)
-        task.add_done_callback(self._clients.discard)
+        task.add_done_callback(lambda task: self._done(task, holds))
 
-    async def _serve(self, client: socket.socket) -> None:
+    def _done(self, task: asyncio.Task[None], holds: dict[str, int]) -> None:
+        self._clients.discard(task)
+        self._held.subtract(holds.keys())
+        for name in holds:
+            if not self._held[name]:
+                del self._held[name]
+
+    def _tell(self, words: str) -> None:
+        now = asyncio.get_running_loop().time()
+        if now - self._told_at < TOLD_SECONDS:
+            self._untold += 1
+            return
+        more = f" (and {self._untold} before that were not logged)" if self._untold else ""
+        self._told_at, self._untold = now, 0
+        log.warning("%s%s", words, more)
+
+    async def _serve(self, client: socket.socket, who: Caller) -> None:
+        fds: list[int] = []
         with client:
-            fds: list[int] = []
             try:
                 async with asyncio.timeout(REQUEST_SECONDS):
                     line = await _request(client, fds)
-            except TimeoutError:
-                line = b""
-            try:
-                await self._answer(client, line, fds)
+                await self._answer(client, who, line, fds)
+            except (TimeoutError, _Gone, OSError) as error:
+                reason = str(error) or f"no request came in {REQUEST_SECONDS:g} s"
+                self._tell(f"enrolment of {who} ended: {reason}")
+                _send(client, {"state": "refused", "reason": reason})
             finally:
                 for fd in fds:
                     os.close(fd)
 
-    async def _answer(self, client: socket.socket, line: bytes, fds: list[int]) -> None:
-        def send(answer: dict[str, str]) -> None:
-            try:
-                client.send(json.dumps(answer).encode() + b"\n")
-            except OSError:
-                handed.gone = True
-
-        handed = HandedOver(None, fds[0] if fds else -1, send)
+    async def _answer(self, client: socket.socket, who: Caller, line: bytes, fds: list[int]) -> None:
+        """Raises _Gone when the client hangs up, or speaks again."""
+        handed = HandedOver(None, who, fds[0] if fds else -1, partial(_send, client))
         try:
             request = json.loads(line)
             version, op, pod = request["version"], request["op"], request.get("pod")
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             handed.refused("the request is no JSON line with version, op and pod")
             return
         if version != 1 or op != "enrol" or not (pod is None or isinstance(pod, str)):
             handed.refused(f"this agent speaks version 1 and knows only enrol, not {op!r} of version {version!r}")
             return
-        if len(fds) != 1:
-            handed.refused(f"one descriptor, of the network namespace, must come with the request; {len(fds)} came")
+        if not fds:
+            handed.refused("the descriptor of the network namespace must come with the request; none did")
             return
         if not is_netns(fds[0]):
             handed.refused("the descriptor that came with the request is no network namespace")
             return
+        if identify(fds[0]) != who.netns:
+            handed.refused(
+                f"the namespace that came with the request is not the one that {who} itself is in: run the init step "
+                f"in the pod's own namespace, or with --netns, and with SYS_ADMIN"
+            )
+            return
         handed.pod = pod
-        await self._handler(handed)
+        try:
+            async with asyncio.timeout(WAIT_SECONDS):
+                await self._until_gone(client, handed)
+        except TimeoutError:
+            handed.refused(f"it was not captured in {WAIT_SECONDS:g} s; ask again")
+
+    async def _until_gone(self, client: socket.socket, handed: HandedOver) -> None:
+        """Runs the handler. Raises _Gone, and ends it, when the client hangs up or sends more than one request."""
+        handler = spawn(self._handler(handed), name=f"enrolment of {handed.pod or 'a pod'}")
+        more = spawn(_readable(client), name="enrolment's client")
+        try:
+            await asyncio.wait({handler, more}, return_when=asyncio.FIRST_COMPLETED)
+            if not handler.done():
+                raise _Gone("it hung up, or sent more than one request, before it was captured")
+            await handler
+        finally:
+            for task in (handler, more):
+                task.cancel()
+            await asyncio.wait({handler, more})
+
+
+def _holds(who: Caller) -> dict[str, int]:
+    """Of what a client takes a place, and how many places there are."""
+    holds = {str(who): MAX_CLIENTS_OF_A_PROCESS}
+    if who.pod_uid is not None:
+        holds[f"pod {who.pod_uid}"] = MAX_CLIENTS_OF_A_POD
+    elif not who.administers:
+        holds["strangers"] = MAX_STRANGERS
+    return holds
 
 
 async def _request(client: socket.socket, fds: list[int]) -> bytes:
-    loop = asyncio.get_running_loop()
+    """One line, with at most one descriptor. Raises _Gone for anything else."""
     data = bytearray()
-    while b"\n" not in data and len(data) < MAX_REQUEST:
-        readable = loop.create_future()
-        loop.add_reader(client.fileno(), _wake, readable)
-        try:
-            await readable
-        finally:
-            loop.remove_reader(client.fileno())
-        chunk, more, _, _ = socket.recv_fds(client, MAX_REQUEST, 4, socket.MSG_CMSG_CLOEXEC)
+    while b"\n" not in data:
+        if len(data) >= MAX_REQUEST:
+            raise _Gone(f"its request is longer than {MAX_REQUEST} bytes")
+        await _readable(client)
+        chunk, more, flags, _ = socket.recv_fds(client, MAX_REQUEST, 1, socket.MSG_CMSG_CLOEXEC)
         fds.extend(more)
+        if len(fds) > 1 or flags & socket.MSG_CTRUNC:
+            raise _Gone("more descriptors came with its request than one, or than the agent can take")
         if not chunk:
-            break
+            raise _Gone("it hung up before its request was there")
         data += chunk
-    return bytes(data.partition(b"\n")[0])
+    line, _, rest = bytes(data).partition(b"\n")
+    if rest:
+        raise _Gone("more than one line came")
+    return line
+
+
+def _send(client: socket.socket, answer: dict[str, str]) -> None:
+    """Sends what the kernel takes at once. Whoever reads nothing is hung up on, which whoever waits for it sees."""
+    try:
+        client.send(json.dumps(answer).encode() + b"\n")
+    except OSError:
+        with contextlib.suppress(OSError):  # it is gone already
+            client.shutdown(socket.SHUT_RDWR)
+
+
+async def _readable(client: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    readable = loop.create_future()
+    loop.add_reader(client.fileno(), _wake, readable)
+    try:
+        await readable
+    finally:
+        loop.remove_reader(client.fileno())
 
 
 def _wake(future: "asyncio.Future[None]") -> None:

@@ -6,6 +6,10 @@ the policy. Leaving goes the other way round, listeners and connections before r
 with the last rule, and a reset that goes out untranslated is none to the peer. So a pod that leaves is refused for
 as long as it takes to remove its rules, and never half captured.
 
+Rules are taken away where the pod's manifest says that it is not meshed, and where nobody lives in the namespace any
+more. Whoever lives on in one whose pod is gone, or is elsewhere now, stays refused: a manifest that got lost, and an
+enrolment that somebody managed to have replaced, are no way out of the mesh.
+
 `Enrolment.reconcile` is called again and again, on every change and every second while something is missing; each
 call brings everything as far as it can come.
 """
@@ -15,20 +19,21 @@ import logging
 import math
 import os
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 from msgspec import Struct
 
-from agent.capture import netns, sockets
+from agent.capture import inhabitants, netns, sockets
 from agent.capture.netns import NetnsId, NetnsThread
 from agent.catalog.model import Pod
 from agent.supervisor import messages
 from agent.supervisor.workers import WorkerHandle, Workers
 from init.client import BatchRequest, BatchResult, run_batch
 from init.model import Options
-from init.netns import NetnsError, open_netns, path_of
+from init.netns import NetnsError, Whose, open_netns, path_of, whose
 
 T = TypeVar("T")
 log = logging.getLogger("quietwire.enrolment")
@@ -50,10 +55,13 @@ class Desired(Struct, frozen=True):
 class Enrolled:
     """A local pod whose namespace is ours: descriptors, listeners, and what its rules were made from."""
 
-    def __init__(self, key: str, fd: int, options: Options) -> None:
-        self.key = key
+    def __init__(self, pod: Pod, fd: int, number: int, options: Options) -> None:
+        self.key = pod.key
+        self.uid = pod.uid
         self.fd = fd
         self.identity: NetnsId = netns.identify(fd)
+        self.number = number
+        """By which who lives in it is told (`inhabitants.number_here`)."""
         self.options = options
         self.ruled = False
         """The rules for `options` are in force."""
@@ -76,6 +84,15 @@ class Enrolled:
         os.close(self.fd)
 
 
+def named(name: str) -> NetnsId | None:
+    """The namespace that an annotation names; None: there is none that can be looked at, so nothing is known of it."""
+    try:
+        status = os.stat(path_of(name))
+    except OSError:
+        return None
+    return NetnsId(status.st_dev, status.st_ino)
+
+
 class Enrolment:
     """All local pods. Used on the supervisor's loop; what blocks is done on its threads."""
 
@@ -84,11 +101,13 @@ class Enrolment:
         self._backend = backend
         self._verify_seconds = verify_seconds
         self._thread = NetnsThread()
-        self._batches = ThreadPoolExecutor(max_workers=1, thread_name_prefix="rules")
+        self._blocks = ThreadPoolExecutor(max_workers=1, thread_name_prefix="rules")
         self._pods: dict[str, Enrolled] = {}
         self._handed: dict[str, int] = {}
         """Namespaces that an init step handed over, by pod."""
         self._last_verified = math.inf
+        self._left: dict[NetnsId, Enrolled] = {}
+        """Namespaces that are no pod's any more, and in which somebody lives: their rules stay, and refuse."""
         self._waiting: dict[str, str] = {}
         """What the last round could not do for a pod, and why."""
         self.repairs = 0
@@ -118,18 +137,40 @@ class Enrolment:
         """Whether the namespace of a pod is enrolled, or was handed over."""
         return key in self._pods or key in self._handed
 
+    def serves(self, key: str, identity: NetnsId) -> bool:
+        """Whether it is this namespace that is enrolled for a pod."""
+        enrolled = self._pods.get(key)
+        return enrolled is not None and enrolled.identity == identity
+
     def greeting(self, handle: WorkerHandle) -> Iterable[tuple[messages.Enrol, tuple[int, ...]]]:
         """What a replacement worker must be told: the same pods, with the same sockets."""
         for enrolled in self._pods.values():
             if enrolled.offered:
                 yield self._offer(enrolled, handle)
 
-    def hand_over(self, key: str, fd: int) -> None:
-        """Takes the namespace that an init step gave for a pod; the descriptor is ours from now on."""
-        former = self._handed.pop(key, None)
-        if former is not None:
-            os.close(former)
-        self._handed[key] = fd
+    @property
+    def left(self) -> int:
+        """How many namespaces are no pod's any more, and refused because somebody lives in them."""
+        return len(self._left)
+
+    async def hand_over(self, pod: Pod, fd: int) -> str | None:
+        """Takes the namespace that an init step gave for a pod, by a descriptor of its own; else what is in the way.
+
+        A live enrolment is replaced only when the pod is another one, or nobody lives in its namespace any more.
+        """
+        identity = netns.identify(fd)
+        pending = self._handed.get(pod.key)
+        if pending is not None:
+            same = netns.identify(pending) == identity
+            return None if same else f"another namespace was handed over for {pod.key} a moment ago"
+        enrolled = self._pods.get(pod.key)
+        if enrolled is not None:
+            if enrolled.identity == identity:
+                return None
+            if enrolled.uid == pod.uid and (inhabitant := await self._inhabitant(enrolled)):
+                return f"{pod.key} is enrolled in another namespace, in which {inhabitant} still lives"
+        self._handed.setdefault(pod.key, os.dup(fd))
+        return None
 
     async def find(self, fd: int, pods: Iterable[Pod]) -> Pod | None:
         """The pod one of whose addresses this namespace holds on an interface."""
@@ -140,15 +181,22 @@ class Enrolment:
 
         return await self._in_netns(fd, look)
 
-    async def reconcile(self, desired: dict[str, Desired], certified: dict[str, str | None]) -> None:
+    async def reconcile(
+        self, desired: dict[str, Desired], certified: dict[str, str | None], unmeshed: Collection[str] = ()
+    ) -> None:
         """Brings every pod as far as it can come now.
 
-        `certified` has each desired pod: None when its SVID and the bundle are there, else what is missing.
+        `certified` has each desired pod: None when its SVID and the bundle are there, else what is missing. `unmeshed`
+        are pods whose manifests say that they are not to be meshed.
         """
+        gone = [enrolled for key, enrolled in self._pods.items() if key not in desired]
         await self._leave(
-            [enrolled for key, enrolled in self._pods.items() if key not in desired], "its manifest is gone"
+            [each for each in gone if each.key in unmeshed], "it is not to be meshed any more", strip=True
         )
-        await self._leave(await asyncio.to_thread(self._replaced, desired), "its network namespace is another one now")
+        await self._leave([each for each in gone if each.key not in unmeshed], "its manifest is gone")
+        for key in [key for key in self._handed if key not in desired]:
+            os.close(self._handed.pop(key))
+        await self._leave(await self._blocking(self._replaced, desired), "its network namespace is another one now")
         waiting: dict[str, str] = {}
         for key, want in desired.items():
             try:
@@ -171,10 +219,10 @@ class Enrolment:
             if missing is not None and not enrolled.offered:
                 waiting[key] = missing
             elif not enrolled.offered:
-                enrolled.offered = True
                 for handle in self._workers.handles:
                     if handle.channel is not None:
                         handle.channel.send(*self._offer(enrolled, handle))
+                enrolled.offered = True
         self._waiting = waiting
 
     def retry_refused(self) -> None:
@@ -192,11 +240,11 @@ class Enrolment:
         if now - self._last_verified < self._verify_seconds:
             return
         self._last_verified = now
+        await self._clear_left()
         ruled = [enrolled for enrolled in self._pods.values() if enrolled.ruled]
-        results = await self._batch("check", ruled)
-        broken = [enrolled for enrolled in ruled if not results[enrolled.key].ok]
-        for enrolled in broken:
-            result = results[enrolled.key]
+        checked = zip(ruled, await self._batch("check", ruled), strict=True)
+        broken = {enrolled: result for enrolled, result in checked if not result.ok}
+        for enrolled, result in broken.items():
             log.error(
                 "the rules of %s were changed by somebody else (%s): repairing them",
                 enrolled.key,
@@ -204,10 +252,11 @@ class Enrolment:
             )
         self.repairs += len(broken)
         for first in range(0, len(broken), REPAIRED_AT_ONCE):
-            for key, result in (await self._batch("apply", broken[first : first + REPAIRED_AT_ONCE])).items():
+            some = list(broken)[first : first + REPAIRED_AT_ONCE]
+            for enrolled, result in zip(some, await self._batch("apply", some), strict=True):
                 if not result.ok:
-                    log.error("the rules of %s could not be repaired: %s", key, result.error)
-                    self._pods[key].ruled = False
+                    log.error("the rules of %s could not be repaired: %s", enrolled.key, result.error)
+                    enrolled.ruled = False
 
     def refuse_all(self) -> None:
         """Closes every listener, so that the kernel refuses: the rules stay, so nothing goes out in plaintext."""
@@ -216,30 +265,29 @@ class Enrolment:
 
     def close(self) -> None:
         """Closes everything but leaves the rules: without an agent, enrolled pods are refused."""
-        for enrolled in self._pods.values():
+        for enrolled in (*self._pods.values(), *self._left.values()):
             enrolled.close()
         self._pods.clear()
+        self._left.clear()
         for fd in self._handed.values():
             os.close(fd)
         self._handed.clear()
         self._thread.close()
-        self._batches.shutdown(wait=True)
+        self._blocks.shutdown(wait=True)
 
     def _replaced(self, desired: dict[str, Desired]) -> list[Enrolled]:
         gone = []
         for key, enrolled in self._pods.items():
             handed = self._handed.get(key)
-            if handed is not None and netns.identify(handed) != enrolled.identity:
+            another = key in desired and desired[key].pod.uid != enrolled.uid
+            if another or (handed is not None and netns.identify(handed) != enrolled.identity):
                 gone.append(enrolled)
                 continue
             name = desired[key].pod.netns if key in desired else None
             if name is None:
                 continue
-            try:
-                status = os.stat(path_of(name))
-            except OSError:
-                continue  # an unmounted namespace lives on while its processes do
-            if NetnsId(status.st_dev, status.st_ino) != enrolled.identity:
+            # An unmounted namespace lives on while its processes do: it stays captured.
+            if (now := named(name)) is not None and now != enrolled.identity:
                 gone.append(enrolled)
         return gone
 
@@ -252,19 +300,32 @@ class Enrolment:
                 enrolled.options, enrolled.ruled = want.options, False
             return
         pod = want.pod
-        if key in self._handed:
-            fd = self._handed.pop(key)
-        elif pod.netns is not None:
+        if pod.netns is not None:  # what the manifest says is what holds
             fd = open_netns(pod.netns)
+            if key in self._handed:
+                os.close(self._handed.pop(key))
+        elif key in self._handed:
+            fd = self._handed.pop(key)
         else:
             raise NetnsError(
                 "no network namespace is known for it: annotate it with quietwire.io/netns, "
                 "or have its init step enrol it (quietwire init apply --enrol)"
             )
+
+        own = os.stat("/proc/self/ns/net")
+
+        def look() -> tuple[Whose, bool, int]:
+            return whose(fd, own), any(netns.holds_address(ip) for ip in pod.ips), inhabitants.number_here()
+
         try:
             if netns.identify(fd) == netns.host_netns():
                 raise NetnsError(f"{pod.netns} is the host's own network namespace: the agent never captures that")
-            held = await self._in_netns(fd, lambda: any(netns.holds_address(ip) for ip in pod.ips))
+            owner, held, number = await self._in_netns(fd, look)
+            if owner is not Whose.POD:
+                raise NetnsError(
+                    f"{pod.netns or 'what was handed over'} is {owner.value} network namespace: the agent never "
+                    f"captures that"
+                )
             if not held:
                 raise NetnsError(
                     f"its namespace holds none of its addresses ({', '.join(pod.ips) or 'none'}): "
@@ -276,15 +337,17 @@ class Enrolment:
         except (NetnsError, OSError):
             os.close(fd)
             raise
-        self._pods[key] = Enrolled(key, fd, want.options)
+        if former := self._left.pop(identity, None):
+            former.close()
+        self._pods[key] = Enrolled(pod, fd, number, want.options)
 
     async def _rule(self, desired: dict[str, Desired], waiting: dict[str, str]) -> None:
         unruled = [enrolled for key, enrolled in self._pods.items() if not enrolled.ruled and key in desired]
-        for key, result in (await self._batch("apply", unruled)).items():
+        for enrolled, result in zip(unruled, await self._batch("apply", unruled), strict=True):
             if result.ok:
-                self._pods[key].ruled = True
+                enrolled.ruled = True
             else:
-                waiting[key] = f"its rules could not be installed: {result.error}"
+                waiting[enrolled.key] = f"its rules could not be installed: {result.error}"
 
     async def _listen(self, enrolled: Enrolled) -> None:
         while len(enrolled.listeners) < len(self._workers.handles):
@@ -298,30 +361,70 @@ class Enrolment:
         mine = enrolled.listeners[handle.index]
         return messages.Enrol(enrolled.key, tuple(mine)), (enrolled.fd, *(sock.fileno() for sock in mine.values()))
 
-    async def _leave(self, leaving: list[Enrolled], reason: str) -> None:
+    async def _leave(self, leaving: list[Enrolled], reason: str, *, strip: bool = False) -> None:
+        """Lets go of pods; of their rules only with `strip`, or where nobody lives in the namespace."""
         if not leaving:
             return
         for enrolled in leaving:
             enrolled.refuse()
             await self._workers.release(enrolled.key, f"{enrolled.key} left the mesh: {reason}")
-        for key, result in (await self._batch("remove", leaving)).items():
-            if not result.ok:
-                log.error("the rules of %s could not be removed: %s", key, result.error)
+        living = {} if strip else await self._inhabitants(leaving)
+        empty = [enrolled for enrolled in leaving if enrolled.number not in living]
+        await self._remove_rules(empty)
         for enrolled in leaving:
-            enrolled.close()
             del self._pods[enrolled.key]
             log.info("un-enrolled %s: %s", enrolled.key, reason)
+            if enrolled.number not in living:
+                enrolled.close()
+                continue
+            self._left[enrolled.identity] = enrolled
+            log.warning(
+                "%s left the mesh (%s), but %s still lives in its namespace: its rules stay, and its connections are "
+                "refused. End it; or give the pod its manifest back, with linkerd.io/inject: disabled if it is to go "
+                "on in plaintext",
+                enrolled.key,
+                reason,
+                living[enrolled.number],
+            )
 
-    async def _batch(self, op: str, pods: list[Enrolled]) -> dict[str, BatchResult]:
+    async def _clear_left(self) -> None:
+        """Removes rules where the last one to live in a namespace has ended."""
+        living = await self._inhabitants(self._left.values())
+        empty = [enrolled for enrolled in self._left.values() if enrolled.number not in living]
+        await self._remove_rules(empty)
+        for enrolled in empty:
+            log.info("nobody lives in the former namespace of %s any more", enrolled.key)
+            del self._left[enrolled.identity]
+            enrolled.close()
+
+    async def _remove_rules(self, pods: list[Enrolled]) -> None:
+        for enrolled, result in zip(pods, await self._batch("remove", pods), strict=True):
+            if not result.ok:
+                log.error("the rules of %s could not be removed: %s", enrolled.key, result.error)
+
+    async def _inhabitant(self, enrolled: Enrolled) -> str | None:
+        return (await self._inhabitants([enrolled])).get(enrolled.number)
+
+    async def _inhabitants(self, pods: Collection[Enrolled]) -> dict[int, str]:
+        """Who lives in these namespaces, besides the agent's own processes, which visit them."""
+        ours = {os.getpid(), *(handle.pid for handle in self._workers.handles if handle.pid is not None)}
+        numbers = {enrolled.number for enrolled in pods}
+        return await self._blocking(partial(inhabitants.inhabitants, numbers, ours=ours))
+
+    async def _batch(self, op: str, pods: list[Enrolled]) -> list[BatchResult]:
+        """What came of it, in the same order."""
         if not pods:
-            return {}
+            return []
         requests = [
             BatchRequest(id=number, op=op, netns_fd=enrolled.fd, options=enrolled.options, backend=self._backend)
             for number, enrolled in enumerate(pods)
         ]
         seconds = BATCH_SECONDS + len(pods) * BATCH_SECONDS_PER_POD
-        results = await asyncio.get_running_loop().run_in_executor(self._batches, run_batch, requests, seconds)
-        return {pods[result.id].key: result for result in results}
+        return await self._blocking(run_batch, requests, seconds)
+
+    async def _blocking(self, work: Callable[..., T], *given: Any) -> T:
+        """On the one thread for whatever blocks: it is there already when memory for another one is not."""
+        return await asyncio.get_running_loop().run_in_executor(self._blocks, work, *given)
 
     async def _in_netns(self, fd: int, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread.executor, self._thread.run, fd, work)

@@ -73,7 +73,11 @@ class Status:
                 live=live,
                 expiries={str(spiffe_id): svid.not_after for spiffe_id, svid in supervisor.svids.items()},
                 worker_restarts=supervisor.workers.restarts,
-                pods={"captured": len(supervisor.enrolment.captured), "waiting": len(waiting)},
+                pods={
+                    "captured": len(supervisor.enrolment.captured),
+                    "waiting": len(waiting),
+                    "left": supervisor.enrolment.left,
+                },
                 catalog_version=supervisor.catalog.version,
                 catalog_faults=len(supervisor.faults),
                 policy_warnings=len(supervisor.findings),

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 import msgspec
 
 from agent.capture import node_addresses
-from agent.capture.enrolment_socket import EnrolmentSocket, HandedOver
+from agent.capture.enrolment_socket import EnrolmentSocket
 from agent.catalog.fault import Fault
 from agent.catalog.files import FilesSource
 from agent.catalog.index import CatalogIndex
@@ -30,6 +30,7 @@ from agent.proxy.view import Settings
 from agent.supervisor import identity_source, messages
 from agent.supervisor.config import Config
 from agent.supervisor.enrolment import Desired, Enrolment
+from agent.supervisor.hand_over import HandOver
 from agent.supervisor.identity_source import IdentitySource
 from agent.supervisor.status import Status
 from agent.supervisor.workers import WorkerHandle, Workers
@@ -120,7 +121,15 @@ class Supervisor:
                 spawn(identity.run(), name="identity source"),
             ]
             self.workers.start()
-            sock = EnrolmentSocket(config.run_dir / "agent.sock", self._handed_over)
+            handing_over = HandOver(
+                self.enrolment,
+                node=config.node,
+                local=self._local_pods,
+                missing=self._missing,
+                taken=self._namespace_taken,
+                stopping=self._stopping,
+            )
+            sock = EnrolmentSocket(config.run_dir / "agent.sock", handing_over.serve)
             await sock.start()
             status_code = await self._until_stopped(tasks)
             await sock.close()
@@ -236,42 +245,9 @@ class Supervisor:
         self.totals.update(handle.index, handle.incarnation, counts.values)
         self.live[handle.index, handle.incarnation] = counts.live
 
-    async def _handed_over(self, handed: HandedOver) -> None:
-        """An init step gives a namespace: find its pod, and answer when it is captured."""
-        pod = await self._pod_for(handed)
-        if pod is None:
-            return
-        self.enrolment.hand_over(pod.key, os.dup(handed.netns_fd))
+    def _namespace_taken(self) -> None:
         self._want_identities()  # somebody waits for it now
         self._poke()
-        said = ""
-        while not self._stopping.is_set():
-            reason = self._missing(pod.key)
-            if reason is None:
-                handed.captured(pod.key)
-                return
-            if reason != said:
-                said = reason
-                handed.waiting(reason)
-            await asyncio.sleep(TICK_SECONDS / 5)
-        handed.refused("the agent is shutting down")
-
-    async def _pod_for(self, handed: HandedOver) -> Pod | None:
-        said = ""
-        while not self._stopping.is_set() and not handed.gone:
-            local = [pod for pod in self._local_pods() if handed.pod in {None, pod.key}]
-            pod = await self.enrolment.find(handed.netns_fd, local)
-            if pod is not None:
-                return pod
-            named = handed.pod or "a pod"
-            reason = f"the catalog has no {named} on node {self.config.node} with an address of this namespace yet"
-            if reason != said:
-                said = reason
-                handed.waiting(reason)
-            await asyncio.sleep(TICK_SECONDS)
-        if not handed.gone:
-            handed.refused("the agent is shutting down")
-        return None
 
     # -- what follows from it --
 
@@ -357,20 +333,30 @@ class Supervisor:
     def _poke(self) -> None:
         self._poked.set()
 
+    async def _round(self) -> None:
+        local = self._local_pods()
+        desired = {pod.key: Desired(pod, options_for(pod)) for pod in local}
+        unmeshed = {pod.key for pod in self.catalog.pods() if pod.node == self.config.node} - desired.keys()
+        await self.enrolment.reconcile(desired, {pod.key: self._certified(pod) for pod in local}, unmeshed)
+
     async def _reconcile(self) -> None:
         clock = asyncio.get_running_loop().time
         while True:
             self._poked.clear()
-            local = self._local_pods()
-            desired = {pod.key: Desired(pod, options_for(pod)) for pod in local}
-            await self.enrolment.reconcile(desired, {pod.key: self._certified(pod) for pod in local})
+            try:
+                await self._round()
+                await self.enrolment.verify(clock())
+            except OSError as error:
+                # No descriptors, no memory, no process numbers: what is captured stays, what is not waits, and says so.
+                log.error("enrolment: a round failed (%s): the next one tries again", error)
+                await asyncio.sleep(TICK_SECONDS)
+                continue
             waiting = self.waiting()
             if not waiting and not self._said_ready:
                 self._said_ready = True
-                log.info("ready: %d pods captured and certified", len(local))
+                log.info("ready: %d pods captured and certified", len(self.enrolment.captured))
                 sys.stdout.write("ready\n")
                 sys.stdout.flush()
-            await self.enrolment.verify(clock())
             try:
                 async with asyncio.timeout(
                     TICK_SECONDS if waiting else min(IDLE_TICK_SECONDS, self.config.verify_seconds)

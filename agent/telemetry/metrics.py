@@ -69,7 +69,12 @@ class Metrics:
                 "spiffe_id",
                 expiries,
             ),
-            _gauge("quietwire_pods", "Local pods, by whether they are captured and certified.", "state", pods),
+            _gauge(
+                "quietwire_pods",
+                "Local pods: captured and certified, waiting for it, or left (no pod's any more, inhabited, refused).",
+                "state",
+                pods,
+            ),
             CounterMetricFamily(
                 "quietwire_worker_restarts", "Workers that died and were replaced.", value=worker_restarts
             ),

@@ -71,7 +71,7 @@ def test_processes_tell_on_a_host_and_what_cannot_be_seen_is_no_answer(
     proc.lives_in(1, one_in)
     proc.lives_in(2, two_in)
     started_in = os.stat(HERE if own else ELSEWHERE)
-    assert whose(here, started_in=started_in, proc=proc.path) is answer
+    assert whose(here, started_in, proc.path) is answer
 
 
 @pytest.mark.parametrize("number", ["FIRST_INODE", "FIRST_COOKIE"])
@@ -86,7 +86,7 @@ def test_the_kernels_own_number_for_its_first_namespace_is_enough_whoever_is_see
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         cookie = int.from_bytes(sock.getsockopt(socket.SOL_SOCKET, 71, 8), "little")
     monkeypatch.setattr(netns, number, {"FIRST_INODE": os.fstat(here).st_ino, "FIRST_COOKIE": cookie}[number])
-    assert whose(here, proc=proc.path) is Whose.MACHINE
+    assert whose(here, os.stat(ELSEWHERE), proc.path) is Whose.MACHINE
 
 
 @pytest.mark.usefixtures("numbers")
@@ -97,9 +97,9 @@ def test_where_the_kernel_numbers_nothing_a_container_cannot_tell(
     proc = Proc(tmp_path)
     proc.second_is("pause")
     proc.lives_in(1, HERE)
-    assert whose(here, proc=proc.path) is Whose.UNKNOWN
+    assert whose(here, os.stat(ELSEWHERE), proc.path) is Whose.UNKNOWN
     (tmp_path / "2/comm").unlink()
-    assert whose(here, proc=proc.path) is Whose.UNKNOWN
+    assert whose(here, os.stat(ELSEWHERE), proc.path) is Whose.UNKNOWN
 
 
 def test_only_network_namespaces_are_taken_for_one() -> None:

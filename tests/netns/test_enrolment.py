@@ -1,0 +1,186 @@
+"""Who may enrol which namespace: whoever reaches the enrolment socket takes over and strips nobody."""
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from agent.cli.demo.stage import Player
+from tests.netns.test_catalog import PORT, asks, declare_without_namespace, enrol, init_check
+from tests.netns.world import Echo, World
+
+UID = "0a1b2c3d-1111-2222-3333-444455556666"
+
+
+def claim(world: World, player: Player, pod: str | None, *prefix: str) -> subprocess.CompletedProcess[str]:
+    """What `quietwire init apply --enrol` says and hears, in the pod's namespace, with `prefix` before its command."""
+    code = """
+import os, sys
+from init.enrol import EnrolError, enrol
+try:
+    print(enrol(sys.argv[1], os.open("/proc/self/ns/net", os.O_RDONLY), sys.argv[2] or None, 20, lambda why: None))
+except EnrolError as error:
+    sys.exit(str(error))
+"""
+    path = world.mesh.directory / "run" / "agent.sock"
+    return subprocess.run(
+        player.command(*prefix, sys.executable, "-c", code, str(path), pod or ""),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def takes_address_of(victim: Player, attacker: Player) -> None:
+    """What root in any pod may do: `ip addr add` on lo. ARP for it stays unanswered: the bridge is not what is tried."""
+    subprocess.run(attacker.command("sysctl", "-qw", "net.ipv4.conf.all.arp_ignore=1"), check=True, timeout=10)
+    for address, bits in ((victim.ipv4, 32), (victim.ipv6, 128)):
+        command = attacker.command("ip", "address", "add", f"{address}/{bits}", "dev", "lo")
+        subprocess.run(command, check=True, timeout=10)
+
+
+NO_CAPABILITIES = ("setpriv", "--bounding-set=-all", "--inh-caps=-all")
+IN_A_USER_NAMESPACE = ("unshare", "--user", "--map-root-user")
+
+
+@pytest.mark.parametrize("prefix", [NO_CAPABILITIES, IN_A_USER_NAMESPACE], ids=["no capabilities", "user namespace"])
+def test_a_pod_that_gives_itself_anothers_address_neither_speaks_as_it_nor_strips_it(
+    make_world: Callable[..., World], prefix: tuple[str, ...]
+) -> None:
+    world = make_world()
+    client, victim, outside = world.pod("client"), world.stranger("victim"), world.stranger("outside")
+    attacker = world.stranger("attacker")
+    world.start()
+    declare_without_namespace(world, "vic", victim)
+    done = enrol(world, victim)
+    assert done.returncode == 0, done.stderr
+    takes_address_of(victim, attacker)
+    for asked in ("demo/vic", None):
+        done = claim(world, attacker, asked, *prefix)
+        assert done.returncode == 1
+        assert "nothing ties process" in done.stderr
+        assert "Annotate the pod with quietwire.io/netns" in done.stderr
+    assert init_check(victim) == 0
+    assert init_check(attacker) == 1, "nothing was written there"
+    echo = Echo(world, victim, PORT)
+    assert asks(world, client, victim.ipv4) == b"hello"
+    with pytest.raises(ConnectionResetError):
+        asks(world, outside, victim.ipv4)
+    echo.close()
+
+
+def test_an_annotation_names_the_namespace_and_nobody_else_does(make_world: Callable[..., World]) -> None:
+    """Not even who administers this host: two that say different things would take turns."""
+    world = make_world()
+    client, victim, outside = world.pod("client"), world.pod("vic"), world.stranger("outside")
+    attacker = world.stranger("attacker")
+    world.start()
+    takes_address_of(victim, attacker)
+    for prefix in ((), NO_CAPABILITIES):
+        done = claim(world, attacker, "demo/vic", *prefix)
+        assert done.returncode == 1
+        assert f"demo/vic is annotated with quietwire.io/netns: {victim.netns}" in done.stderr
+    done = claim(world, victim, "demo/vic", *NO_CAPABILITIES)
+    assert done.stdout == "demo/vic\n", f"its own init step needs nothing more: {done.stderr}"
+    echo = Echo(world, victim, PORT)
+    assert asks(world, client, victim.ipv4) == b"hello"
+    with pytest.raises(ConnectionResetError):
+        asks(world, outside, victim.ipv4)
+    assert init_check(victim) == 0
+    echo.close()
+
+
+def test_a_live_enrolment_is_not_replaced_while_somebody_lives_in_its_namespace(
+    make_world: Callable[..., World],
+) -> None:
+    world = make_world()
+    client, outside = world.pod("client"), world.stranger("outside")
+    first, second = world.stranger("first"), world.stranger("second")
+    world.start()
+    declare_without_namespace(world, "web", first)
+    assert enrol(world, first).returncode == 0
+    resident = subprocess.Popen(first.command("sleep", "120"))
+    try:
+        declare_without_namespace(world, "web", second)
+        words = ("apply", "--netns", second.netns, "--enrol", str(world.mesh.directory / "run" / "agent.sock"))
+        more = ("--enrol-timeout", "2", "--json")
+        done = subprocess.run(
+            [sys.executable, "-m", "init", *words, *more], capture_output=True, text=True, timeout=60, check=False
+        )
+        assert done.returncode == 1
+        assert f"in which process {resident.pid} (sleep) still lives" in json.loads(done.stdout)["error"]
+        assert init_check(first) == 0
+        with pytest.raises(ConnectionRefusedError):  # the rules that its own init step wrote, and no agent behind them
+            asks(world, outside, second.ipv4)
+    finally:
+        resident.kill()
+        resident.wait(10)
+    done = enrol(world, second)
+    assert done.returncode == 0, done.stderr
+    echo = Echo(world, second, PORT)
+    assert asks(world, client, second.ipv4) == b"hello"
+    echo.close()
+    assert init_check(first) == 1, "nobody lives there any more: it is let go"
+
+
+def test_rules_stay_as_long_as_somebody_lives_in_a_namespace_that_is_no_pods_any_more(
+    make_world: Callable[..., World],
+) -> None:
+    world = make_world("--verify-interval", "0.5")
+    server, outside = world.pod("server"), world.stranger("outside")
+    echo = Echo(world, server, PORT)
+    world.start()
+    resident = subprocess.Popen(server.command("sleep", "120"))
+    try:
+        world.withdraw(server)
+        record = world.mesh.wait_for_log(lambda line: "still lives in its namespace" in str(line.get("msg")))
+        assert record is not None
+        assert f"demo/server left the mesh (its manifest is gone), but process {resident.pid} (sleep)" in record["msg"]
+        world.until(lambda: world.count("quietwire_pods", state="left") == 1, "it is counted")
+        with pytest.raises(ConnectionRefusedError):
+            asks(world, outside, server.ipv4)
+        with pytest.raises(ConnectionRefusedError):
+            world.connect(server, outside.ipv4, PORT)
+        # The manifest that says so lets it go on in plaintext, and the one that comes back enrols it again.
+        world.declare(server)
+        world.until(lambda: init_check(server) == 0 and world.ready()["ready"], "captured again")
+        assert world.count("quietwire_pods", state="left") == 0
+        world.declare(server, annotations={"linkerd.io/inject": "disabled"})
+        world.until(lambda: init_check(server) == 1, "let go")
+        assert asks(world, outside, server.ipv4) == b"hello"
+        world.declare(server)
+        world.until(lambda: init_check(server) == 0 and world.ready()["ready"], "captured again")
+        world.withdraw(server)
+        world.until(lambda: world.count("quietwire_pods", state="left") == 1, "it stays refused")
+    finally:
+        resident.send_signal(signal.SIGKILL)
+        resident.wait(10)
+    world.until(lambda: world.count("quietwire_pods", state="left") == 0, "the last one to live there has ended")
+    assert init_check(server) == 1
+    echo.close()
+
+
+def test_a_pod_with_another_uid_is_another_pod(make_world: Callable[..., World]) -> None:
+    """The kubelet starts a pod of the same name while the former one's processes are still ending."""
+    world = make_world()
+    client = world.pod("client")
+    first, second = world.stranger("first"), world.stranger("second")
+    world.start()
+    declare_without_namespace(world, "web", first, uid=UID)
+    assert enrol(world, first).returncode == 0
+    resident = subprocess.Popen(first.command("sleep", "120"))
+    try:
+        declare_without_namespace(world, "web", second, uid=UID.replace("0", "f"))
+        done = enrol(world, second)
+        assert done.returncode == 0, done.stderr
+        echo = Echo(world, second, PORT)
+        assert asks(world, client, second.ipv4) == b"hello"
+        echo.close()
+        assert init_check(first) == 0, "whoever still lives there is refused"
+    finally:
+        resident.kill()
+        resident.wait(10)
