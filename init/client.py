@@ -60,7 +60,10 @@ def run_batch(requests: Sequence[BatchRequest], timeout: float) -> list[BatchRes
         )
     except subprocess.TimeoutExpired:
         return [BatchResult(request.id, ok=False, error=f"no result in {timeout:g} s") for request in requests]
-    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    try:
+        answers = [json.loads(line) for line in done.stdout.splitlines()]
+    except ValueError:  # it was ended in the middle of a line
+        answers = []
     if done.returncode != 0 or len(answers) != len(requests):
         said = done.stderr.strip().splitlines()[-1:] or [f"exit status {done.returncode}"]
         return [BatchResult(request.id, ok=False, error=f"init failed: {said[0]}") for request in requests]

@@ -11,7 +11,6 @@ Nothing that a client does may end the agent, or keep the other pods from being 
 
 import asyncio
 import contextlib
-import errno
 import json
 import logging
 import os
@@ -41,7 +40,6 @@ MAX_CLIENTS_OF_A_PROCESS = 4
 MAX_STRANGERS = 64
 """Of processes that are in no pod and do not administer the host: containers that the kubelet knows nothing of."""
 ACCEPTED_AT_ONCE = 16
-SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
 SHORTAGE_SECONDS = 0.5
 """How long nobody is accepted after descriptors or memory ran out."""
 TOLD_SECONDS = 10.0
@@ -128,9 +126,7 @@ class EnrolmentSocket:
                 client, _ = self._sock.accept()
             except (BlockingIOError, ConnectionAbortedError):
                 return
-            except OSError as error:
-                if error.errno not in SHORTAGES:
-                    raise
+            except OSError as error:  # EMFILE, ENFILE, ENOBUFS, ENOMEM: perhaps soon not any more
                 self._pause(self._sock, error)
                 return
             self._take(client)

@@ -22,6 +22,8 @@ MAX_PENDING = 512 * 1024 * 1024
 """Bytes that may wait for a process that does not read; then it is taken for hung."""
 MAX_FDS = 16
 """Descriptors of one frame."""
+MAX_UNREAD = 1024
+"""Messages that wait to be received; then nothing more is read, and the other end's wait grows instead."""
 
 _HEADER = struct.Struct("!IB")
 _READ = 262144
@@ -49,17 +51,24 @@ class Channel(Generic[M]):
         self._fds: deque[int] = deque()
         self._closed: str | None = None
         self._messages: asyncio.Queue[tuple[M, list[int]] | None] = asyncio.Queue()
+        self._reading = True
         self._loop.add_reader(sock.fileno(), self._on_readable)
 
     def send(self, message: msgspec.Struct, fds: tuple[int, ...] = ()) -> None:
-        """Sends a message. The descriptors are duplicated now, so the caller keeps, or closes, its own."""
+        """Sends a message. The descriptors are duplicated now, so the caller keeps, or closes, its own.
+
+        Raises OSError where they cannot be: nothing is sent then.
+        """
         self.send_encoded(self._encoder.encode(message), fds)
 
     def send_encoded(self, body: bytes, fds: tuple[int, ...] = ()) -> None:
         """Sends a message that was encoded before, for one that goes to several workers."""
         if self._closed is not None:
             return
-        self._queue(memoryview(_HEADER.pack(len(body), len(fds)) + body), tuple(os.dup(fd) for fd in fds))
+        if len(body) > MAX_FRAME or len(fds) > MAX_FDS:
+            self.close(f"a message of {len(body)} bytes with {len(fds)} descriptors is too large to be sent")
+            return
+        self._queue(memoryview(_HEADER.pack(len(body), len(fds)) + body), _duplicates(fds))
 
     def _queue(self, frame: memoryview, fds: tuple[int, ...]) -> None:
         self._outgoing.append((frame, fds))
@@ -115,7 +124,7 @@ class Channel(Generic[M]):
 
     def _decode(self) -> None:
         start = 0
-        while len(self._incoming) - start >= _HEADER.size:
+        while len(self._incoming) - start >= _HEADER.size and self._closed is None:
             length, count = _HEADER.unpack_from(self._incoming, start)
             if length > MAX_FRAME or count > MAX_FDS:
                 self.close(f"a frame of {length} bytes with {count} descriptors is no frame of ours")
@@ -123,11 +132,22 @@ class Channel(Generic[M]):
             end = start + _HEADER.size + length
             if len(self._incoming) < end:
                 break
-            with memoryview(self._incoming) as view:
-                message = self._decoder.decode(view[start + _HEADER.size : end])
+            if len(self._fds) < count:
+                self.close(f"a frame came with {len(self._fds)} descriptors, and said {count}")
+                return
+            try:
+                with memoryview(self._incoming) as view:
+                    message = self._decoder.decode(view[start + _HEADER.size : end])
+            except msgspec.MsgspecError as error:
+                # Whoever went on would not know what it was told: of a policy that is tighter now, say.
+                self.close(f"a message cannot be decoded: {error}")
+                return
             self._messages.put_nowait((message, [self._fds.popleft() for _ in range(count)]))
             start = end
         del self._incoming[:start]
+        if self._reading and self._closed is None and self._messages.qsize() > MAX_UNREAD:
+            self._reading = False
+            self._loop.remove_reader(self._sock.fileno())
 
     async def receive(self) -> tuple[M, list[int]]:
         """The next message with its descriptors, which are the caller's to close. Raises ChannelClosed."""
@@ -135,6 +155,9 @@ class Channel(Generic[M]):
         if item is None:
             self._messages.put_nowait(None)
             raise ChannelClosed(self._closed)
+        if not self._reading and self._closed is None and self._messages.qsize() <= MAX_UNREAD // 2:
+            self._reading = True
+            self._loop.add_reader(self._sock.fileno(), self._on_readable)
         return item
 
     async def flushed(self) -> None:
@@ -146,7 +169,8 @@ class Channel(Generic[M]):
         if self._closed is not None:
             return
         self._closed = why
-        self._loop.remove_reader(self._sock.fileno())
+        if self._reading:
+            self._loop.remove_reader(self._sock.fileno())
         if self._writing:
             self._loop.remove_writer(self._sock.fileno())
         self._sock.close()
@@ -158,3 +182,16 @@ class Channel(Generic[M]):
         while self._fds:
             os.close(self._fds.popleft())
         self._messages.put_nowait(None)
+
+
+def _duplicates(fds: tuple[int, ...]) -> tuple[int, ...]:
+    """All of them, or OSError and none."""
+    made: list[int] = []
+    try:
+        for fd in fds:
+            made.append(os.dup(fd))  # noqa: PERF401 - those that were made must be known when the next one fails
+    except OSError:
+        for fd in made:
+            os.close(fd)
+        raise
+    return tuple(made)

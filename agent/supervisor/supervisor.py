@@ -131,7 +131,7 @@ class Supervisor:
             )
             sock = EnrolmentSocket(config.run_dir / "agent.sock", handing_over.serve)
             await sock.start()
-            status_code = await self._until_stopped(tasks)
+            status_code = await self._until_stopped([*tasks, *self.workers.keepers])
             await sock.close()
             # After a fault nobody follows what live connections are allowed any more: they end now.
             await self._shut_down(tasks, 0.0 if status_code else config.drain_seconds)
@@ -156,8 +156,8 @@ class Supervisor:
         if not ended:
             return 0
         log.critical(
-            "what follows %s has ended by a fault (its traceback is above): the agent ends, and its pods are refused "
-            "until it is started again",
+            "%s has ended by a fault (its traceback is above), and the agent cannot be without it: it ends, and its "
+            "pods are refused until it is started again",
             ended[0],
         )
         stopping.cancel()

@@ -57,8 +57,18 @@ class Worker:
         self._pods: dict[str, EnrolledPod] = {}
 
     async def run(self) -> None:
-        """Serves until the channel ends or a drain is done."""
-        spawn(self._sweep(), name="sweep")
+        """Serves until the channel ends or a drain is done, or until what it cannot be without has died.
+
+        Whoever went on without the sweep would let strangers wait for ever, and count them for ever.
+        """
+        needed = {spawn(self._obey(), name="messages"), spawn(self._sweep(), name="sweep")}
+        ended, others = await asyncio.wait(needed, return_when=asyncio.FIRST_COMPLETED)
+        for task in others:
+            task.cancel()
+        for task in ended:
+            task.result()  # raises what it died of: the process ends, and is replaced
+
+    async def _obey(self) -> None:
         while True:
             try:
                 message, fds = await self._channel.receive()
@@ -119,11 +129,18 @@ class Worker:
         enrolled = self._pods[message.pod] = EnrolledPod(message.pod, netns_fd, self._home_fd)
         servers = self._servers[message.pod] = []
         loop = asyncio.get_running_loop()
-        for name, sock in zip(message.listeners, sockets, strict=True):
-            direction = Direction.OUTBOUND if name.startswith("outbound") else Direction.INBOUND
-            servers.append(
-                await loop.create_server(Acceptor(self._runtime, enrolled, direction), sock=sock, backlog=BACKLOG)
-            )
+        try:
+            for name, sock in zip(message.listeners, sockets, strict=True):
+                direction = Direction.OUTBOUND if name.startswith("outbound") else Direction.INBOUND
+                servers.append(
+                    await loop.create_server(Acceptor(self._runtime, enrolled, direction), sock=sock, backlog=BACKLOG)
+                )
+        except OSError as error:
+            for sock in sockets:
+                sock.close()
+            self._unenrol(message.pod, "it cannot be listened for")
+            self._channel.send(messages.EnrolFailed(message.pod, f"the worker cannot listen for it: {error.strerror}"))
+            return
         self._channel.send(messages.Captured(message.pod))
 
     def _unenrol(self, key: str, reason: str) -> None:

@@ -83,12 +83,13 @@ class Workers:
         self._releases: dict[tuple[int, str], asyncio.Future[None]] = {}
         self._numbers = itertools.count(1)
         self._stopping = False
-        self._keepers: list[asyncio.Task[None]] = []
+        self.keepers: list[asyncio.Task[None]] = []
+        """One for each place. One that dies, by a fault of ours, leaves its place empty: the agent ends."""
 
     def start(self) -> None:
         """Starts every worker, and keeps each place filled until `stop`. Raises OSError where there is no memory."""
         self.session_memory = session_memory.create(len(self.handles))
-        self._keepers = [spawn(self._keep(handle), name=f"worker {handle.index}") for handle in self.handles]
+        self.keepers = [spawn(self._keep(handle), name=f"worker {handle.index}") for handle in self.handles]
 
     async def _keep(self, handle: WorkerHandle) -> None:
         clock = asyncio.get_running_loop().time
@@ -134,8 +135,8 @@ class Workers:
         try:
             for message, fds in self._greet(handle):
                 channel.send(message, fds)
-        except OSError as error:  # no descriptors: half told, it must not go on beside its successor
-            channel.close(f"it could not be told what it needs ({error.strerror})")
+        except BaseException as error:  # no descriptors, say: half told, it must not go on beside its successor
+            channel.close(f"it could not be told what it needs ({error})")
             process.kill()
             await process.wait()
             handle.pid = None
@@ -144,23 +145,27 @@ class Workers:
         reader = spawn(self._listen(handle, channel), name=f"worker {handle.index} messages")
         status = await process.wait()
         channel.close(f"the process ended ({status})")
-        await reader
+        why = await reader
         handle.channel = None
         handle.pid = None
         handle.captured.clear()
         handle.refused.clear()
         self._changed()
-        return signal.Signals(-status).name if status < 0 else f"exit status {status}"
+        return f"{signal.Signals(-status).name if status < 0 else f'exit status {status}'}: {why}"
 
-    async def _listen(self, handle: WorkerHandle, channel: Channel[messages.ToSupervisor]) -> None:
+    async def _listen(self, handle: WorkerHandle, channel: Channel[messages.ToSupervisor]) -> str:
+        """Does what a worker says, until its channel ends; why it did. The worker ends too, whatever happens here."""
+        try:
+            return await self._heed(handle, channel)
+        finally:
+            self._kill(handle)  # a process whom nobody hears, or tells anything, would serve on by what held yesterday
+
+    async def _heed(self, handle: WorkerHandle, channel: Channel[messages.ToSupervisor]) -> str:
         while True:
             try:
                 message, _ = await channel.receive()
             except ChannelClosed as closed:
-                if handle.pid is not None and not self._stopping and "hung" not in str(closed):
-                    log.debug("worker %d: %s", handle.index, closed)
-                self._kill(handle)  # a process whose channel is gone serves on without being told anything
-                return
+                return str(closed)
             match message:
                 case messages.Captured(pod):
                     handle.captured.add(pod)
@@ -248,8 +253,8 @@ class Workers:
         """Has every worker finish its connections and end; returns when all have ended."""
         self._stopping = True
         self.broadcast(messages.Drain(seconds))
-        if self._keepers:
-            await asyncio.wait(self._keepers)
+        if self.keepers:
+            await asyncio.wait(self.keepers)
 
     def kill(self) -> None:
         """Ends every worker now."""

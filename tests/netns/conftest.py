@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,10 +28,10 @@ def make_world(tmp_path: Path) -> Iterator[Callable[..., World]]:
     """Makes worlds, and takes them down after the test."""
     made: list[World] = []
 
-    def make(*flags: str, workers: int = 2) -> World:
+    def make(*flags: str, workers: int = 2, **more: Any) -> World:
         directory = tmp_path / f"world{len(made)}"
         directory.mkdir()
-        made.append(World(directory, *flags, workers=workers))
+        made.append(World(directory, *flags, workers=workers, **more))
         return made[-1]
 
     yield make

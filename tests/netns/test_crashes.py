@@ -168,3 +168,38 @@ def test_short_lived_svids_are_renewed_and_no_connection_notices(make_world: Cal
     held.close()
     echo.close()
     assert time.time() < max(world.mesh.expiries().values())
+
+
+def test_after_a_fault_of_the_agents_live_connections_end_at_once_and_not_after_the_drain(
+    make_world: Callable[..., World], tmp_path: Path
+) -> None:
+    """Nobody follows any more what they are allowed. The fault is brought about in a part that the agent needs."""
+    trigger = tmp_path / "fault"
+    code = f"""
+import asyncio, pathlib, sys
+from agent.supervisor.supervisor import Supervisor
+
+async def fault(self, keeper):
+    while not pathlib.Path({str(trigger)!r}).exists():
+        await asyncio.sleep(0.01)
+    raise ZeroDivisionError("brought about by a test")
+
+Supervisor._report = fault
+from agent.cli import main
+sys.exit(main())
+"""
+    world = make_world("--drain-timeout", "100", program=("-c", code))
+    client, server = world.pod("client"), world.pod("server")
+    echo = Echo(world, server, PORT)
+    world.start()
+    with world.connect(client, server.ipv4, PORT) as held:
+        held.sendall(b"hello")
+        assert held.recv(100) == b"hello"
+        trigger.touch()
+        with pytest.raises(ConnectionResetError):
+            held.recv(100)
+    ended = world.mesh.wait_for_log(lambda line: "identity report has ended by a fault" in str(line.get("msg")))
+    assert ended is not None
+    with pytest.raises(ConnectionRefusedError):
+        world.connect(client, server.ipv4, PORT)
+    echo.close()

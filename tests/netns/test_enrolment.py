@@ -36,7 +36,7 @@ except EnrolError as error:
 
 
 def takes_address_of(victim: Player, attacker: Player) -> None:
-    """What root in any pod may do: `ip addr add` on lo. ARP for it stays unanswered: the bridge is not what is tried."""
+    """What root in any pod may do: `ip addr add` on lo. ARP for it stays unanswered: no bridge is what is tried."""
     subprocess.run(attacker.command("sysctl", "-qw", "net.ipv4.conf.all.arp_ignore=1"), check=True, timeout=10)
     for address, bits in ((victim.ipv4, 32), (victim.ipv6, 128)):
         command = attacker.command("ip", "address", "add", f"{address}/{bits}", "dev", "lo")

@@ -51,7 +51,14 @@ _numbers = itertools.count(1)
 class World:
     """One stage with one agent."""
 
-    def __init__(self, directory: Path, *flags: str, workers: int = 2, trust_domain: str = TRUST_DOMAIN) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *flags: str,
+        workers: int = 2,
+        trust_domain: str = TRUST_DOMAIN,
+        program: tuple[str, ...] = ("-m", "agent.cli"),
+    ) -> None:
         name = f"qw{os.getpid()}n{next(_numbers)}"
         self.directory = directory
         self.stage = Stage(name, prefix=f"{name}-")
@@ -59,6 +66,7 @@ class World:
             directory / "mesh",
             node=NODE,
             trust_domain=trust_domain,
+            program=program,
             flags=(
                 "--workers",
                 str(workers),

@@ -53,7 +53,9 @@ async def test_the_nodes_own_namespace_is_never_captured_whatever_a_manifest_say
     enrolment: Enrolment, written: list[str], told_by: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each way of telling it is enough by itself: an agent may have a namespace of its own."""
-    if told_by == "it is the kernel's first":
+    if told_by == "it is the agent's own":
+        monkeypatch.setattr(module, "whose", lambda *_: init_netns.Whose.POD)
+    else:
         monkeypatch.setattr(netns, "host_netns", lambda: NetnsId(0, 0))
         monkeypatch.setattr(init_netns, "FIRST_INODE", os.stat("/proc/self/ns/net").st_ino)
     await enrolment.reconcile({HOST.key: Desired(HOST, options_for(HOST))}, {HOST.key: None})

@@ -63,7 +63,7 @@ async def test_the_death_of_what_the_agent_cannot_be_without_ends_it_and_it_is_n
         assert await supervisor._until_stopped(tasks) == EXIT_FAULT
     ready.append(supervisor.ready)
     assert ready == [True, False]
-    assert "what follows catalog has ended by a fault" in caplog.text
+    assert "catalog has ended by a fault" in caplog.text
     assert "ZeroDivisionError" in caplog.text
     tasks[0].cancel()
 

@@ -1,13 +1,19 @@
-"""Worker processes that cannot be told what they need."""
+"""Worker processes: told what they need, heard, and not left alone when either is not so any more."""
 
 import asyncio
 import errno
 import os
+import socket
+import sys
 from collections.abc import Iterator
+from typing import Any
 
 import msgspec
 import pytest
 
+from agent.supervisor import messages
+from agent.supervisor import workers as module
+from agent.supervisor.channel import Channel
 from agent.supervisor.workers import WorkerHandle, Workers
 
 
@@ -46,3 +52,92 @@ async def test_a_worker_that_could_not_be_greeted_is_gone_before_its_successor_c
     os.close(workers.session_memory)
     assert "it could not be started: Too many open files" in caplog.text
     assert len(pids) == 2
+
+
+class Pair:
+    """Two places for workers, filled by nobody: the test speaks for both."""
+
+    def __init__(self, **more: Any) -> None:
+        given = {"greet": lambda _: (), "changed": lambda: None, "counted": lambda *_: None} | more
+        self.workers = Workers(2, node="node-a", log_format="text", log_level="error", **given)
+        self.theirs: list[Channel[messages.ToWorker]] = []
+        self.listening: list[asyncio.Task[str]] = []
+        for handle in self.workers.handles:
+            ours, theirs = socket.socketpair()
+            handle.channel = Channel(ours, messages.ToSupervisor)
+            self.theirs.append(Channel(theirs, messages.ToWorker))
+            self.listening.append(asyncio.ensure_future(self.workers._listen(handle, handle.channel)))  # noqa: TID251 - its death is looked at
+
+    async def answer(self, index: int) -> None:
+        """One worker says that it has carried out what it was told to."""
+        message, _ = await self.theirs[index].receive()
+        assert isinstance(message, messages.Sync)
+        self.theirs[index].send(messages.Synced(message.number))
+
+    async def close(self) -> None:
+        for channel in self.theirs:
+            channel.close()
+        await asyncio.wait(self.listening)
+
+
+async def test_what_is_in_force_is_in_force_in_every_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A root's rotation goes on only then: a worker that was not waited for would refuse peers under the new one."""
+    pair = Pair()
+    async with asyncio.timeout(10):
+        both = asyncio.gather(pair.workers.sync(), pair.answer(0), pair.answer(1))
+        assert (await both)[0]
+        monkeypatch.setattr(module, "SYNC_SECONDS", 0.05)
+        assert (await asyncio.gather(pair.workers.sync(), pair.answer(0)))[0] is False
+        assert (await asyncio.gather(pair.workers.sync(), pair.answer(0)))[0] is False, "an old answer is none"
+        pair.workers.handles[1].channel = None  # one that starts is told anew
+        assert (await asyncio.gather(pair.workers.sync(), pair.answer(0)))[0]
+    await pair.close()
+
+
+@pytest.mark.parametrize("end", ["it says what nobody understands", "what it says is heard with a fault of ours"])
+async def test_a_worker_whom_nobody_hears_any_more_ends(end: str) -> None:
+    """It would serve on, by the policy of yesterday."""
+
+    def fault(*_: object) -> None:
+        raise ZeroDivisionError
+
+    pair = Pair(changed=fault)
+    handle = pair.workers.handles[0]
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", "input()", stdin=asyncio.subprocess.PIPE)
+    handle.pid = process.pid
+    if end.startswith("it says"):
+        pair.theirs[0].send(messages.Sync(1))  # which is for a worker to be told
+    else:
+        pair.theirs[0].send(messages.Captured("demo/web"))
+    async with asyncio.timeout(10):
+        await asyncio.wait([pair.listening[0]])
+        assert await process.wait() == -9
+    handle.pid = None
+    if end.startswith("it says"):
+        assert "a message cannot be decoded" in pair.listening[0].result()
+    else:
+        assert isinstance(pair.listening[0].exception(), ZeroDivisionError)
+    await pair.close()
+
+
+async def test_a_place_that_is_kept_no_more_is_known_to_who_ends_the_agent() -> None:
+    def greet(_: WorkerHandle) -> Iterator[tuple[msgspec.Struct, tuple[int, ...]]]:
+        raise ZeroDivisionError
+
+    workers = Workers(
+        1,
+        node="node-a",
+        log_format="text",
+        log_level="error",
+        greet=greet,
+        changed=lambda: None,
+        counted=lambda *_: None,
+    )
+    workers.start()
+    async with asyncio.timeout(30):
+        await asyncio.wait(workers.keepers)
+    assert isinstance(workers.keepers[0].exception(), ZeroDivisionError)
+    assert workers.handles[0].pid is None, "no process is left behind"
+    workers.kill()
+    await workers.drain(0)
+    os.close(workers.session_memory)

@@ -36,8 +36,10 @@ class Mesh:
         flags: tuple[str, ...] = ("--drain-timeout=2",),
         manifests: Path | None = None,
         access_log: bool = True,
+        program: tuple[str, ...] = ("-m", "agent.cli"),
     ) -> None:
         self.directory = directory
+        self._program = program
         self._verb = verb
         self._flags = (*(("--access-log",) if access_log else ()), *flags)
         self._node = node
@@ -93,7 +95,7 @@ class Mesh:
         """Starts `quietwire up` and waits for its `ready`. Raises MeshError."""
         process = subprocess.Popen(
             [
-                *(sys.executable, "-m", "agent.cli", *self._verb),
+                *(sys.executable, *self._program, *self._verb),
                 *("--manifests", str(self.manifests), "--state", str(self.directory / "state")),
                 *("--run-dir", str(self.directory / "run"), "--node", self._node),
                 *("--trust-domain", self.trust_domain, "--admin", "127.0.0.1:0"),
