@@ -1,10 +1,15 @@
 """Who may enrol which namespace: whoever reaches the enrolment socket takes over and strips nobody."""
 
+import array
 import json
+import resource
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import pytest
 
@@ -33,6 +38,11 @@ except EnrolError as error:
         timeout=60,
         check=False,
     )
+
+
+def says(words: str, line: dict[str, Any]) -> bool:
+    """Whether a line of the log has these words."""
+    return words in str(line.get("msg"))
 
 
 def takes_address_of(victim: Player, attacker: Player) -> None:
@@ -184,3 +194,43 @@ def test_a_pod_with_another_uid_is_another_pod(make_world: Callable[..., World])
     finally:
         resident.kill()
         resident.wait(10)
+
+
+def test_descriptors_that_ran_out_end_nothing_and_pods_are_enrolled_once_there_are_some(
+    make_world: Callable[..., World],
+) -> None:
+    world = make_world("--verify-interval", "0.5")
+    client, server = world.pod("client"), world.pod("server")
+    late, handed = world.stranger("late"), world.stranger("handed")
+    echo = Echo(world, server, PORT)
+    world.start()
+    supervisor = world.mesh.pid
+    assert supervisor is not None
+    _, hard = resource.prlimit(supervisor, resource.RLIMIT_NOFILE)
+    path = str(world.mesh.directory / "run" / "agent.sock")
+    crowd = []
+    resource.prlimit(supervisor, resource.RLIMIT_NOFILE, (3, hard))  # what is open stays so
+    try:
+        for _ in range(100):
+            sock = socket.socket(socket.AF_UNIX)
+            sock.connect(path)
+            fds = array.array("i", [0] * 4)
+            sock.sendmsg([b"{"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)])
+            crowd.append(sock)
+        world.declare(late)
+        declare_without_namespace(world, "handed", handed)
+        for words in ("nobody is accepted for", "enrolment: a round failed"):
+            assert world.mesh.wait_for_log(partial(says, words)), words
+        assert asks(world, client, server.ipv4) == b"hello", "what is captured is served"
+    finally:
+        resource.prlimit(supervisor, resource.RLIMIT_NOFILE, (hard, hard))
+        for sock in crowd:
+            sock.close()
+    done = enrol(world, handed)
+    assert done.returncode == 0, done.stderr
+    world.until(lambda: world.ready()["ready"], "all are captured")
+    assert world.mesh.pid == supervisor
+    assert world.count("quietwire_worker_restarts_total") == 0
+    for player in (late, handed):
+        assert init_check(player) == 0
+    echo.close()
