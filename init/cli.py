@@ -5,9 +5,9 @@ import json
 import os
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
-from init.constants import AGENT_SOCKET, BACKENDS, INBOUND_PORT, OUTBOUND_PORT
+from init.constants import AGENT_MARK, AGENT_SOCKET, BACKENDS, INBOUND_PORT, MARK_MASK, OUTBOUND_PORT
 from init.model import Family, OptionError, Options, parse_ports
 from init.netns import NetnsError, Whose, enter, open_netns, whose
 
@@ -19,6 +19,10 @@ EPILOG = """examples:
   quietwire init apply --enrol                         in a pod's own init container: current namespace
 
 Only TCP is captured; UDP and QUIC pass."""
+SHOWN_MARK = (
+    f"# {AGENT_MARK}: a number that the agent draws, another one for each pod, and that is shown to nobody.\n"
+    "# Where no agent has run since the machine was started, rules with it are left out: all is refused until one does."
+)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -119,9 +123,13 @@ def _not_a_pods(fd: int) -> str | None:
 
 
 def _act(given: argparse.Namespace, options: Options, fd: int) -> int:
+    from init import agent_mark  # noqa: PLC0415 - as the next
     from init.engine import Request, run  # noqa: PLC0415 - after the usage errors, which need none of it
 
-    (result,) = run([Request(given.verb, fd, options, given.backend)], time.clock_gettime(time.CLOCK_BOOTTIME))
+    (result,) = run(
+        [Request(given.verb, fd, options, given.backend, key=agent_mark.read())],
+        time.clock_gettime(time.CLOCK_BOOTTIME),
+    )
     for note in result.notes:
         sys.stderr.write(f"quietwire init: {note}\n")
     if result.error is not None:
@@ -157,7 +165,8 @@ def _show(options: Options, backend: str, *, as_json: bool) -> int:
     from init import kernel, legacy, nft  # noqa: PLC0415 - only here
 
     shown = "nft" if backend == "nft" else "legacy"
-    rules = nft.show(options) if shown == "nft" else legacy.show(options)
+    marked = replace(options, mark=MARK_MASK + 1)  # any: it is not shown
+    rules = nft.show(marked) if shown == "nft" else legacy.show(marked)
     routes = kernel.show(options.families)
     if as_json:
         families = [str(family) for family in Family if family in options.families]
@@ -166,7 +175,7 @@ def _show(options: Options, backend: str, *, as_json: bool) -> int:
             + "\n"
         )
     else:
-        sys.stdout.write(f"{rules}\n{routes}\n")
+        sys.stdout.write(f"{rules}\n{routes}\n{SHOWN_MARK}\n")
     return 0
 
 

@@ -2,11 +2,12 @@
 
 OUTBOUND_PORT = 4140
 INBOUND_PORT = 4143
-MARK = 0x539
-"""On every socket that the agent dials with: its traffic is never captured."""
 REPLY_MARK = 0x111
 """On connections that the agent opened from a client's own address: replies come back over lo."""
 MARK_MASK = 0xFFF
+"""What of a connection's mark, and of the mark by which replies are routed, is ours."""
+AGENT_MARK = "AGENT_MARK"
+"""What people read in place of the mark that the agent's own sockets have (init.agent_mark)."""
 CONNTRACK_ZONE = 0x539
 """Where conntrack keeps what the agent dials: apart from what others dial with the same four numbers."""
 ROUTE_TABLE = 100

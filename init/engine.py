@@ -13,18 +13,21 @@ import socket
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from init import kernel, nft, tables
-from init.constants import MEMORY_DIRECTORY
+from init.agent_mark import mark_of_namespace
+from init.constants import MARK_MASK, MEMORY_DIRECTORY
 from init.kernel import KernelError, Memory
 from init.legacy import LegacyError
 from init.model import Family, Options
 from init.netns import enter, unshare
 from init.nft import NftError
+
+T = TypeVar("T")
 
 APPLY, CHECK, REMOVE = "apply", "check", "remove"
 
@@ -43,6 +46,9 @@ class Request:
     backend: str = "auto"
     recall: bool = False
     """Tables that are as they were when all was found in force need not be read."""
+    key: bytes | None = None
+    """Of which the agent's mark in the namespace is made, where `options` have none. Without either, the mark that is
+    in the rules already is left there."""
 
 
 @dataclass
@@ -92,6 +98,9 @@ def run(requests: Sequence[Request], now: float) -> list[Result]:
     for request, result in zip(requests, results, strict=True):
         try:
             enter(request.netns_fd)
+            if request.key is not None and request.options.mark is None:
+                marked = replace(request.options, mark=mark_of_namespace(request.key))
+                request = replace(request, options=marked)  # noqa: PLW2901 - the same one, with what it depends on
             memory = Memory.load()
             backend = request.backend
             if backend == "auto":
@@ -174,7 +183,9 @@ def _legacy_works() -> bool:
         xtables = _xtables()
         xtables.usable(Family.IPV4)
         if scratch:  # what is written must be what is read: a library may say nothing of what it does not know
-            everything = Options(skip_inbound_ports=((9, 9),), skip_outbound_subnets=("192.0.2.0/24",))
+            everything = Options(
+                skip_inbound_ports=((9, 9),), skip_outbound_subnets=("192.0.2.0/24",), mark=MARK_MASK + 1
+            )
             xtables.apply(Family.IPV4, everything)
             return not xtables.missing(Family.IPV4, everything)
     except (LegacyError, ImportError):
@@ -209,11 +220,14 @@ def _kernel_part(job: _Job) -> None:
 
 def _nft_part(job: _Job) -> None:
     if job.backend == "nft":
+        options = job.request.options
+        if job.request.op != REMOVE:
+            options = _with_mark(options, nft.mark_in_force, job.families)
         match job.request.op:
             case "apply":
-                job.result.changed |= nft.apply(job.request.options, job.families)
+                job.result.changed |= nft.apply(options, job.families)
             case "check":
-                job.result.missing += nft.missing(job.request.options, job.families)
+                job.result.missing += nft.missing(options, job.families)
             case _:
                 job.result.changed |= nft.remove()
     elif job.other_backend and job.request.op != CHECK:
@@ -285,6 +299,8 @@ def _legacy_job(family: Family, job: _Job) -> dict[str, Any]:
         enter(job.request.netns_fd)
         if job.request.op == REMOVE:
             return {"changed": _xtables().remove(family)}
+        if options is not None:
+            options = _with_mark(options, _xtables().mark_in_force, family)
         before = tables.fingerprints(family, options)
         if options is None:
             answer = {"changed": _xtables().remove(family)}
@@ -300,6 +316,11 @@ def _legacy_job(family: Family, job: _Job) -> dict[str, Any]:
             return {}  # tables that cannot be opened hold no rules of ours
         return {"error": str(error)}
     return answer
+
+
+def _with_mark(options: Options, in_force: Callable[[T], int | None], where: T) -> Options:
+    """Options with the mark that is in force, for those who do not know the agent's: a pod's own init step, say."""
+    return options if options.mark is not None else replace(options, mark=in_force(where))
 
 
 def _in_child(work: Callable[[Callable[[Any], None]], object]) -> tuple[list[Any], int]:

@@ -46,12 +46,12 @@ class Memory:
     read_at: dict[str, float] = field(default_factory=dict)
     """By family: when that was, seconds since the machine was started."""
     cookie: int = 0
-    path: Path = field(default_factory=lambda: Path(MEMORY_DIRECTORY) / f"{_inode()}.json")
+    path: Path = field(default_factory=lambda: Path(MEMORY_DIRECTORY) / f"{inode()}.json")
 
     @classmethod
     def load(cls) -> "Memory":
         """The memory of the current namespace; empty where there is none, or none that can be read."""
-        memory = cls(cookie=_cookie())
+        memory = cls(cookie=cookie())
         try:
             known = json.loads(memory.path.read_text(encoding="utf-8"))
             if known["cookie"] != memory.cookie:
@@ -111,7 +111,8 @@ class Memory:
             return
 
 
-def _cookie() -> int:
+def cookie() -> int:
+    """The number of the current namespace that none gets again until the next boot; 0 before Linux 5.14."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             return int.from_bytes(probe.getsockopt(socket.SOL_SOCKET, SO_NETNS_COOKIE, 8), "little")
@@ -119,7 +120,8 @@ def _cookie() -> int:
             return 0
 
 
-def _inode() -> int:
+def inode() -> int:
+    """The inode of the current namespace: no other that is alive has it."""
     return os.stat("/proc/thread-self/ns/net").st_ino
 
 

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from init.constants import MARK_MASK, REPLY_MARK
-from init.model import Family, Hook, Options, Ports, Rule, Verdict, chains
+from init.constants import AGENT_MARK, MARK_MASK, REPLY_MARK
+from init.model import Chain, Family, Options, Ports, Rule, Verdict, chains
 
 Spec = dict[str, Any]
 
@@ -16,7 +16,7 @@ def spec(rule: Rule) -> Spec:
     """A rule as python-iptables writes it."""
     found: Spec = {}
     if rule.mark is not None:
-        found["mark"] = {"mark": _masked(rule.mark)}
+        found["mark"] = {"mark": f"{rule.mark:#x}"}
     if rule.connmark is not None:
         found["connmark"] = {"mark": _masked(rule.connmark)}
     if rule.out_loopback:
@@ -42,7 +42,9 @@ def spec(rule: Rule) -> Spec:
         case Verdict.REMEMBER:
             found["target"] = {"CONNMARK": {"set-xmark": _masked(REPLY_MARK)}}
         case Verdict.MARK_REPLY:
-            found["target"] = {"MARK": {"set-xmark": _masked(REPLY_MARK)}}
+            found["target"] = {"MARK": {"set-xmark": f"{REPLY_MARK:#x}/0xffffffff"}}
+        case Verdict.UNMARK:
+            found["target"] = {"MARK": {"set-xmark": "0x0/0xffffffff"}}
         case Verdict.DROP:
             found["target"] = "DROP"
         case Verdict.OWN_ZONE:
@@ -50,13 +52,16 @@ def spec(rule: Rule) -> Spec:
     return found
 
 
-def jump(hook: Hook) -> Spec:
+def jump(chain: Chain) -> Spec:
     """The rule in the kernel's chain that leads to ours."""
-    return {"protocol": "tcp", "target": hook.chain}
+    found: Spec = {"protocol": "tcp", "target": chain.hook.chain}
+    if chain.mark is not None:
+        found["mark"] = {"mark": f"{chain.mark:#x}"}
+    return found
 
 
 def text(rule: Rule) -> str:
-    """A rule as iptables-save prints it, without its chain."""
+    """A rule as iptables-save prints it, without its chain, for people to read: the agent's mark is not told."""
     parts = []
     if rule.source is not None:
         parts.append(f"-s {rule.source}")
@@ -67,7 +72,7 @@ def text(rule: Rule) -> str:
     if rule.ports or rule.invalid or rule.verdict is Verdict.REDIRECT:
         parts.append("-p tcp")
     if rule.mark is not None:
-        parts.append(f"-m mark --mark {_masked(rule.mark)}")
+        parts.append(f"-m mark --mark {AGENT_MARK}")
     if rule.connmark is not None:
         parts.append(f"-m connmark --mark {_masked(rule.connmark)}")
     if rule.spare_resets:
@@ -83,7 +88,8 @@ def text(rule: Rule) -> str:
             Verdict.REMEMBER: f"-j CONNMARK --set-xmark {_masked(REPLY_MARK)}",
             Verdict.DROP: "-j DROP",
             Verdict.OWN_ZONE: f"-j CT --zone-orig {rule.zone}",
-            Verdict.MARK_REPLY: f"-j MARK --set-xmark {_masked(REPLY_MARK)}",
+            Verdict.MARK_REPLY: f"-j MARK --set-xmark {REPLY_MARK:#x}/0xffffffff",
+            Verdict.UNMARK: "-j MARK --set-xmark 0x0/0xffffffff",
         }[rule.verdict]
     )
     return " ".join(parts)
@@ -100,7 +106,8 @@ def show(options: Options) -> str:
             lines.append(f"*{table}")
             lines += [f":{chain.hook.chain} - [0:0]" for chain in here]
             for chain in here:
-                lines.append(f"-I {chain.hook.builtin} 1 -p tcp -j {chain.hook.chain}")
+                mark = "" if chain.mark is None else f" -m mark --mark {AGENT_MARK}"
+                lines.append(f"-I {chain.hook.builtin} 1 -p tcp{mark} -j {chain.hook.chain}")
                 lines += [f"-A {chain.hook.chain} {text(rule)}" for rule in chain.rules]
             lines.append("COMMIT")
     return "\n".join(lines)

@@ -8,7 +8,7 @@ import ipaddress
 from dataclasses import dataclass, field
 from enum import Enum
 
-from init.constants import CONNTRACK_ZONE, INBOUND_PORT, MARK, OUTBOUND_PORT, REPLY_MARK
+from init.constants import CONNTRACK_ZONE, INBOUND_PORT, MARK_MASK, OUTBOUND_PORT, REPLY_MARK
 
 MULTIPORT_LIMIT = 15
 """Port references in one multiport match; a range counts as two (xt_multiport)."""
@@ -42,6 +42,8 @@ class Options:
     outbound_port: int = OUTBOUND_PORT
     inbound_port: int = INBOUND_PORT
     ipv6: bool = True
+    mark: int | None = None
+    """By which the agent's own traffic is known (init.agent_mark). None: as long as no agent is, all is captured."""
 
     def __post_init__(self) -> None:
         for name in ("skip_inbound_ports", "skip_outbound_ports"):
@@ -74,6 +76,7 @@ class Hook(Enum):
     NAT_PREROUTING = ("nat", "PREROUTING")
     MANGLE_PREROUTING = ("mangle", "PREROUTING")
     MANGLE_OUTPUT = ("mangle", "OUTPUT")
+    MANGLE_POSTROUTING = ("mangle", "POSTROUTING")
 
     @property
     def table(self) -> str:
@@ -102,6 +105,8 @@ class Verdict(Enum):
     """Sets the connection's mark to REPLY_MARK."""
     MARK_REPLY = "mark_reply"
     """Sets the packet's mark to REPLY_MARK."""
+    UNMARK = "unmark"
+    """Takes the packet's mark off."""
     DROP = "drop"
     """Nothing comes through."""
     OWN_ZONE = "own_zone"
@@ -128,6 +133,7 @@ class Rule:
 
     verdict: Verdict
     mark: int | None = None
+    """The agent's, all 32 bits of it."""
     connmark: int | None = None
     out_loopback: bool = False
     invalid: bool = False
@@ -142,8 +148,8 @@ class Rule:
     def matches(self, packet: Packet) -> bool:
         """Whether the packet meets every match."""
         return (
-            (self.mark is None or packet.mark & 0xFFF == self.mark)
-            and (self.connmark is None or packet.connmark & 0xFFF == self.connmark)
+            (self.mark is None or packet.mark == self.mark)
+            and (self.connmark is None or packet.connmark & MARK_MASK == self.connmark)
             and (not self.out_loopback or packet.out_loopback)
             and (not self.invalid or packet.invalid)
             and not (self.spare_resets and packet.reset)
@@ -160,9 +166,21 @@ class Chain:
     hook: Hook
     rules: tuple[Rule, ...] = field(default_factory=tuple)
 
-    def evaluate(self, packet: Packet) -> Rule | None:
-        """The first rule that matches."""
-        return next((rule for rule in self.rules if rule.matches(packet)), None)
+    @property
+    def mark(self) -> int | None:
+        """The mark that all of its rules want: what does not have it need not go through them."""
+        marks = {rule.mark for rule in self.rules}
+        return marks.pop() if len(marks) == 1 else None
+
+    def evaluate(self, packet: Packet) -> list[Rule]:
+        """The rules that act on a packet, in order: the first that decides about it is the last."""
+        acting = []
+        for rule in self.rules:
+            if rule.matches(packet):
+                acting.append(rule)
+                if rule.verdict in {Verdict.LEAVE, Verdict.REDIRECT, Verdict.DROP}:
+                    break
+        return acting
 
 
 def chains(family: Family, options: Options) -> tuple[Chain, ...]:
@@ -177,31 +195,48 @@ def chains(family: Family, options: Options) -> tuple[Chain, ...]:
     reply reaches an application past the agent, and so does data outside of the window of a captured connection, whose
     four numbers the transparent leg has too. It is dropped. Resets that leave by the wire are spared: the kernel
     says with them that a connection is gone, and conntrack may have forgotten it first.
+
+    The agent's mark excepts from capture, so whoever knew it could except itself. It is on a packet from the agent's
+    socket to the last hook before the device: no socket, filter or capture in the pod is shown it, on loopback neither.
+    So that a leg comes over loopback is noted while its first packet leaves, where nat looks at it. The reply mark
+    excepts from nothing: what may carry it is the answer in a connection that nat has decided about long ago.
     """
+    agents = (
+        []
+        if options.mark is None
+        else [
+            Rule(Verdict.REMEMBER, mark=options.mark, out_loopback=True),
+            Rule(Verdict.LEAVE, mark=options.mark),
+        ]
+    )
     outbound = [
-        Rule(Verdict.LEAVE, mark=MARK),
-        Rule(Verdict.LEAVE, mark=REPLY_MARK),
+        *agents,
         Rule(Verdict.LEAVE, out_loopback=True),
         *(Rule(Verdict.LEAVE, ports=ports) for ports in multiport(options.skip_outbound_ports)),
         *(Rule(Verdict.LEAVE, destination=subnet) for subnet in _of_family(options.skip_outbound_subnets, family)),
         Rule(Verdict.REDIRECT, port=options.outbound_port),
     ]
     inbound = [
-        Rule(Verdict.LEAVE, mark=MARK),
         *(Rule(Verdict.LEAVE, ports=ports) for ports in multiport(options.skip_inbound_ports)),
         *(Rule(Verdict.LEAVE, source=subnet) for subnet in _of_family(options.skip_inbound_subnets, family)),
         Rule(Verdict.REDIRECT, port=options.inbound_port),
     ]
     return (
-        Chain(Hook.RAW_OUTPUT, (Rule(Verdict.OWN_ZONE, mark=MARK, zone=CONNTRACK_ZONE),)),
+        Chain(Hook.RAW_OUTPUT, _of_agent(Rule(Verdict.OWN_ZONE, mark=options.mark, zone=CONNTRACK_ZONE))),
         Chain(Hook.NAT_OUTPUT, tuple(outbound)),
         Chain(Hook.NAT_PREROUTING, tuple(inbound)),
-        Chain(Hook.MANGLE_PREROUTING, (Rule(Verdict.DROP, invalid=True), Rule(Verdict.REMEMBER, mark=MARK))),
+        Chain(Hook.MANGLE_PREROUTING, (Rule(Verdict.DROP, invalid=True),)),
         Chain(
             Hook.MANGLE_OUTPUT,
             (Rule(Verdict.DROP, invalid=True, spare_resets=True), Rule(Verdict.MARK_REPLY, connmark=REPLY_MARK)),
         ),
+        Chain(Hook.MANGLE_POSTROUTING, _of_agent(Rule(Verdict.UNMARK, mark=options.mark))),
     )
+
+
+def _of_agent(rule: Rule) -> tuple[Rule, ...]:
+    """A rule about the agent's own packets, where there are any."""
+    return () if rule.mark is None else (rule,)
 
 
 def multiport(ports: tuple[Ports, ...]) -> tuple[tuple[Ports, ...], ...]:

@@ -7,8 +7,10 @@ finds it again whatever form nft gives to it.
 import hashlib
 import json
 import subprocess
+from collections.abc import Callable
+from typing import Any
 
-from init.constants import MARK_MASK, REPLY_MARK
+from init.constants import AGENT_MARK, MARK_MASK, REPLY_MARK
 from init.model import Chain, Family, Hook, Options, Rule, Verdict, chains
 
 TABLE = "quietwire"
@@ -22,6 +24,7 @@ _BASE = {
     Hook.NAT_PREROUTING: ("nat", "prerouting", -101),
     Hook.MANGLE_PREROUTING: ("filter", "prerouting", -151),
     Hook.MANGLE_OUTPUT: ("route", "output", -151),
+    Hook.MANGLE_POSTROUTING: ("filter", "postrouting", -151),
 }
 
 
@@ -33,7 +36,7 @@ def text(rule: Rule, family: Family) -> str:
     """A rule in nft's language."""
     parts = ["meta l4proto tcp"]
     if rule.mark is not None:
-        parts.append(f"meta mark & {MARK_MASK:#x} == {rule.mark:#x}")
+        parts.append(f"meta mark {rule.mark:#x}")
     if rule.connmark is not None:
         parts.append(f"ct mark & {MARK_MASK:#x} == {rule.connmark:#x}")
     if rule.out_loopback:
@@ -57,10 +60,17 @@ def text(rule: Rule, family: Family) -> str:
             Verdict.REMEMBER: f"ct mark set ct mark & {keep:#x} | {REPLY_MARK:#x}",
             Verdict.DROP: "drop",
             Verdict.OWN_ZONE: f"ct original zone set {rule.zone}",
-            Verdict.MARK_REPLY: f"meta mark set meta mark & {keep:#x} | {REPLY_MARK:#x}",
+            Verdict.MARK_REPLY: f"meta mark set {REPLY_MARK:#x}",
+            Verdict.UNMARK: "meta mark set 0",
         }[rule.verdict]
     )
     return " ".join(parts)
+
+
+def shown(rule: Rule, family: Family) -> str:
+    """A rule for people to read: the agent's mark is not told."""
+    written = text(rule, family)
+    return written if rule.mark is None else written.replace(f"meta mark {rule.mark:#x}", f"meta mark {AGENT_MARK}")
 
 
 def comment(rule: Rule, family: Family) -> str:
@@ -68,9 +78,13 @@ def comment(rule: Rule, family: Family) -> str:
     return "qw-" + hashlib.sha256(text(rule, family).encode()).hexdigest()[:16]
 
 
+def _commented(rule: Rule, family: Family) -> str:
+    return f'{text(rule, family)} comment "{comment(rule, family)}"'
+
+
 def show(options: Options) -> str:
-    """All rules, as `nft -f` reads them."""
-    return "\n".join(_table(family, chains(family, options)) for family in options.families)
+    """All rules, as `nft -f` reads them but for the agent's mark."""
+    return "\n".join(_table(family, chains(family, options), shown) for family in options.families)
 
 
 def apply(options: Options, families: tuple[Family, ...]) -> bool:
@@ -82,7 +96,7 @@ def apply(options: Options, families: tuple[Family, ...]) -> bool:
     for family in Family:
         # `table` makes it where it is not there, so that `delete` never fails.
         lines += [f"table {_FAMILY[family]} {TABLE}", f"delete table {_FAMILY[family]} {TABLE}"]
-    lines += [_table(family, chains(family, options)) for family in families]
+    lines += [_table(family, chains(family, options), _commented) for family in families]
     _nft(["-f", "-"], "\n".join(lines))
     return True
 
@@ -116,12 +130,29 @@ def missing(options: Options, families: tuple[Family, ...]) -> list[str]:
     return found
 
 
+def mark_in_force(families: tuple[Family, ...]) -> int | None:
+    """The agent's mark in the rules that are there; None where they have none. Raises NftError."""
+    name = _chain_name(Hook.RAW_OUTPUT)
+    for family in families:
+        for entry in _list(family) or []:
+            for expression in _expressions(entry, name):
+                match expression:
+                    case {"match": {"op": "==", "left": {"meta": {"key": "mark"}}, "right": int(mark)}}:
+                        return mark
+    return None
+
+
+def _expressions(entry: dict[str, Any], chain: str) -> list[Any]:
+    rule = entry.get("rule", {})
+    return rule.get("expr", []) if rule.get("chain") == chain else []
+
+
 def usable() -> None:
     """Raises NftError unless nft works in the current namespace, nat chains included."""
-    _nft(["-c", "-f", "-"], _table(Family.IPV4, chains(Family.IPV4, Options())))
+    _nft(["-c", "-f", "-"], _table(Family.IPV4, chains(Family.IPV4, Options()), _commented))
 
 
-def _differences(entries: list[dict[str, dict[str, object]]], family: Family, chain: Chain) -> list[str]:
+def _differences(entries: list[dict[str, dict[str, Any]]], family: Family, chain: Chain) -> list[str]:
     kind, hook, priority = _BASE[chain.hook]
     name = _chain_name(chain.hook)
     base = next((entry["chain"] for entry in entries if "chain" in entry and entry["chain"]["name"] == name), None)
@@ -132,7 +163,7 @@ def _differences(entries: list[dict[str, dict[str, object]]], family: Family, ch
     here = [entry["rule"].get("comment") for entry in entries if "rule" in entry and entry["rule"]["chain"] == name]
     wanted = [comment(rule, family) for rule in chain.rules]
     found = [
-        f"rule '{text(rule, family)}' of chain {name} is missing"
+        f"rule '{shown(rule, family)}' of chain {name} is missing"
         for rule, each in zip(chain.rules, wanted, strict=True)
         if each not in here
     ]
@@ -141,7 +172,7 @@ def _differences(entries: list[dict[str, dict[str, object]]], family: Family, ch
     return found
 
 
-def _table(family: Family, wanted: tuple[Chain, ...]) -> str:
+def _table(family: Family, wanted: tuple[Chain, ...], words: Callable[[Rule, Family], str]) -> str:
     lines = [f"table {_FAMILY[family]} {TABLE} {{"]
     for chain in wanted:
         kind, hook, priority = _BASE[chain.hook]
@@ -149,7 +180,7 @@ def _table(family: Family, wanted: tuple[Chain, ...]) -> str:
             f"  chain {_chain_name(chain.hook)} {{",
             f"    type {kind} hook {hook} priority {priority}; policy accept;",
         ]
-        lines += [f'    {text(rule, family)} comment "{comment(rule, family)}"' for rule in chain.rules]
+        lines += [f"    {words(rule, family)}" for rule in chain.rules]
         lines.append("  }")
     lines.append("}")
     return "\n".join(lines)
@@ -163,14 +194,14 @@ def _exists(family: Family) -> bool:
     return _list(family) is not None
 
 
-def _list(family: Family) -> list[dict[str, dict[str, object]]] | None:
+def _list(family: Family) -> list[dict[str, dict[str, Any]]] | None:
     listed = _run(["-j", "list", "tables"], "")
     if listed.returncode != 0:
         raise NftError(f"nft cannot list tables: {listed.stderr.strip()}")
     tables = [entry["table"] for entry in json.loads(listed.stdout)["nftables"] if "table" in entry]
     if not any(table["family"] == _FAMILY[family] and table["name"] == TABLE for table in tables):
         return None
-    found: list[dict[str, dict[str, object]]] = json.loads(_nft(["-j", "list", "table", _FAMILY[family], TABLE], ""))[
+    found: list[dict[str, dict[str, Any]]] = json.loads(_nft(["-j", "list", "table", _FAMILY[family], TABLE], ""))[
         "nftables"
     ]
     return found

@@ -69,7 +69,7 @@ def zero_counters(content: bytearray, entry: struct.Struct) -> bool:
 
 def _words(wanted: list[Chain]) -> bytes:
     """What is wanted, in the words in which it is written: another version of us may want, or write, something else."""
-    said = [(each.hook.value, legacy.jump(each.hook), [legacy.spec(rule) for rule in each.rules]) for each in wanted]
+    said = [(each.hook.value, legacy.jump(each), [legacy.spec(rule) for rule in each.rules]) for each in wanted]
     return repr(said).encode()
 
 

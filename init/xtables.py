@@ -65,6 +65,20 @@ def missing(family: Family, options: Options) -> list[str]:
     return found
 
 
+def mark_in_force(family: Family) -> int | None:
+    """The agent's mark in the rules that are there; None where they have none. Raises LegacyError."""
+    hook = Hook.RAW_OUTPUT
+    handle = _open(family, hook.table)
+    try:
+        for rule in iptc.Chain(handle, hook.builtin).rules:
+            found = _decoded(rule, ipv6=family is Family.IPV6)
+            if found.get("target") == hook.chain and "mark" in found:
+                return int(found["mark"]["mark"], 0)
+    finally:
+        _close_all()
+    return None
+
+
 def usable(family: Family) -> None:
     """Raises LegacyError unless the current namespace's tables can be opened."""
     for table in _tables(chains(family, Options())):
@@ -137,7 +151,7 @@ def _bring(handle: Any, family: Family, wanted: list[Chain]) -> bool:
             chain_handle.append_rule(iptc.easy.encode_iptc_rule(legacy.spec(rule), ipv6=ipv6))
         _unlink(handle, chain.hook)
         builtin = iptc.Chain(handle, chain.hook.builtin)
-        builtin.insert_rule(iptc.easy.encode_iptc_rule(legacy.jump(chain.hook), ipv6=ipv6))
+        builtin.insert_rule(iptc.easy.encode_iptc_rule(legacy.jump(chain), ipv6=ipv6))
     return True
 
 
@@ -164,7 +178,7 @@ def _differences(handle: Any, family: Family, chain: Chain) -> list[str]:
     ipv6 = family is Family.IPV6
     hook = chain.hook
     jumps = [_decoded(rule, ipv6=ipv6) for rule in iptc.Chain(handle, hook.builtin).rules]
-    wanted_jump = legacy.jump(hook)
+    wanted_jump = legacy.jump(chain)
     found = []
     if wanted_jump not in jumps:
         found.append(f"the jump from {hook.builtin} to {hook.chain} is missing")

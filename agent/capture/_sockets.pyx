@@ -11,7 +11,6 @@ from libc.errno cimport errno
 from libc.string cimport memset, strerror
 
 from agent.capture.netns import stranded
-from init.constants import MARK
 
 
 cdef extern from "sched.h" nogil:
@@ -96,8 +95,6 @@ cdef enum:
     # While bytes wait for a reader that does not read, there are no keepalives but probes of its window, every two
     # minutes in the end. Not so with this, and retransmission gives up after seven minutes instead of a quarter of an hour.
     SILENCE_MILLISECONDS = 45000
-
-cdef int _mark = MARK
 
 _one = lru_cache(maxsize=4096)(str)  # not sys.intern: before Python 3.12.6 what is interned stays for ever
 
@@ -214,8 +211,8 @@ cdef tuple _shown(_Address *address):
     return _one(text.decode().removeprefix("::ffff:")), ntohs(address.v6.sin6_port)
 
 
-def dial(int netns, int home, str address, int port, str source=None, int source_port=0):
-    """A socket made in the namespace `netns`, marked, and its connect(2); the calling thread comes back to `home`.
+def dial(int netns, int home, unsigned int mark, str address, int port, str source=None, int source_port=0):
+    """A socket made in the namespace `netns` with this mark, and its connect(2); the calling thread comes back to `home`.
 
     From `source` and `source_port` where they are given; port 0 is one that connect(2) finds free. Returns the
     descriptor, and whether it is connected already; if not, it is connecting. Raises OSError.
@@ -237,7 +234,7 @@ def dial(int netns, int home, str address, int port, str source=None, int source
     if fd < 0:
         raise _error(number)
     try:
-        _set(fd, SOL_SOCKET, SO_MARK, _mark)
+        _set(fd, SOL_SOCKET, SO_MARK, <int>mark)
         prepare(fd)
         if own_size:
             if there.any.sa_family == AF_INET:

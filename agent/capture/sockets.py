@@ -59,18 +59,19 @@ def _listener(family: int, address: str, port: int) -> socket.socket:
 
 
 def dial(
-    netns_fd: int, home_fd: int, address: str, port: int, client: PeerAddr | None = None
+    netns_fd: int, home_fd: int, mark: int, address: str, port: int, client: PeerAddr | None = None
 ) -> tuple[socket.socket, bool]:
-    """A socket that dials from inside a pod, whose traffic the rules leave alone; whether it is connected already.
+    """A socket that dials from inside a pod; whether it is connected already.
 
-    With `client` it dials from that address and port, and port 0 is one that is free. The calling thread visits
-    the namespace and comes back to `home_fd`: 4 µs on the loop's own thread; a second thread that made sockets fought
-    it for the interpreter's lock, for thirteen futex calls and a third of the CPU of a connection. Raises OSError;
-    EADDRINUSE: something in the pod listens on the client's port.
+    `mark` is the one that the pod's rules leave alone (init.agent_mark). With `client` it dials from that address and
+    port, and port 0 is one that is free. The calling thread visits the namespace and comes back to `home_fd`: 4 µs on
+    the loop's own thread; a second thread that made sockets fought it for the interpreter's lock, for thirteen futex
+    calls and a third of the CPU of a connection. Raises OSError; EADDRINUSE: something in the pod listens on the
+    client's port.
     """
     if client is None:
-        fd, connected = _sockets.dial(netns_fd, home_fd, address, port)
+        fd, connected = _sockets.dial(netns_fd, home_fd, mark, address, port)
     else:
-        fd, connected = _sockets.dial(netns_fd, home_fd, address, port, client.address, client.port)
+        fd, connected = _sockets.dial(netns_fd, home_fd, mark, address, port, client.address, client.port)
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     return socket.socket(family, socket.SOCK_STREAM, 0, fd), connected

@@ -28,8 +28,9 @@ CONNECT_SECONDS = 10.0
 class EnrolledPod:
     """One pod that this worker serves, and its namespace; the descriptor is ours from now on."""
 
-    def __init__(self, key: str, netns_fd: int, home_fd: int) -> None:
+    def __init__(self, key: str, netns_fd: int, home_fd: int, mark: int) -> None:
         self.key = key
+        self._mark = mark
         self._netns_fd: int | None = netns_fd
         self._home_fd = home_fd
 
@@ -37,7 +38,7 @@ class EnrolledPod:
         """Dials from inside the pod. Raises OSError, also when the pod has left."""
         if self._netns_fd is None:
             raise ConnectionAbortedError(errno.ECONNABORTED, "the pod has left the mesh")
-        return dial(self._netns_fd, self._home_fd, address, port, client)
+        return dial(self._netns_fd, self._home_fd, self._mark, address, port, client)
 
     def close(self) -> None:
         """The pod has left: nothing is dialled from it any more."""

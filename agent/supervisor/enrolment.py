@@ -21,7 +21,8 @@ import os
 import socket
 from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from dataclasses import replace
+from functools import cached_property, partial
 from typing import Any, TypeVar
 
 from msgspec import Struct
@@ -31,6 +32,7 @@ from agent.capture.netns import NetnsId, NetnsThread
 from agent.catalog.model import Pod
 from agent.supervisor import messages
 from agent.supervisor.workers import WorkerHandle, Workers
+from init import agent_mark
 from init.client import BatchRequest, BatchResult, run_batch
 from init.model import Options
 from init.netns import NetnsError, Whose, open_netns, path_of, whose
@@ -63,6 +65,8 @@ class Enrolled:
         self.number = number
         """By which who lives in it is told (`inhabitants.number_here`)."""
         self.options = options
+        self.mark: int | None = None
+        """Of what the agent dials in there, once it was asked for."""
         self.ruled = False
         """The rules for `options` are in force."""
         self.listeners: list[dict[str, socket.socket]] = []
@@ -111,6 +115,11 @@ class Enrolment:
         self._waiting: dict[str, str] = {}
         """What the last round could not do for a pod, and why."""
         self.repairs = 0
+
+    @cached_property
+    def _key(self) -> bytes:
+        """Of the marks; drawn when the first pod is enrolled. Raises KeyFileError."""
+        return agent_mark.draw()
 
     @property
     def captured(self) -> list[str]:
@@ -359,7 +368,12 @@ class Enrolment:
 
     def _offer(self, enrolled: Enrolled, handle: WorkerHandle) -> tuple[messages.Enrol, tuple[int, ...]]:
         mine = enrolled.listeners[handle.index]
-        return messages.Enrol(enrolled.key, tuple(mine)), (enrolled.fd, *(sock.fileno() for sock in mine.values()))
+        if enrolled.mark is None:
+            raise ValueError(f"{enrolled.key} is offered before its rules were written")
+        return messages.Enrol(enrolled.key, enrolled.mark, tuple(mine)), (
+            enrolled.fd,
+            *(sock.fileno() for sock in mine.values()),
+        )
 
     async def _leave(self, leaving: list[Enrolled], reason: str, *, strip: bool = False) -> None:
         """Lets go of pods; of their rules only with `strip`, or where nobody lives in the namespace."""
@@ -416,7 +430,13 @@ class Enrolment:
         if not pods:
             return []
         requests = [
-            BatchRequest(id=number, op=op, netns_fd=enrolled.fd, options=enrolled.options, backend=self._backend)
+            BatchRequest(
+                id=number,
+                op=op,
+                netns_fd=enrolled.fd,
+                options=replace(enrolled.options, mark=await self._mark(enrolled)),
+                backend=self._backend,
+            )
             for number, enrolled in enumerate(pods)
         ]
         seconds = BATCH_SECONDS + len(pods) * BATCH_SECONDS_PER_POD
@@ -425,6 +445,11 @@ class Enrolment:
     async def _blocking(self, work: Callable[..., T], *given: Any) -> T:
         """On the one thread for whatever blocks: it is there already when memory for another one is not."""
         return await asyncio.get_running_loop().run_in_executor(self._blocks, work, *given)
+
+    async def _mark(self, enrolled: Enrolled) -> int:
+        if enrolled.mark is None:
+            enrolled.mark = await self._in_netns(enrolled.fd, lambda: agent_mark.mark_of_namespace(self._key))
+        return enrolled.mark
 
     async def _in_netns(self, fd: int, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread.executor, self._thread.run, fd, work)

@@ -58,6 +58,8 @@ class Enrol(Struct, frozen=True, tag="enrol"):
     """
 
     pod: str
+    mark: int
+    """What it dials from inside the pod has it, and no more than that."""
     listeners: tuple[str, ...]
 
 

@@ -37,6 +37,7 @@ from agent.supervisor.workers import WorkerHandle, Workers
 from agent.tasks import spawn
 from agent.telemetry.admin import AdminServer
 from agent.telemetry.counters import CounterTotals
+from init import agent_mark
 from init.model import Options
 
 log = logging.getLogger("quietwire.supervisor")
@@ -91,6 +92,10 @@ class Supervisor:
         config = self.config
         _raise_descriptor_limit()
         lock = _lock(config)
+        try:
+            agent_mark.draw()
+        except agent_mark.KeyFileError as error:
+            raise ConfigError(str(error)) from None
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signalled, number)

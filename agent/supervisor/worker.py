@@ -126,7 +126,7 @@ class Worker:
             return
         if message.pod in self._pods:
             self._unenrol(message.pod, "enrolled again")
-        enrolled = self._pods[message.pod] = EnrolledPod(message.pod, netns_fd, self._home_fd)
+        enrolled = self._pods[message.pod] = EnrolledPod(message.pod, netns_fd, self._home_fd, message.mark)
         servers = self._servers[message.pod] = []
         loop = asyncio.get_running_loop()
         try:

@@ -17,7 +17,7 @@ def test_show_prints_every_rule_and_route_and_touches_nothing(backend: str, caps
     for words in (
         "4140",
         "4143",
-        "0x539",
+        "AGENT_MARK",
         "0x111",
         "ip rule add fwmark 0x111/0xfff lookup 100",
         "ip -6 route add local ::/0 dev lo table 100",

@@ -1,8 +1,10 @@
 """The rule model against what the rules are for, told again as naively as possible."""
 
+import dataclasses
 import ipaddress
 import itertools
 import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from init import legacy, nft
-from init.constants import CONNTRACK_ZONE, MARK, REPLY_MARK
+from init.constants import CONNTRACK_ZONE, REPLY_MARK
 from init.model import (
     MULTIPORT_LIMIT,
     Family,
@@ -24,6 +26,10 @@ from init.model import (
     multiport,
     parse_ports,
 )
+
+MARK = 0x9E3779B9
+"""An agent's."""
+marks = st.sampled_from([0, MARK, REPLY_MARK, 0x539, MARK & 0xFFF, MARK ^ 0x80000000, MARK + 1, 0x1000 | REPLY_MARK])
 
 ports = st.integers(1, 65535)
 ranges = st.tuples(ports, ports).map(lambda pair: (min(pair), max(pair)))
@@ -46,6 +52,7 @@ options = st.builds(
     skip_outbound_ports=few_ports,
     skip_inbound_subnets=st.lists(subnets(), max_size=5).map(tuple),
     skip_outbound_subnets=st.lists(subnets(), max_size=5).map(tuple),
+    mark=st.sampled_from([None, MARK]),
 )
 
 
@@ -71,7 +78,7 @@ def in_any_subnet(address: str, skipped: tuple[str, ...]) -> bool:
 
 def naive_outbound(packet: Packet, given_options: Options) -> bool:
     """Whether a packet that leaves the pod must be captured."""
-    if packet.mark % 4096 in {MARK, REPLY_MARK} or packet.out_loopback:
+    if packet.mark == given_options.mark or packet.out_loopback:
         return False
     return not in_any(packet.port, given_options.skip_outbound_ports) and not in_any_subnet(
         packet.destination, given_options.skip_outbound_subnets
@@ -80,8 +87,6 @@ def naive_outbound(packet: Packet, given_options: Options) -> bool:
 
 def naive_inbound(packet: Packet, given_options: Options) -> bool:
     """Whether a packet that comes into the pod must be captured."""
-    if packet.mark % 4096 == MARK:
-        return False
     return not in_any(packet.port, given_options.skip_inbound_ports) and not in_any_subnet(
         packet.source, given_options.skip_inbound_subnets
     )
@@ -102,7 +107,7 @@ def cases(draw: st.DrawFn) -> tuple[Options, Family, Packet]:
         source=draw(anywhere),
         destination=draw(anywhere),
         port=draw(st.one_of(ports, st.sampled_from(interesting)) if interesting else ports),
-        mark=draw(st.sampled_from([0, MARK, REPLY_MARK, 0x7000 | MARK, MARK + 1, 0x1000])),
+        mark=draw(marks),
         out_loopback=draw(st.booleans()),
     )
     return chosen, family, packet
@@ -116,21 +121,63 @@ def test_the_chains_capture_what_must_be_captured_and_nothing_else(case: tuple[O
         (Hook.NAT_OUTPUT, naive_outbound, chosen.outbound_port),
         (Hook.NAT_PREROUTING, naive_inbound, chosen.inbound_port),
     ):
-        rule = by_hook[hook].evaluate(packet)
-        assert rule is not None, "every packet is decided on"
+        *_, rule = by_hook[hook].evaluate(packet)
         assert (rule.verdict is Verdict.REDIRECT) == naive(packet, chosen)
         if rule.verdict is Verdict.REDIRECT:
             assert rule.port == port
 
 
-@given(st.sampled_from([0, MARK, REPLY_MARK, 0xF000 | MARK, 0x539000]), st.sampled_from([0, REPLY_MARK, 0x1111, MARK]))
-def test_replies_to_transparent_legs_are_remembered_and_marked(mark: int, connmark: int) -> None:
-    packet = Packet("192.0.2.1", "192.0.2.2", 80, mark=mark, connmark=connmark)
-    by_hook = {chain.hook: chain for chain in chains(Family.IPV4, Options())}
-    remembered = by_hook[Hook.MANGLE_PREROUTING].evaluate(packet)
-    assert (remembered is not None) == (mark % 4096 == MARK)
-    marked = by_hook[Hook.MANGLE_OUTPUT].evaluate(packet)
-    assert (marked is not None) == (connmark % 4096 == REPLY_MARK)
+AGENTS = Options(mark=MARK)
+
+
+def verdicts(
+    hook: Hook, packet: Packet, given_options: Options = AGENTS, family: Family = Family.IPV4
+) -> list[Verdict]:
+    """What a chain does with a packet."""
+    (chain,) = (chain for chain in chains(family, given_options) if chain.hook is hook)
+    return [rule.verdict for rule in chain.evaluate(packet)]
+
+
+@given(marks, st.sampled_from([0, REPLY_MARK, 0x1111, 0x539]), st.booleans())
+def test_replies_to_what_the_agent_alone_dialled_over_loopback_are_marked(
+    mark: int,
+    connmark: int,
+    out_loopback: bool,
+) -> None:
+    packet = Packet("192.0.2.1", "192.0.2.2", 80, mark=mark, connmark=connmark, out_loopback=out_loopback)
+    assert (Verdict.REMEMBER in verdicts(Hook.NAT_OUTPUT, packet)) == (mark == MARK and out_loopback)
+    assert (verdicts(Hook.MANGLE_OUTPUT, packet) == [Verdict.MARK_REPLY]) == (connmark % 4096 == REPLY_MARK)
+
+
+@given(marks)
+def test_the_agents_mark_is_taken_off_before_anybody_sees_it_and_nobody_elses_is(mark: int) -> None:
+    packet = Packet("192.0.2.1", "192.0.2.2", 80, mark=mark)
+    assert (verdicts(Hook.MANGLE_POSTROUTING, packet) == [Verdict.UNMARK]) == (mark == MARK)
+
+
+@given(cases())
+def test_without_an_agent_no_mark_excepts_from_anything(case: tuple[Options, Family, Packet]) -> None:
+    chosen, family, packet = case
+    nobody = dataclasses.replace(chosen, mark=None)
+    unmarked = dataclasses.replace(packet, mark=0)
+    for hook in Hook:
+        assert verdicts(hook, packet, nobody, family) == verdicts(hook, unmarked, nobody, family)
+    assert {rule.mark for chain in chains(family, nobody) for rule in chain.rules} == {None}
+
+
+def test_packets_without_the_mark_are_spared_the_chains_that_are_about_it_alone() -> None:
+    about = {chain.hook for chain in chains(Family.IPV4, AGENTS) if chain.mark is not None}
+    assert about == {Hook.RAW_OUTPUT, Hook.MANGLE_POSTROUTING}
+    for chain in chains(Family.IPV4, AGENTS):
+        assert legacy.jump(chain).get("mark") == ({"mark": "0x9e3779b9"} if chain.hook in about else None)
+
+
+@pytest.mark.parametrize("words", [legacy.show, nft.show])
+def test_the_mark_is_not_told(words: Callable[[Options], str]) -> None:
+    shown = words(AGENTS)
+    assert "AGENT_MARK" in shown
+    assert f"{MARK:x}" not in shown
+    assert str(MARK) not in shown
 
 
 @pytest.mark.parametrize("hook", [Hook.MANGLE_PREROUTING, Hook.MANGLE_OUTPUT])
@@ -138,17 +185,17 @@ def test_replies_to_transparent_legs_are_remembered_and_marked(mark: int, connma
 @pytest.mark.parametrize("reset", [False, True])
 def test_what_no_nat_rule_would_see_is_dropped_whoever_sent_it(hook: Hook, mark: int, *, reset: bool) -> None:
     by_hook = {chain.hook: chain for chain in chains(Family.IPV4, Options())}
-    rule = by_hook[hook].evaluate(Packet("192.0.2.1", "192.0.2.2", 80, mark=mark, invalid=True, reset=reset))
-    dropped = rule is not None and rule.verdict is Verdict.DROP
+    acting = by_hook[hook].evaluate(Packet("192.0.2.1", "192.0.2.2", 80, mark=mark, invalid=True, reset=reset))
+    dropped = [rule.verdict for rule in acting] == [Verdict.DROP]
     assert dropped == (not reset or hook is Hook.MANGLE_PREROUTING), "resets go out"
 
 
-@given(st.sampled_from([0, MARK, REPLY_MARK, 0xF000 | MARK, 0x539000]), st.sampled_from(Family))
+@given(marks, st.sampled_from(Family))
 def test_what_the_agent_dials_and_nothing_else_is_tracked_in_a_zone_of_its_own(mark: int, family: Family) -> None:
-    by_hook = {chain.hook: chain for chain in chains(family, Options())}
-    rule = by_hook[Hook.RAW_OUTPUT].evaluate(Packet("192.0.2.1", "192.0.2.2", 80, mark=mark))
-    assert (rule is not None) == (mark % 4096 == MARK)
-    assert rule is None or (rule.verdict, rule.zone) == (Verdict.OWN_ZONE, CONNTRACK_ZONE)
+    by_hook = {chain.hook: chain for chain in chains(family, AGENTS)}
+    acting = by_hook[Hook.RAW_OUTPUT].evaluate(Packet("192.0.2.1", "192.0.2.2", 80, mark=mark))
+    tracked = [(rule.verdict, rule.zone) for rule in acting]
+    assert tracked == ([(Verdict.OWN_ZONE, CONNTRACK_ZONE)] if mark == MARK else [])
 
 
 @given(few_ports)

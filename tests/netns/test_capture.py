@@ -1,8 +1,10 @@
 """What the rules capture: both backends, both families, one behaviour. No agent runs here; the tests listen."""
 
+import ctypes
 import os
 import socket
 import struct
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -13,6 +15,7 @@ from agent.capture.address import PeerAddr
 from agent.capture.netns import open_home
 from agent.capture.sockets import dial, ends, listeners
 from agent.cli.demo.stage import Player
+from init import agent_mark
 from init.netns import open_netns
 from tests.netns.test_init import OPTIONS, init, inside
 from tests.netns.world import RESET_ON_CLOSE, SOON, World
@@ -29,6 +32,11 @@ class Captured(NamedTuple):
     skipped: Player
     listening: dict[str, socket.socket]
 
+    def mark(self) -> int:
+        """The agent's, in the pod."""
+        mark: int = self.world.inside(self.pod, lambda: agent_mark.mark_of_namespace(agent_mark.draw()))
+        return mark
+
     def goes_to(
         self, version: int, address: str, port: int, mark: int = 0, *, source_port: int = 0
     ) -> tuple[str, int] | None:
@@ -36,7 +44,7 @@ class Captured(NamedTuple):
         listener = self.listening[f"outbound{version}"]
         with self.world.open_socket(self.pod, version) as sock:
             if mark:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, struct.pack("I", mark))
             sock.bind(("", source_port))
             sock.settimeout(0.5)  # in blackholes nobody answers, which is what "left alone" looks like there
             try:
@@ -71,12 +79,14 @@ def agents_leg(captured: Captured, address: str, client: PeerAddr | None = None)
     """What the agent itself dials from inside the pod."""
     netns_fd, home_fd = open_netns(captured.pod.netns), open_home()
     try:
-        leg, connected = dial(netns_fd, home_fd, address, PORT, client)
+        leg, connected = dial(netns_fd, home_fd, captured.mark(), address, PORT, client)
     finally:
         os.close(netns_fd)
         os.close(home_fd)
-    assert connected
     leg.settimeout(SOON)
+    if not connected:
+        leg.close()
+        raise AssertionError(f"{address} did not answer at once")
     return leg
 
 
@@ -91,6 +101,7 @@ def captured(request: pytest.FixtureRequest, make_shared_world: Callable[..., Wo
     pod, peer, skipped = (world.stranger(name) for name in ("pod", "peer", "skipped"))
     # The strictest that an operator may have set.
     inside(pod, "sysctl", "-w", "net.ipv4.conf.all.rp_filter=1", "net.ipv4.conf.lo.rp_filter=1")
+    agent_mark.draw()
     done = init(pod, "apply", "--backend", request.param, *OPTIONS)
     assert done.returncode == 0, done.stderr
     listening = world.inside(pod, lambda: listeners(ipv6=True))
@@ -140,10 +151,114 @@ def test_skipped_subnets_are_left_alone(captured: Captured, version: int) -> Non
     assert captured.comes_from(captured.skipped, version, PORT) is None
 
 
-@pytest.mark.parametrize("mark", [0x539, 0x111, 0x1539])
-def test_what_the_agent_itself_dials_is_left_alone(captured: Captured, version: int, mark: int) -> None:
+def test_what_the_agent_itself_dials_is_left_alone(captured: Captured, version: int) -> None:
     with captured.world.listen(captured.peer, PORT, version):
-        assert captured.goes_to(version, captured.peer.address(version), PORT, mark) is None
+        assert captured.goes_to(version, captured.peer.address(version), PORT, captured.mark()) is None
+
+
+WITH_NET_RAW = ("setpriv", "--bounding-set=-all,+net_raw", "--inh-caps=-all,+net_raw", "--no-new-privs")
+DIAL_WITH_MARK = """
+import socket, struct, sys
+address, port, mark, device = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as sock:
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, struct.pack("I", mark))
+    if device:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode())
+    sock.settimeout(0.5)
+    try:
+        sock.connect((address, port))
+    except OSError as error:
+        print(error.strerror or error)
+    else:
+        print("connected")
+"""
+
+
+@pytest.mark.parametrize("device", ["", "eth0"])
+@pytest.mark.parametrize("guess", ["0x539", "0x1539", "0x111", "0x1111", "the agent's but for a bit", "its last bits"])
+def test_a_process_with_net_raw_alone_gets_out_by_no_mark_that_it_can_think_of(
+    captured: Captured, version: int, guess: str, device: str
+) -> None:
+    mark = {"the agent's but for a bit": captured.mark() ^ 0x10000000, "its last bits": captured.mark() & 0xFFF}.get(
+        guess
+    )
+    given = int(guess, 16) if mark is None else mark
+    address = captured.peer.address(version)
+    with captured.world.listen(captured.peer, PORT, version) as outside:
+        words = (sys.executable, "-c", DIAL_WITH_MARK, address, str(PORT), str(given), device)
+        done = captured.world.run(captured.pod, *WITH_NET_RAW, *words)
+        assert done.returncode == 0, done.stderr
+        outside.settimeout(0)
+        with pytest.raises(BlockingIOError):
+            outside.accept()
+        if device or given & 0xFFF == 0x111:
+            assert done.stdout != "connected\n", "what is kept from loopback, or routed like a reply, gets nowhere"
+        else:
+            assert done.stdout == "connected\n"
+            assert _accepted(captured.listening[f"outbound{version}"]) == (address, PORT)
+
+
+def test_two_pods_have_two_marks(captured: Captured) -> None:
+    key = agent_mark.draw()
+    there = captured.world.inside(captured.peer, lambda: agent_mark.mark_of_namespace(key))
+    assert there not in {captured.mark(), 0}
+    with captured.world.listen(captured.peer, PORT):
+        assert captured.goes_to(4, captured.peer.ipv4, PORT, there) == (captured.peer.ipv4, PORT)
+
+
+def drops(mark: int) -> bytes:
+    """A classic BPF program that lets nothing pass with this mark (SKF_AD_MARK of linux/filter.h)."""
+    load, jump, give = 0x20, 0x15, 0x06
+    program = [(load, 0, 0, 0xFFFFF000 + 20), (jump, 0, 1, mark), (give, 0, 0, 0), (give, 0, 0, 0xFFFFFFFF)]
+    return b"".join(struct.pack("HBBI", *each) for each in program)
+
+
+def attach(sock: socket.socket, program: bytes) -> None:
+    """A filter on a socket, for which nobody needs a privilege (SO_ATTACH_FILTER, socket(7))."""
+    kept = ctypes.create_string_buffer(program, len(program))
+    sock.setsockopt(socket.SOL_SOCKET, 26, struct.pack("HP", len(program) // 8, ctypes.addressof(kept)))
+
+
+@pytest.mark.parametrize("seen_by", ["filter", "accepted socket"])
+def test_the_application_is_not_shown_the_mark_of_a_transparent_leg(
+    captured: Captured, version: int, seen_by: str
+) -> None:
+    # A socket filter tells its owner any packet's mark; tcp_fwmark_accept gives it to what is accepted (ip-sysctl).
+    inside(captured.pod, "sysctl", "-qw", f"net.ipv4.tcp_fwmark_accept={int(seen_by != 'filter')}")
+    with captured.world.listen(captured.pod, PORT, version) as application:
+        if seen_by == "filter":
+            attach(application, drops(captured.mark()))
+        with transparent_leg(captured, version, 45679) as leg:
+            served, _ = application.accept()
+            with served:
+                assert served.getsockopt(socket.SOL_SOCKET, socket.SO_MARK) == 0
+                leg.sendall(b"question")
+                served.settimeout(SOON)
+                assert served.recv(100) == b"question"
+    inside(captured.pod, "sysctl", "-qw", "net.ipv4.tcp_fwmark_accept=0")
+
+
+def test_whoever_looks_at_the_device_is_not_shown_the_mark(captured: Captured, version: int) -> None:
+    ethernet_all = 3
+    for device in ("eth0", "lo"):
+        tap = captured.world.inside(captured.pod, lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0))
+        with (
+            tap,
+            captured.world.listen(captured.peer, PORT, version),
+            captured.world.listen(captured.pod, PORT, version),
+        ):
+            attach(tap, drops(captured.mark()))
+            tap.bind((device, ethernet_all))
+            tap.settimeout(SOON)
+            leg = (
+                agents_leg(captured, captured.peer.address(version))
+                if device == "eth0"
+                else transparent_leg(captured, version, 45680)
+            )
+            with leg:
+                leg.sendall(b"a question with the agent's mark")
+                while b"a question with the agent's mark" not in tap.recv(2000):
+                    continue
 
 
 def test_another_mark_hides_nothing(captured: Captured, version: int) -> None:

@@ -1,5 +1,6 @@
 """`quietwire init` and the rules that it leaves in the kernel; what they capture: test_capture.py."""
 
+import dataclasses
 import json
 import os
 import re
@@ -12,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from agent.cli.demo.stage import Player
-from init import legacy, nft
+from init import agent_mark, legacy, nft
 from init.client import BatchRequest, BatchResult, run_batch
-from init.constants import MEMORY_DIRECTORY
+from init.constants import AGENT_MARK, MEMORY_DIRECTORY
 from init.engine import TRUST_SECONDS
 from init.kernel import Memory
 from init.model import Family, Options, chains
@@ -162,6 +163,13 @@ def test_no_ipv6_takes_ipv6_rules_away(pod: Player, backend: str) -> None:
     assert "ip6 quietwire" not in inside(pod, "nft", "list", "tables")
 
 
+def marked(player: Player, options: Options) -> Options:
+    """Options with the agent's mark for the pod."""
+    key = agent_mark.draw()
+    numbers = inside(player, sys.executable, "-c", "from init.kernel import *; print(cookie(), inode())").split()
+    return dataclasses.replace(options, mark=agent_mark.mark_of(key, int(numbers[0]), int(numbers[1])))
+
+
 def _found_after(pod: Player, backend: str, *words: str) -> str:
     """Breaks one thing; what check says."""
     inside(pod, *words)
@@ -180,23 +188,26 @@ def _missing_after(pod: Player, backend: str, *words: str) -> str:
 
 
 def test_check_names_each_legacy_rule_that_is_missing(pod: Player) -> None:
+    agent_mark.draw()
     assert init(pod, "apply", "--backend", "legacy", *OPTIONS).returncode == 0
     for family, tool in ((Family.IPV4, "iptables-legacy"), (Family.IPV6, "ip6tables-legacy")):
-        for chain in chains(family, AS_OPTIONS):
+        for chain in chains(family, marked(pod, AS_OPTIONS)):
             table, name = chain.hook.table, chain.hook.chain
             for number, rule in enumerate(chain.rules, 1):
                 said = _found_after(pod, "legacy", tool, "-t", table, "-D", name, str(number))
                 assert f"missing: {family} {table}: rule '-A {name} {legacy.text(rule)}' is missing" in said
                 # Put back by iptables itself from the words that were shown, which so are proven to be true.
-                inside(pod, tool, "-t", table, "-I", name, str(number), *legacy.text(rule).split())
+                words = legacy.text(rule).replace(AGENT_MARK, f"{rule.mark or 0:#x}")
+                inside(pod, tool, "-t", table, "-I", name, str(number), *words.split())
             said = _missing_after(pod, "legacy", tool, "-t", table, "-D", chain.hook.builtin, "1")
             assert f"missing: {family} {table}: the jump from {chain.hook.builtin} to {name} is missing" in said
 
 
 def test_check_names_each_nft_rule_that_is_missing(pod: Player) -> None:
+    agent_mark.draw()
     assert init(pod, "apply", "--backend", "nft", *OPTIONS).returncode == 0
     for family, name in ((Family.IPV4, "ip"), (Family.IPV6, "ip6")):
-        for chain in chains(family, AS_OPTIONS):
+        for chain in chains(family, marked(pod, AS_OPTIONS)):
             for rule in chain.rules:
                 chain_name = f"{chain.hook.table}_{chain.hook.builtin.lower()}"
                 listed = inside(pod, "nft", "-a", "list", "chain", name, "quietwire", chain_name)
@@ -205,7 +216,7 @@ def test_check_names_each_nft_rule_that_is_missing(pod: Player) -> None:
                 said = _missing_after(
                     pod, "nft", "nft", "delete", "rule", name, "quietwire", chain_name, "handle", handle[1]
                 )
-                assert f"rule '{nft.text(rule, family)}' of chain {chain_name} is missing" in said
+                assert f"rule '{nft.shown(rule, family)}' of chain {chain_name} is missing" in said
         said = _missing_after(pod, "nft", "nft", "delete", "table", name, "quietwire")
         assert f"missing: {family}: table {name} quietwire is missing" in said
 
@@ -301,6 +312,7 @@ def test_tables_are_read_again_after_a_while_and_always_by_hand(
 
 
 DIGESTS = """
+import dataclasses
 import json
 from init.model import Family, Options
 from init.tables import fingerprints
@@ -439,11 +451,40 @@ def test_it_works_as_an_init_container_with_net_admin_only(pod: Player) -> None:
     done = as_init_container(pod, "apply")
     assert (done.returncode, done.stdout) == (0, "captured by nft (changed)\n"), done.stderr
     assert as_init_container(pod, "check").stdout == "everything is in force\n"
-    assert init(pod, "check").stdout == "everything is in force\n", "the node's own look finds them too"
+    assert "meta mark" not in everything(pod).replace("meta mark set 0x00000111", ""), "no mark excepts from anything"
     done = as_init_container(pod, "apply")
     assert done.stdout == "captured by nft (nothing to change)\n"
     assert as_init_container(pod, "remove").returncode == 0
     assert as_init_container(pod, "check").returncode == 1
+
+
+def test_an_init_step_that_cannot_read_the_key_leaves_the_agents_mark_in_the_rules(pod: Player, backend: str) -> None:
+    agent_mark.draw()
+    assert init(pod, "apply", "--backend", backend).returncode == 0
+    before = everything(pod)
+    unreadable = ("mount", "-t", "tmpfs", "none", "/run")
+    for verb in ("check", "apply"):
+        command = f"{' '.join(unreadable)} && exec {sys.executable} -m init {verb} --backend {backend}"
+        done = subprocess.run(pod.command("sh", "-c", command), capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "(changed)" not in done.stdout
+    assert everything(pod) == before
+
+
+def test_the_node_names_what_an_init_step_could_not_write_and_tells_the_mark_to_nobody(pod: Player) -> None:
+    agent_mark.draw()
+    assert as_init_container(pod, "apply").returncode == 0
+    for words in (("check",), ("check", "--json")):
+        said = init(pod, *words)
+        assert said.returncode == 1
+        assert "AGENT_MARK" in said.stdout
+        mark = marked(pod, Options()).mark
+        assert mark is not None
+        assert f"{mark:x}" not in said.stdout
+        assert str(mark) not in said.stdout
+    assert "(changed)" in init(pod, "apply", "--backend", "nft").stdout
+    assert init(pod, "check").stdout == "everything is in force\n"
+    assert as_init_container(pod, "check").stdout == "everything is in force\n"
 
 
 def test_what_an_init_container_may_not_do_is_said(pod: Player) -> None:
