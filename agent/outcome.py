@@ -58,6 +58,8 @@ class Outcome(StrEnum):
     """The server's SVID is not the one that the catalog names for this address."""
     IDENTITY_REVOKED = "identity_revoked"
     """The certificate, or the identity in it, is revoked, or its root has left the bundle."""
+    TLS_FLOOD = "tls_flood"
+    """The peer sent message upon message without application data (KeyUpdates), or asked for answers and read none."""
     REFUSED_BY_PEER = "refused_by_peer"
     """The other side ended the connection with a TLS alert: its log has the reason."""
 

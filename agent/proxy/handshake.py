@@ -19,11 +19,14 @@ async def shake_hands(leg: Opening, machine: TlsMachine, deadline: float) -> byt
         _flush(leg, machine)
     while not machine.handshake_complete:
         if leg.held:
+            given = leg.take()
             try:
-                plaintext += machine.receive(leg.take())
+                plaintext += machine.receive(given)
             except TlsFailure as failure:
                 # OpenSSL's alert goes out, so that the peer knows why.
                 raise Refusal(failure.outcome, failure.detail, machine.outgoing()) from failure
+            if machine.left:
+                leg.give_back(given[-machine.left :])
             if not machine.handshake_complete:
                 _flush(leg, machine)
         elif leg.lost:

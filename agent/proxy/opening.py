@@ -134,10 +134,13 @@ class Opening(asyncio.BufferedProtocol):
     def keep(self, data: memoryview | bytes) -> None:
         """Keeps the bytes, and pauses reading at MAX_HELD."""
         self.held += data
+        self._hold_back()
+        self.bell.ring()
+
+    def _hold_back(self) -> None:
         if len(self.held) >= MAX_HELD and not self._paused:
             self._paused = True
             self.transport.pause_reading()
-        self.bell.ring()
 
     def eof_received(self) -> bool:
         """Remembers the end of the stream; the other direction stays open."""
@@ -169,6 +172,11 @@ class Opening(asyncio.BufferedProtocol):
             self._paused = False
             self.transport.resume_reading()
         return data
+
+    def give_back(self, data: bytes) -> None:
+        """Holds again what was taken and could not be looked at yet, before what has come since."""
+        self.held[:0] = data
+        self._hold_back()
 
     def refuse(self, alert: bytes) -> None:
         """Writes a last word, an alert, and closes without a reset, so that the peer can read it."""

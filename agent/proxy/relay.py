@@ -18,7 +18,7 @@ from agent.capture.sockets import cork, finish_on_close, has_died, reset_on_clos
 from agent.outcome import Outcome
 from agent.proxy._flow import Flow
 from agent.proxy.opening import ALERT_SECONDS, Opening
-from agent.tls.machine import TlsFailure
+from agent.tls.machine import TlsFailure, TlsMachine
 
 WRITE_HIGH_WATER = 262144
 """Bytes that may wait in a leg's write buffer before the other leg's reading pauses."""
@@ -67,8 +67,14 @@ class Leg(Flow, asyncio.BufferedProtocol):
         other = self.other
         if other.paused and not other.lost:
             other.paused = False
-            if not other.ended:
+            if other.behind:
+                other.go_on_soon()  # what it has read comes before what it will read
+            elif not other.ended:
                 other.transport.resume_reading()
+
+    def go_on_soon(self) -> None:
+        """Takes what was put by up in the loop's next turn."""
+        asyncio.get_running_loop().call_soon(self.go_on)
 
     def flush(self) -> None:
         """Sends what waits for the relay to begin."""
@@ -130,6 +136,8 @@ class Leg(Flow, asyncio.BufferedProtocol):
             self.took(held)
         if opening.lost:
             self.connection_lost(opening.error)
+        elif opening.eof and self.behind:
+            self.end_waits = True
         elif opening.eof:
             self.eof_received()
 
@@ -138,6 +146,8 @@ class TlsLeg(Leg):
     """A leg under TLS: the machine does no I/O, so each call moves its bytes to or from the transport."""
 
     __slots__ = ()
+
+    machine: TlsMachine
 
     def eof_received(self) -> bool:
         """TCP's end is the stream's end only after close_notify."""

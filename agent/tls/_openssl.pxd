@@ -27,7 +27,12 @@ cdef class Connection:
     cdef Context context
     cdef bytes peer
     cdef const char *incoming
-    cdef Py_ssize_t incoming_left
+    cdef Py_ssize_t incoming_left  # what OpenSSL may read: the rest of one record
+    cdef Py_ssize_t beyond  # and what comes behind it
+    cdef readonly Py_ssize_t left
+    cdef int header_seen  # bytes of the record's header; 0 at its end
+    cdef int body_left
+    cdef int bare_left
     cdef bytes out
     cdef Py_ssize_t out_size
     cdef readonly Py_ssize_t out_used
@@ -44,6 +49,8 @@ cdef class Connection:
     cdef Py_ssize_t open_into(self, const char *data, Py_ssize_t size, char *plain, Py_ssize_t room) except -1
     cdef Py_ssize_t seal_into(self, const char *data, Py_ssize_t size, char *sealed, Py_ssize_t room) except -1
     cdef void _begin(self) noexcept
+    cdef void _put_down(self) noexcept
+    cdef bint _next_record(self) noexcept
     cdef int _shake(self) except -1
     cdef Py_ssize_t _decrypt(self, char *plain, Py_ssize_t size) except -1
     cdef bytes _read_small(self)

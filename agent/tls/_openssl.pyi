@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 from agent.tls._store import SessionStore
 
+TOO_MANY_BARE: str
+
 Data = bytes | bytearray | memoryview
 
 class OpenSslError(Exception): ...
@@ -32,6 +34,7 @@ class Connection:
     peer_closed: bool
     closed: bool
     out_used: int
+    left: int
     def __init__(self, context: Context, server_name: str | None = None, session: Session | None = None) -> None: ...
     def start(self) -> int: ...
     def receive(self, data: Data) -> bytes: ...

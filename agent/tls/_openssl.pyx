@@ -86,7 +86,7 @@ cdef extern from "openssl/ssl.h":
     int SSL_SENT_SHUTDOWN, SSL_RECEIVED_SHUTDOWN
     int SSL_SESS_CACHE_OFF, SSL_SESS_CACHE_SERVER, SSL_SESS_CACHE_NO_INTERNAL
     unsigned long SSL_OP_NO_TICKET
-    long SSL_MODE_RELEASE_BUFFERS, SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER
+    long SSL_MODE_RELEASE_BUFFERS, SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER, SSL_MODE_AUTO_RETRY
     int SSL_TLSEXT_ERR_OK, SSL_TLSEXT_ERR_NOACK, SSL_TLSEXT_ERR_ALERT_FATAL, OPENSSL_NPN_NEGOTIATED
     const SSL_METHOD *TLS_server_method()
     const SSL_METHOD *TLS_client_method()
@@ -96,6 +96,7 @@ cdef extern from "openssl/ssl.h":
     int SSL_CTX_set_max_proto_version(SSL_CTX *, int)
     int SSL_CTX_set_ciphersuites(SSL_CTX *, const char *)
     long SSL_CTX_set_mode(SSL_CTX *, long)
+    long SSL_CTX_clear_mode(SSL_CTX *, long)
     int SSL_CTX_use_certificate(SSL_CTX *, X509 *)
     long SSL_CTX_add0_chain_cert(SSL_CTX *, X509 *)
     int SSL_CTX_use_PrivateKey(SSL_CTX *, EVP_PKEY *)
@@ -147,7 +148,7 @@ cdef extern from "openssl/ssl.h":
     int SSL_session_reused(const SSL *)
     int SSL_do_handshake(SSL *)
     int SSL_read(SSL *, void *, int)
-    int SSL_pending(const SSL *)
+    int SSL_has_pending(const SSL *)
     int SSL_write(SSL *, const void *, int)
     int SSL_shutdown(SSL *)
     void SSL_set_shutdown(SSL *, int)
@@ -169,9 +170,20 @@ cdef enum:
     SMALL = 4096  # what comes in one read and is copied sooner than its memory is cut to size
     SESSION_SECONDS = 7200  # how long a session may be resumed; both ends' certificates are looked at each time
     MAX_SHOWN = 4096  # clients' certificates that a context remembers: who is forgotten shows it again
+    HEADER = 5  # RFC 8446, section 5.1: content type, version, and the length of what follows
+    # Bare is a message without application data, and each answer that OpenSSL gives to one: a KeyUpdate that asks for the
+    # other direction's new keys counts twice.
+    MAX_BARE = 128  # how many a peer may send, when it has long sent nothing else
+    BARE_PER_RECORD = 4  # and how many more for each record of application data, whichever way that goes
+    WORK_AT_ONCE = 512  # records of application data that are opened before other connections get their turn
+    BARE_WORK = 8  # what a bare one counts as among these: new keys for both directions take 25 µs, a short record half a one
 
 cdef const char *_cipher_suites = "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
 """RFC 8446, appendix B.4. The 128-bit suite first: its strength is ample for keys that live for a connection."""
+
+
+TOO_MANY_BARE = "too many messages without application data"
+"""The reason that is OpenSSL's in form, and ours."""
 
 
 class OpenSslError(Exception):
@@ -245,6 +257,7 @@ cdef class Context:
         # With OpenSSL's cache for clients on, a session that was used once could not be used again.
         SSL_CTX_set_session_cache_mode(self.ctx, SSL_SESS_CACHE_OFF)
         SSL_CTX_set_mode(self.ctx, SSL_MODE_RELEASE_BUFFERS | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER)
+        SSL_CTX_clear_mode(self.ctx, SSL_MODE_AUTO_RETRY)  # so that each message without application data is counted
         self._check(SSL_CTX_set_ciphersuites(self.ctx, _cipher_suites))
         self._load(chain_pem, key_pem)
         self._trust(anchors_pem)
@@ -345,7 +358,11 @@ cdef class Connection:
     """One end of one connection. What must go to the peer is in `outgoing`, or comes from `seal`.
 
     Python reads `handshake_complete`; `peer_closed`: the peer's close_notify has come, its direction ended cleanly;
-    `closed`: our own has gone out; `out_used`: bytes that `outgoing` would return.
+    `closed`: our own has gone out; `out_used`: bytes that `outgoing` would return; `left`: how many of the bytes that
+    were given last are not looked at yet, because others must have their turn. They come first in what is given next.
+
+    A peer that sends message upon message and no application data (KeyUpdates, RFC 8446, section 4.6.3, are dear: new
+    keys, and an answer) fails with TOO_MANY_BARE.
     """
 
     def __init__(self, Context context, str server_name=None, Session session=None):
@@ -353,6 +370,7 @@ cdef class Connection:
             raise RuntimeError("a connection is made once")
         cdef bytes name
         self.context = context
+        self.bare_left = MAX_BARE
         self.ssl = SSL_new(context.ctx)
         if self.ssl == NULL:
             raise OpenSslError(_last_reason())
@@ -383,28 +401,30 @@ cdef class Connection:
         return 0
 
     cpdef bytes receive(self, data):
-        """Takes ciphertext; returns the application data that it completes. Raises OpenSslError."""
+        """Takes ciphertext; returns the application data that it completes. Raises OpenSslError. See `left`."""
         cdef Py_buffer view
         cdef bytes plain
         PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
         self.incoming = <const char *>view.buf
-        self.incoming_left = view.len
+        self.beyond = view.len
         try:
             if not self.handshake_complete:
+                # OpenSSL reads record by record: what it leaves, it leaves at the beginning of one.
+                self.incoming_left, self.beyond = self.beyond, 0
                 self._shake()
+                self.incoming_left, self.beyond = 0, self.incoming_left
                 if not self.handshake_complete:
                     return b""
             if self.peer_closed:
                 return b""
             # A record's plaintext is shorter than the record: what comes is at most what came in, and the one record
             # whose beginning came before.
-            if self.incoming_left <= SMALL:
+            if self.beyond <= SMALL:
                 return self._read_small()
-            plain = PyBytes_FromStringAndSize(NULL, self.incoming_left + RECORD)
+            plain = PyBytes_FromStringAndSize(NULL, self.beyond + RECORD)
             return plain[: self._decrypt(PyBytes_AS_STRING(plain), len(plain))]
         finally:
-            self.incoming = NULL
-            self.incoming_left = 0
+            self._put_down()
             PyBuffer_Release(&view)
 
     cdef Py_ssize_t open_into(self, const char *data, Py_ssize_t size, char *plain, Py_ssize_t room) except -1:
@@ -415,12 +435,17 @@ cdef class Connection:
         if self.peer_closed:
             return 0
         self.incoming = data
-        self.incoming_left = size
+        self.beyond = size
         try:
             return self._decrypt(plain, room)
         finally:
-            self.incoming = NULL
-            self.incoming_left = 0
+            self._put_down()
+
+    cdef void _put_down(self) noexcept:
+        """Lets go of what was given."""
+        self.left = 0 if self.peer_closed else self.beyond
+        self.incoming = NULL
+        self.incoming_left = self.beyond = 0
 
     cdef void _begin(self) noexcept:
         """Before each call of OpenSSL that may read or write: the one BIO is this connection's now."""
@@ -437,25 +462,66 @@ cdef class Connection:
             return 0
         raise self._failure()
 
+    cdef bint _next_record(self) noexcept:
+        """Lets OpenSSL read on to the end of one record, and no further. Returns whether that end is there."""
+        cdef Py_ssize_t size = 0
+        cdef unsigned char octet
+        while size < self.beyond and self.header_seen < HEADER:
+            octet = <unsigned char>self.incoming[size]
+            if self.header_seen == HEADER - 2:
+                self.body_left = octet << 8
+            elif self.header_seen == HEADER - 1:
+                self.body_left |= octet
+            self.header_seen += 1
+            size += 1
+        if self.header_seen == HEADER:
+            if self.body_left <= self.beyond - size:
+                size += self.body_left
+                self.header_seen = 0
+            else:
+                self.body_left -= <int>(self.beyond - size)
+                size = self.beyond
+        self.beyond -= size
+        self.incoming_left = size
+        return self.header_seen == 0
+
     cdef Py_ssize_t _decrypt(self, char *plain, Py_ssize_t size) except -1:
-        """Reads what there is, at most `size` bytes."""
+        """Opens what there is, as far as WORK_AT_ONCE goes: at most `size` bytes of application data.
+
+        One call of SSL_read opens one record at most, or looks at one message in it.
+        """
         cdef Py_ssize_t used = 0
-        cdef int got, error
+        cdef int got, error, work = WORK_AT_ONCE
+        cdef bint whole = True
         self._begin()
         while used < size:
+            if self.incoming_left == 0:
+                if work <= 0:
+                    break
+                if self.beyond:
+                    whole = self._next_record()
+                elif not SSL_has_pending(self.ssl):
+                    break
             got = SSL_read(self.ssl, plain + used, <int>(size - used))
             if got > 0:
                 used += got
-                if self.incoming_left == 0 and SSL_pending(self.ssl) == 0:
+                work -= 1
+                self.bare_left = min(MAX_BARE, self.bare_left + BARE_PER_RECORD)
+                if self.beyond == 0:
                     break  # asking once more would only hear that there is nothing
                 continue
             error = SSL_get_error(self.ssl, got)
-            if error == SSL_ERROR_WANT_READ:
-                break
             if error == SSL_ERROR_ZERO_RETURN:
                 self.peer_closed = True
                 break
-            raise self._failure()
+            if error != SSL_ERROR_WANT_READ:
+                raise self._failure()
+            if self.incoming_left == 0 and not whole:
+                break
+            work -= BARE_WORK
+            self.bare_left -= 1
+            if self.bare_left < 0:
+                raise self.failure(TOO_MANY_BARE, 0, "")
         return used
 
     cdef bytes _read_small(self):
@@ -479,6 +545,7 @@ cdef class Connection:
             self._begin()
             if SSL_write(self.ssl, data, <int>size) <= 0:
                 raise self._failure()
+            self.bare_left = min(MAX_BARE, self.bare_left + BARE_PER_RECORD)
         return 0
 
     cpdef bytes seal(self, data):

@@ -4,6 +4,7 @@
     machine.start()                         then write machine.outgoing()
     plaintext = machine.receive(ciphertext) then write machine.outgoing()
     write machine.seal(plaintext)           or machine.send(plaintext), then write machine.outgoing()
+    bytes[-machine.left:]                   come first in what is given next, in a turn of their own; mostly none
     machine.close()                         close_notify goes out; what the peer still sends is received on
 
 Half-close (RFC 8446, section 6.1): close_notify ends one direction and leaves the other open. OpenSSL's
@@ -13,7 +14,7 @@ SSL_shutdown does just that when it is called once.
 from typing import Self
 
 from agent.outcome import Outcome
-from agent.tls._openssl import Connection, Context, Session
+from agent.tls._openssl import TOO_MANY_BARE, Connection, Context, Session
 
 _EXPIRED = frozenset({9, 10})
 """X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED (OpenSSL, x509_vfy.h)."""
@@ -66,6 +67,12 @@ class TlsMachine(Connection):
         if reason == "certificate verify failed":
             outcome = Outcome.CERTIFICATE_EXPIRED if verify_code in _EXPIRED else Outcome.CERTIFICATE_UNTRUSTED
             return TlsFailure(outcome, f"the peer's certificate does not verify: {verify_message}")
+        if reason == TOO_MANY_BARE:
+            return TlsFailure(
+                Outcome.TLS_FLOOD,
+                "the peer sends messages without application data (KeyUpdates, RFC 8446, section 4.6.3), one after the "
+                "other: a flood, or a fault of its TLS library",
+            )
         _, is_alert, alert = reason.partition(" alert ")
         if is_alert:
             return TlsFailure(Outcome.REFUSED_BY_PEER, f"the peer refused with alert '{alert}'; its log has the reason")

@@ -1,9 +1,11 @@
 """Clients that send garbage, half of something, too much, or almost nothing: bounded, refused, others unaffected."""
 
+import contextlib
 import os
 import random
 import socket
 import ssl
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +15,8 @@ import pytest
 
 from agent.cli.demo.stage import Player
 from tests.netns.test_streams import memory
-from tests.netns.world import Echo, World
+from tests.netns.world import SOON, Echo, World
+from tests.tls.records import Peer, Writer
 
 PORT = 7000
 SNI = "server.demo.serviceaccount.identity.example.test"
@@ -26,16 +29,20 @@ class Place(NamedTuple):
     client: Player
     server: Player
     stranger: Player
+    public: Player
+    """A pod that lets in whoever comes."""
 
 
 @pytest.fixture(scope="module")
 def place(make_shared_world: Callable[..., World]) -> Iterator[Place]:
     world = make_shared_world()
     client, server, stranger = world.pod("client"), world.pod("server"), world.stranger("stranger")
-    echo = Echo(world, server, PORT)
+    public = world.pod("public", annotations={"config.linkerd.io/default-inbound-policy": "all-unauthenticated"})
+    echoes = [Echo(world, pod, PORT) for pod in (server, public)]
     world.start()
-    yield Place(world, client, server, stranger)
-    echo.close()
+    yield Place(world, client, server, stranger, public)
+    for echo in echoes:
+        echo.close()
 
 
 def client_hello(name: str = SNI) -> bytes:
@@ -184,3 +191,74 @@ def test_one_source_cannot_fill_the_set_up_of_a_pod(place: Place) -> None:
     others_are_unaffected(place)
     for sock in crowd:
         sock.close()
+
+
+def shake_hands(place: Place, directory: Path) -> tuple[socket.socket, Writer]:
+    """A TLS connection without a certificate to a pod that admits those, after one exchange; and who speaks on it."""
+    sock = place.world.connect(place.stranger, place.public.ipv4, PORT)
+    peer = Peer(directory, name=SNI.replace("server", "public", 1))
+
+    def exchange(said: bytes) -> bytes:
+        if said:
+            sock.sendall(said)
+        return sock.recv(65536)
+
+    peer.shake_hands(exchange)
+    writer = peer.writer()
+    sock.sendall(peer.last_flight() + writer.record(b"hello"))
+    assert sock.recv(65536), "the ticket and the echo"
+    return sock, writer
+
+
+def test_clients_that_flood_new_keys_are_ended_and_others_are_served_meanwhile(place: Place, tmp_path: Path) -> None:
+    before = denials(place, "tls_flood")
+    crowd = [shake_hands(place, tmp_path) for _ in range(4)]
+    floods = [b"".join(writer.key_update() for _ in range(10_000)) for _, writer in crowd]
+
+    def pour(sock: socket.socket, flood: bytes) -> None:
+        with contextlib.suppress(OSError):  # it is ended in the midst of it
+            sock.sendall(flood)
+
+    threads = [
+        threading.Thread(target=pour, args=(sock, flood)) for (sock, _), flood in zip(crowd, floods, strict=True)
+    ]
+    for thread in threads:
+        thread.start()
+    others_are_unaffected(place)
+    for thread in threads:
+        thread.join(SOON)
+    for sock, _ in crowd:
+        with contextlib.suppress(ConnectionError):
+            while sock.recv(65536):
+                pass
+        sock.close()
+    place.world.until(lambda: denials(place, "tls_flood") == before + 4, "each of them is counted")
+    said = place.world.denial(outcome="tls_flood", pod="demo/public")
+    assert "KeyUpdate" in said["reason"]
+
+
+def test_a_client_that_takes_new_keys_for_each_thing_that_it_says_is_served(place: Place) -> None:
+    """OpenSSL's own client: K is a KeyUpdate that asks for the other direction's too."""
+    client = place.world.spawn(
+        place.stranger,
+        *("openssl", "s_client", "-connect", f"{place.public.ipv4}:{PORT}", "-servername"),
+        SNI.replace("server", "public", 1),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    assert client.stdin is not None
+    assert client.stdout is not None
+    commands, output = client.stdin, client.stdout
+
+    def said(words: bytes, answer: bytes) -> bool:
+        commands.write(words + b"\n")
+        commands.flush()
+        return any(answer in line for line in output)
+
+    assert said(b"hello", b"hello")
+    for number in range(20):
+        assert said(b"K", b"KEYUPDATE")
+        assert said(b"word %d" % number, b"word %d" % number)
+    commands.close()
+    assert client.wait(SOON) == 0

@@ -58,12 +58,15 @@ async def joint() -> AsyncIterator[Joint]:
     made.peer.close()
 
 
-async def join(buffer: int = 0) -> Joint:
-    """`buffer`: bytes that the kernel shall hold of what a leg writes, if not as many as it likes."""
+async def join(buffer: int = 0, ends: tuple[TlsMachine, TlsMachine] | None = None) -> Joint:
+    """`buffer`: bytes that the kernel shall hold of what a leg writes, if not as many as it likes.
+
+    `ends`: the far end's machine, which the test need not use, and the relay's.
+    """
     bell = Bell(Deadlines())
     application_far, application = await leg(bell, buffer)
     peer_far, peer = await leg(bell, buffer)
-    far, near = joined()
+    far, near = ends or joined()
     owner = Owner()
     relay = Relay(owner)
     relay.start(Leg(relay, application), application, TlsLeg(relay, peer, near), peer, b"")
