@@ -35,7 +35,7 @@ cdef class Flow:
     """One leg's part in every message. `machine` is None on a plain leg.
 
     One wake-up does a bounded part of the work: a read's bytes on a plain leg, as many records as the machine opens at
-    once on one under TLS. The rest is put by (`behind`), reading stops, and `go_on` takes it up in the loop's next turn.
+    once on one under TLS. The rest is put by (`behind`), reading stops, and `go_on` takes it up in the next turn.
     """
 
     cdef readonly object transport
@@ -133,7 +133,7 @@ cdef class Flow:
             raise
 
     cdef int _put_by(self, const char *data, Py_ssize_t size) except -1:
-        """Keeps what others' turn comes before: the last `size` bytes of what was read, or of what was put by before."""
+        """Keeps what others come before: the last `size` bytes of what was read, or of what was put by before."""
         if self.rest is None:
             self.rest, self.rest_at = PyBytes_FromStringAndSize(data, size), 0
             self.transport.pause_reading()
@@ -149,7 +149,7 @@ cdef class Flow:
         if not self.waits:
             self.answers = 0
         elif self.answers > MAX_ANSWERS:
-            self.refuse(TlsFailure(Outcome.TLS_FLOOD, "the peer asks for new keys again and again, and reads no answer"))
+            self.refuse(TlsFailure(Outcome.TLS_FLOOD, "the peer asks for new keys on and on, and reads no answer"))
             return False
         return True
 

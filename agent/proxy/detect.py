@@ -12,7 +12,7 @@ from msgspec import Struct
 from agent.outcome import Outcome
 from agent.proxy.opening import Opening
 from agent.tls import alpn
-from agent.tls.client_hello import ClientHello, Malformed, NeedMore, NotTls, TooLarge, parse
+from agent.tls.client_hello import ClientHello, HelloParser, Malformed, NeedMore, NotTls, Parsed, TooLarge
 
 HANDSHAKE_SECONDS = 10.0
 """How long a client may take for its ClientHello, and then for the rest of the handshake."""
@@ -63,9 +63,8 @@ class Rejected(Struct, frozen=True):
 Detected = MeshTls | Unauthenticated | Rejected
 
 
-def classify(data: bytes | bytearray, server_name: str) -> Detected | None:
-    """Judges the first bytes; None while they could still become either. Pure."""
-    parsed = parse(data)
+def classify(parsed: Parsed, server_name: str) -> Detected | None:
+    """Judges what the first bytes are; None while they could still become either. Pure."""
     match parsed:
         case NeedMore():
             return None
@@ -95,9 +94,10 @@ def _classify_hello(hello: ClientHello, server_name: str) -> Detected:
 
 async def wait_for_hello(client: Opening, server_name: str, deadline: float) -> Detected:
     """Nothing but a ClientHello is worth waiting for: the source is meshed, or policy permits nothing else."""
+    parser = HelloParser()
     while True:
         if client.held:
-            detected = classify(client.held, server_name)
+            detected = classify(parser.look(client.held), server_name)
             if detected is not None:
                 return detected
         if client.eof or client.lost:
@@ -115,9 +115,10 @@ async def first_speaker(
     """
     clock = asyncio.get_running_loop().time
     hold_until: float | None = None
+    parser = HelloParser()
     while True:
         if client.held:
-            detected = classify(client.held, server_name)
+            detected = classify(parser.look(client.held), server_name)
             if detected is not None:
                 return detected
         if client.eof or client.lost:

@@ -171,12 +171,12 @@ cdef enum:
     SESSION_SECONDS = 7200  # how long a session may be resumed; both ends' certificates are looked at each time
     MAX_SHOWN = 4096  # clients' certificates that a context remembers: who is forgotten shows it again
     HEADER = 5  # RFC 8446, section 5.1: content type, version, and the length of what follows
-    # Bare is a message without application data, and each answer that OpenSSL gives to one: a KeyUpdate that asks for the
-    # other direction's new keys counts twice.
+    # Bare is a message without application data, and each answer that OpenSSL gives to one: a KeyUpdate that asks for
+    # the other direction's new keys counts twice.
     MAX_BARE = 128  # how many a peer may send, when it has long sent nothing else
     BARE_PER_RECORD = 4  # and how many more for each record of application data, whichever way that goes
     WORK_AT_ONCE = 512  # records of application data that are opened before other connections get their turn
-    BARE_WORK = 8  # what a bare one counts as among these: new keys for both directions take 25 µs, a short record half a one
+    BARE_WORK = 8  # what a bare one counts as among these: new keys both ways take 25 µs, a short record half a one
 
 cdef const char *_cipher_suites = "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
 """RFC 8446, appendix B.4. The 128-bit suite first: its strength is ample for keys that live for a connection."""

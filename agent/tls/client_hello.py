@@ -9,6 +9,10 @@ MAX_CLIENT_HELLO = 16384
 """Bytes of records that a ClientHello may take here. OpenSSL's and browsers' stay below 2 KiB, post-quantum key
 shares included; a longer one is refused as soon as a length field announces it."""
 
+MAX_RECORDS = 64
+"""Records that a ClientHello may come in. Nobody cuts one into more than a few: RFC 8449 has no record smaller than 64
+bytes, and a hello comes before anything like that is agreed on."""
+
 RECORD_HEADER = 5
 HANDSHAKE_HEADER = 4
 CONTENT_HANDSHAKE = 22
@@ -50,9 +54,9 @@ class Malformed(Struct, frozen=True):
 
 
 class TooLarge(Struct, frozen=True):
-    """A ClientHello that announces more than MAX_CLIENT_HELLO."""
+    """A ClientHello that announces more than MAX_CLIENT_HELLO, or comes in more than MAX_RECORDS."""
 
-    size: int
+    reason: str
 
 
 Parsed = ClientHello | NeedMore | NotTls | Malformed | TooLarge
@@ -69,44 +73,83 @@ class _BadError(Exception):
 
 def parse(data: bytes | bytearray | memoryview) -> Parsed:
     """Parses the beginning of a connection. Never raises; the answer for a prefix of a ClientHello is NeedMore."""
-    message = bytearray()
-    position, size = 0, len(data)
-    wanted = HANDSHAKE_HEADER
-    while len(message) < wanted:
-        # Each byte that is there is judged, so that what is no TLS is known at its first byte.
-        if position >= size:
-            return _NEED_MORE
-        if data[position] != CONTENT_HANDSHAKE:
+    return HelloParser().look(data)
+
+
+class HelloParser:
+    """The same for a beginning that grows: each byte is looked at once, however it arrives.
+
+    What is no TLS is known at its first byte, and what is no ClientHello by the first that says so.
+    """
+
+    __slots__ = ("_at", "_found", "_message", "_record_end", "_records")
+
+    def __init__(self) -> None:
+        self._found: Parsed = _NEED_MORE
+        self._message = bytearray()
+        """Of the handshake message, what its records have brought."""
+        self._at = 0
+        """Bytes that were looked at, but for a record's header that is not all there."""
+        self._record_end = 0
+        self._records = 0
+
+    def look(self, data: bytes | bytearray | memoryview) -> Parsed:
+        """Looks at the beginning of a connection, which may have grown since. What was found once stays."""
+        size = len(data)
+        while self._found is _NEED_MORE and self._at < size:
+            if self._at == self._record_end:
+                found = self._header(data)
+                if found is None:
+                    return _NEED_MORE
+                self._found = found
+            else:
+                end = self._record_end if self._record_end < size else size  # noqa: FURB136 - a call costs more
+                self._message += data[self._at : end]
+                self._at = end
+                self._found = self._judge()
+        return self._found
+
+    def _header(self, data: bytes | bytearray | memoryview) -> Parsed | None:
+        """Reads a record's header; None where it is not all there, and the next look is from its beginning again."""
+        at, first = self._at, self._records == 0
+        if data[at] != CONTENT_HANDSHAKE:
             return (
-                NotTls(f"the first byte is 0x{data[0]:02x}, not a handshake record's")
-                if position == 0
+                NotTls(f"the first byte is 0x{data[at]:02x}, not a handshake record's")
+                if first
                 else Malformed("the ClientHello is interrupted by a record of another type")
             )
-        if position + 1 < size and data[position + 1] != 3:
-            return NotTls("the record's version is not TLS") if position == 0 else Malformed("a record is not TLS")
-        if position + RECORD_HEADER > size:
-            return _NEED_MORE
-        length = int.from_bytes(data[position + 3 : position + 5], "big")
+        if at + 1 < len(data) and data[at + 1] != 3:
+            return NotTls("the record's version is not TLS") if first else Malformed("a record is not TLS")
+        if at + RECORD_HEADER > len(data):
+            return None
+        length = data[at + 3] << 8 | data[at + 4]
         if length == 0:
             return Malformed("a handshake record is empty (RFC 8446, section 5.1)")
         if length > MAX_RECORD:
             return Malformed(f"a record of {length} bytes is over the limit of 2^14 (RFC 8446, section 5.1)")
-        message += data[position + RECORD_HEADER : position + RECORD_HEADER + length]
-        position += RECORD_HEADER + length
-        if message and message[0] != HANDSHAKE_CLIENT_HELLO:
+        self._records += 1
+        if self._records > MAX_RECORDS:
+            return TooLarge(f"the ClientHello is cut into more than {MAX_RECORDS} records")
+        self._at = at + RECORD_HEADER
+        self._record_end = self._at + length
+        return _NEED_MORE
+
+    def _judge(self) -> Parsed:
+        """What the message is, as far as it is there."""
+        message = self._message
+        if message[0] != HANDSHAKE_CLIENT_HELLO:
             return Malformed(f"the handshake begins with message type {message[0]}, not a ClientHello")
-        if len(message) >= HANDSHAKE_HEADER:
-            wanted = HANDSHAKE_HEADER + int.from_bytes(message[1:4], "big")
-            if wanted > MAX_CLIENT_HELLO:
-                return TooLarge(wanted)
-        if position > size:
+        if len(message) < HANDSHAKE_HEADER:
             return _NEED_MORE
-        if position > 2 * MAX_CLIENT_HELLO:
-            return TooLarge(position)  # cut into tiny records
-    try:
-        return _body(bytes(message), HANDSHAKE_HEADER, wanted)
-    except _BadError as error:
-        return Malformed(str(error))
+        wanted = HANDSHAKE_HEADER + (message[1] << 16 | message[2] << 8 | message[3])
+        if wanted > MAX_CLIENT_HELLO:
+            return TooLarge(f"the ClientHello announces {wanted} bytes")
+        if self._at < self._record_end or len(message) < wanted:
+            return _NEED_MORE
+        try:
+            return _body(bytes(message), HANDSHAKE_HEADER, wanted)
+        except _BadError as error:
+            return Malformed(str(error))
 
 
 def _vector(data: bytes, at: int, end: int, size: int) -> tuple[int, int]:

@@ -115,6 +115,14 @@ def test_a_client_hello_of_64_kib_is_refused_as_soon_as_it_says_so(place: Place)
     others_are_unaffected(place)
 
 
+def test_a_client_hello_in_tiny_records_is_refused_before_it_is_all_there(place: Place) -> None:
+    before = denials(place, "client_hello_too_large")
+    message = bytes([1]) + (16000).to_bytes(3, "big") + bytes(100)
+    assert send(place, b"".join(b"\x16\x03\x01\x00\x01" + bytes([octet]) for octet in message)) == b""
+    assert denials(place, "client_hello_too_large") == before + 1
+    others_are_unaffected(place)
+
+
 def test_a_malformed_client_hello_is_refused(place: Place) -> None:
     before = denials(place, "client_hello_malformed")
     hello = bytearray(client_hello())

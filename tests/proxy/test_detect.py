@@ -8,7 +8,9 @@ import pytest
 from agent.outcome import Outcome
 from agent.proxy.detect import MeshTls, NotMesh, Rejected, Unauthenticated, classify, first_speaker, wait_for_hello
 from agent.proxy.opening import MAX_HELD, Bell, Deadlines, Opening
-from tests.tls.test_client_hello import NAME, by_python
+from agent.tasks import spawn
+from agent.tls.client_hello import MAX_CLIENT_HELLO, MAX_RECORDS, parse
+from tests.tls.test_client_hello import NAME, Counted, by_python, records
 
 
 class Transport(asyncio.Transport):
@@ -51,12 +53,12 @@ def opening(bell: Bell) -> Opening:
     ],
 )
 def test_first_bytes_are_classified(data: bytes, expected: object) -> None:
-    assert classify(data, NAME) == expected
+    assert classify(parse(data), NAME) == expected
 
 
 def test_a_hello_for_this_pods_name_is_mesh_tls_in_any_case() -> None:
-    assert isinstance(classify(by_python(), NAME), MeshTls)
-    assert isinstance(classify(by_python(NAME.upper()), NAME), MeshTls)
+    assert isinstance(classify(parse(by_python()), NAME), MeshTls)
+    assert isinstance(classify(parse(by_python(NAME.upper())), NAME), MeshTls)
 
 
 @pytest.mark.parametrize(
@@ -67,7 +69,7 @@ def test_a_hello_for_this_pods_name_is_mesh_tls_in_any_case() -> None:
     ],
 )
 def test_mesh_tls_that_cannot_be_served_is_rejected(data: bytes, outcome: Outcome) -> None:
-    found = classify(data, NAME)
+    found = classify(parse(data), NAME)
     assert isinstance(found, Rejected)
     assert found.outcome is outcome
 
@@ -79,6 +81,27 @@ async def test_a_hello_that_comes_in_pieces_is_waited_for() -> None:
         loop.call_later(0.0001 * number, client.keep, bytes([byte]))
     assert isinstance(await wait_for_hello(client, NAME, loop.time() + 10), MeshTls)
     assert bytes(client.held) == by_python(), "nothing was consumed"
+
+
+async def test_a_hello_that_comes_byte_by_byte_is_looked_at_once() -> None:
+    """As large and as much cut up as one may be: what is looked at grows with its length, not with the square of it."""
+    loop = asyncio.get_running_loop()
+    client = opening(Bell(Deadlines()))
+    client.held = held = Counted()
+    size = MAX_CLIENT_HELLO - 4
+    message = b"\x01" + size.to_bytes(3, "big") + bytes(size)
+    cut = records(message, list(range(1, MAX_RECORDS)))
+
+    async def arrive() -> None:
+        for byte in cut:
+            client.keep(bytes([byte]))
+            await asyncio.sleep(0)
+
+    arriving = spawn(arrive(), name="arrives")
+    found = await wait_for_hello(client, NAME, loop.time() + 60)
+    await arriving
+    assert found == Unauthenticated(NotMesh.MALFORMED, Outcome.CLIENT_HELLO_MALFORMED)
+    assert held.looked_at < 10 * len(cut)
 
 
 async def test_silence_is_ended_by_the_deadline() -> None:

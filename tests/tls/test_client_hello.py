@@ -7,6 +7,7 @@ import ssl
 import subprocess
 from collections.abc import Iterator
 from functools import cache
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -14,11 +15,14 @@ from hypothesis import strategies as st
 
 from agent.tls.client_hello import (
     MAX_CLIENT_HELLO,
+    MAX_RECORDS,
     TLS_1_3,
     ClientHello,
+    HelloParser,
     Malformed,
     NeedMore,
     NotTls,
+    Parsed,
     TooLarge,
     parse,
 )
@@ -137,6 +141,61 @@ def test_any_cutting_into_records_is_the_same_hello(which: int, cuts: list[int])
     assert isinstance(parse(cut[:-1]), NeedMore)
 
 
+class Counted(bytearray):
+    """Counts the bytes that somebody looks at."""
+
+    looked_at = 0
+
+    def __getitem__(self, where: Any) -> Any:
+        found = super().__getitem__(where)
+        self.looked_at += 1 if isinstance(found, int) else len(found)
+        return found
+
+
+def in_pieces(data: bytes, cuts: Iterator[int]) -> tuple[Parsed, int]:
+    """What is found in the end, and how many bytes were looked at."""
+    parser, arrived, at, found = HelloParser(), Counted(), 0, parse(b"")
+    while at < len(data):
+        size = next(cuts)
+        arrived += data[at : at + size]
+        at += size
+        found = parser.look(arrived)
+        assert found == parse(bytes(arrived)), "at each moment it is what it would be at once"
+    return found, arrived.looked_at
+
+
+@given(
+    st.sampled_from([0, 1, 2]),
+    st.lists(st.integers(1, 2000), max_size=MAX_RECORDS),
+    st.lists(st.integers(1, 600), min_size=1, max_size=5),
+    st.lists(st.tuples(st.integers(0, 2500), st.integers(0, 255)), max_size=2),
+)
+def test_however_it_arrives_the_same_is_found_and_no_byte_is_looked_at_again_and_again(
+    which: int, record_cuts: list[int], cuts: list[int], changes: list[tuple[int, int]]
+) -> None:
+    seed = bytearray(records(seeds()[which][5:], record_cuts))
+    for place, value in changes:
+        seed[place % len(seed)] = value
+    _, looked_at = in_pieces(bytes(seed), itertools.cycle(cuts))
+    assert looked_at <= 10 * len(seed)
+
+
+@pytest.mark.parametrize("cut_up", [1, MAX_RECORDS])
+def test_byte_by_byte_a_hello_costs_as_much_as_it_is_long(cut_up: int) -> None:
+    costs = []
+    for size in (1000, 4000, 16000):
+        message = b"\x01" + size.to_bytes(3, "big") + bytes(size)
+        stream = records(message, list(range(1, cut_up)))
+        parser, arrived = HelloParser(), Counted()
+        for byte in stream:
+            arrived.append(byte)
+            found = parser.look(arrived)
+        assert isinstance(found, Malformed), "it has no cipher suites"
+        costs.append(arrived.looked_at / len(stream))
+    assert max(costs) < 10
+    assert costs == sorted(costs, reverse=True), "a longer one costs no more for each byte"
+
+
 @given(st.binary(max_size=200))
 def test_bytes_that_follow_the_hello_do_not_matter(tail: bytes) -> None:
     assert parse(by_python() + tail) == parse(by_python())
@@ -169,9 +228,13 @@ def test_a_large_hello_is_known_by_its_length_field() -> None:
     assert isinstance(parse(announced), TooLarge)
 
 
-def test_a_hello_in_thousands_of_tiny_records_is_too_large() -> None:
+def test_a_hello_in_tiny_records_is_too_large_as_soon_as_there_are_too_many() -> None:
     message = b"\x01" + (16000).to_bytes(3, "big") + bytes(16000)
-    assert isinstance(parse(records(message, list(range(16004)))[: 3 * MAX_CLIENT_HELLO]), TooLarge)
+    tiny = records(message, list(range(16004)))
+    assert isinstance(parse(tiny[: 6 * MAX_RECORDS]), NeedMore)
+    found = parse(tiny[: 6 * MAX_RECORDS + 5])
+    assert isinstance(found, TooLarge)
+    assert str(MAX_RECORDS) in found.reason
 
 
 def variants() -> Iterator[tuple[str, bytes]]:
