@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from cpython.bytes cimport PyBytes_AS_STRING
 from libc.errno cimport errno
-from libc.string cimport memset, strerror
+from libc.string cimport memcmp, memset, strerror
 
 from agent.capture.netns import stranded
 
@@ -95,6 +95,9 @@ cdef enum:
     # While bytes wait for a reader that does not read, there are no keepalives but probes of its window, every two
     # minutes in the end. Not so with this, and retransmission gives up after seven minutes instead of a quarter of an hour.
     SILENCE_MILLISECONDS = 45000
+
+cdef unsigned char[12] _mapped = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xFF, 0xFF]
+"""What an IPv4-mapped address begins with: RFC 4291, section 2.5.5.2."""
 
 _one = lru_cache(maxsize=4096)(str)  # not sys.intern: before Python 3.12.6 what is interned stays for ever
 
@@ -202,13 +205,19 @@ cdef socklen_t _fill(_Address *address, str text, int port) except 0:
 
 
 cdef tuple _shown(_Address *address):
-    """As text: one for all connections of one address, among the last some thousands."""
+    """As text: one for all connections of one address, among the last some thousands; IPv4 as such where it is mapped.
+
+    What is mapped is told by its bytes: the text of ::ffff:0:a00:1, which is no mapped address, begins like one.
+    """
     cdef char text[64]
     if address.any.sa_family == AF_INET:
         inet_ntop(AF_INET, &address.v4.sin_addr, text, 64)
         return _one(text.decode()), ntohs(address.v4.sin_port)
-    inet_ntop(AF_INET6, &address.v6.sin6_addr, text, 64)
-    return _one(text.decode().removeprefix("::ffff:")), ntohs(address.v6.sin6_port)
+    if memcmp(address.v6.sin6_addr.s6_addr, _mapped, sizeof(_mapped)) == 0:
+        inet_ntop(AF_INET, &address.v6.sin6_addr.s6_addr[sizeof(_mapped)], text, 64)
+    else:
+        inet_ntop(AF_INET6, &address.v6.sin6_addr, text, 64)
+    return _one(text.decode()), ntohs(address.v6.sin6_port)
 
 
 def dial(int netns, int home, unsigned int mark, str address, int port, str source=None, int source_port=0):

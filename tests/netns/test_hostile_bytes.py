@@ -270,3 +270,25 @@ def test_a_client_that_takes_new_keys_for_each_thing_that_it_says_is_served(plac
         assert said(b"word %d" % number, b"word %d" % number)
     commands.close()
     assert client.wait(SOON) == 0
+
+
+@pytest.mark.parametrize("address", ["::ffff:0:a00:1", "::ffff:1:2:3", "::fffe:a00:1"])
+def test_an_address_that_only_looks_as_if_it_were_a_mapped_one_is_a_strangers_as_any_other(
+    place: Place, address: str
+) -> None:
+    """::ffff:0:a00:1 is no IPv4-mapped address (RFC 4291, section 2.5.5.2); ::ffff:a00:1 is."""
+    world = place.world
+    for words in (
+        ("ip", "-n", place.stranger.netns, "addr", "add", f"{address}/128", "dev", "eth0", "nodad"),
+        ("ip", "-n", place.server.netns, "route", "add", f"{address}/128", "via", place.stranger.ipv6),
+    ):
+        done = world.run(world.node, *words)
+        assert done.returncode == 0, done.stderr
+    with world.open_socket(place.stranger, 6) as sock:
+        sock.bind((address, 0))
+        sock.connect((place.server.ipv6, PORT))
+        sock.sendall(b"hello")
+        with contextlib.suppress(ConnectionError):
+            assert sock.recv(100) == b""
+        client = f"[{address}]:{sock.getsockname()[1]}"
+    assert world.denial(client=client)["outcome"] == "unauthenticated"
