@@ -20,6 +20,8 @@ class Outcome(StrEnum):
     """The pod left the mesh or this node while the connection was open."""
     UNREACHABLE = "unreachable"
     """The destination refused, reset or did not answer the agent's own connect()."""
+
+    # Denials: ourselves.
     FAILED = "failed"
     """A fault of the agent itself; the log has the traceback."""
 
@@ -92,6 +94,5 @@ _NOT_DENIALS = frozenset(
         Outcome.DRAINED,
         Outcome.UNENROLLED,
         Outcome.UNREACHABLE,
-        Outcome.FAILED,
     }
 )

@@ -129,7 +129,7 @@ cdef class Flow:
             elif not self.paused:
                 self.transport.resume_reading()
         except BaseException:
-            self.transport.abort()  # a fault of ours leaves no connection that nobody reads
+            self.fault()
             raise
 
     cdef int _put_by(self, const char *data, Py_ssize_t size) except -1:

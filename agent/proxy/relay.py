@@ -20,6 +20,8 @@ from agent.proxy._flow import Flow
 from agent.proxy.opening import ALERT_SECONDS, Opening
 from agent.tls.machine import TlsFailure, TlsMachine
 
+OUR_FAULT = "the agent failed while it relayed the connection; see the log"
+
 WRITE_HIGH_WATER = 262144
 """Bytes that may wait in a leg's write buffer before the other leg's reading pauses."""
 
@@ -71,6 +73,10 @@ class Leg(Flow, asyncio.BufferedProtocol):
                 other.go_on_soon()  # what it has read comes before what it will read
             elif not other.ended:
                 other.transport.resume_reading()
+
+    def fault(self) -> None:
+        """Ends the connection: a fault of ours leaves none that nobody reads."""
+        self.relay.failed(Outcome.FAILED, OUR_FAULT)
 
     def go_on_soon(self) -> None:
         """Takes what was put by up in the loop's next turn."""
@@ -268,6 +274,8 @@ class Relay:
             return
         if isinstance(exc, TimeoutError):
             outcome, detail = Outcome.TIMED_OUT, "the kernel gave up: no answer to keepalives or retransmissions"
+        elif exc is not None and not isinstance(exc, OSError):  # a callback of ours raised it; the loop has logged it
+            outcome, detail = Outcome.FAILED, OUR_FAULT
         elif leg is self.application:
             outcome, detail = Outcome.RESET_BY_APPLICATION, "the application reset the connection"
         else:

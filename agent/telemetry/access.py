@@ -60,7 +60,7 @@ class AccessLog:
 
     def wants(self, event: str, pod: str, outcome: Outcome, *, audit: bool = False) -> bool:
         """Whether a record will be written; asked once for each, because it counts."""
-        if event == CLOSED and (self._enabled or outcome is Outcome.FAILED):
+        if event == CLOSED and self._enabled:
             return True
         return (event != CLOSED or audit) and self._may_say((event, pod, outcome.value), int(self._clock()))
 
@@ -72,12 +72,12 @@ class AccessLog:
     def write(self, record: ConnectionRecord) -> None:
         """Logs one connection that `wants` has said yes to."""
         fields = {"fields": _fields(record)}
-        if record.event == DENIED:
+        if record.outcome is Outcome.FAILED:
+            log.error("failed: %s", record.reason, extra=fields)
+        elif record.event == DENIED:
             log.warning("denied: %s", record.reason, extra=fields)
         elif record.event == AUDITED:
             log.warning("audit: %s", record.reason, extra=fields)
-        elif record.outcome is Outcome.FAILED:
-            log.error("failed: %s", record.reason, extra=fields)
         else:
             log.info("closed: %s", record.reason or record.outcome.value, extra=fields)
 

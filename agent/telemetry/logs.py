@@ -1,16 +1,27 @@
 """Log lines on stderr: JSON for machines, text for people. One write per line, so that processes do not mix theirs."""
 
+import asyncio
 import logging
 import os
 import sys
+import time
 import traceback
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 FIELDS = "fields"
 """`extra={"fields": {...}}` adds fields to a line."""
+
+FAULTS_AT_ONCE = 5
+"""Tracebacks of one kind that are logged within FAULT_SECONDS; more are counted and told in one line."""
+
+FAULT_SECONDS = 10.0
+
+MAX_KINDS = 256
+"""Kinds of faults that are told apart within FAULT_SECONDS; more share one bound."""
 
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 
@@ -81,9 +92,82 @@ class StderrHandler(logging.Handler):
             self.handleError(record)
 
 
+class Kind(NamedTuple):
+    """What makes two faults the same: who logged it, the exception, where it was raised. Words tell of addresses."""
+
+    logger: str
+    error: str
+    place: str
+
+    @classmethod
+    def of(cls, record: logging.LogRecord) -> "Kind | None":
+        """The kind of a line; None where it tells of no exception."""
+        if not record.exc_info or record.exc_info[0] is None:
+            return None
+        error, _, trace = record.exc_info
+        while trace is not None and trace.tb_next is not None:
+            trace = trace.tb_next
+        place = "" if trace is None else f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
+        return cls(record.name, error.__name__, place)
+
+
+_OTHERS = Kind("quietwire", "of other kinds", "several places")
+
+
+class FaultLimit(logging.Filter):
+    """Lets lines with a traceback through at a bounded rate: a stranger who finds a fault of ours fills no disk.
+
+    What was suppressed is told when its time is over: by the running loop's clock where there is a loop, and before the
+    next line in any case.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._clock = clock
+        self._windows: dict[Kind, tuple[float, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the line is written."""
+        self.tell_suppressed()
+        kind = Kind.of(record)
+        if kind is None:
+            return True
+        if kind not in self._windows and len(self._windows) >= MAX_KINDS:
+            kind = _OTHERS
+        since, count = self._windows.get(kind, (self._clock(), 0))
+        self._windows[kind] = (since, count + 1)
+        if count == FAULTS_AT_ONCE:
+            self._tell_later()
+        return count < FAULTS_AT_ONCE
+
+    def tell_suppressed(self) -> None:
+        """Says how much was not logged in times that are over."""
+        now = self._clock()
+        over = [(kind, count) for kind, (since, count) in self._windows.items() if now - since >= FAULT_SECONDS]
+        for kind, _ in over:
+            del self._windows[kind]
+        for kind, count in over:
+            if count > FAULTS_AT_ONCE:
+                logging.getLogger(kind.logger).error(
+                    "%d more faults were not logged: %s at %s",
+                    count - FAULTS_AT_ONCE,
+                    kind.error,
+                    kind.place,
+                    extra={FIELDS: {"event": "suppressed"}},
+                )
+
+    def _tell_later(self) -> None:
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return  # a thread without a loop: the next line tells it
+        loop.call_later(FAULT_SECONDS, self.tell_suppressed)
+
+
 def configure(form: str, level: str, *, process: str, node: str | None = None) -> None:
     """Sets this process's logging up. `form` is `json` or `text`."""
     handler = StderrHandler()
+    handler.addFilter(FaultLimit())
     handler.setFormatter(JsonFormatter(node, process) if form == "json" else TextFormatter(process))
     root = logging.getLogger()
     for former in list(root.handlers):
@@ -91,7 +175,7 @@ def configure(form: str, level: str, *, process: str, node: str | None = None) -
     root.addHandler(handler)
     root.setLevel(level.upper())
     logging.captureWarnings(capture=True)
-    for noisy in ("asyncio", "httpx2", "httpcore2", "uvicorn.access"):
+    for noisy in ("asyncio", "uvicorn.access"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))
     sys.excepthook = _log_uncaught
 

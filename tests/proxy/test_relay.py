@@ -2,9 +2,11 @@
 
 import asyncio
 import gc
+import itertools
 import socket
 import weakref
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -15,7 +17,8 @@ from agent.outcome import Outcome
 from agent.proxy.opening import Bell, Deadlines, Opening
 from agent.proxy.relay import Leg, Relay, TlsLeg
 from agent.tls.machine import TlsMachine
-from tests.tls.test_machine import joined
+from tests.tls.records import towards_server
+from tests.tls.test_machine import SERVER, joined
 
 _made: list[tuple[socket.socket, asyncio.Transport]] = []
 """Every leg since the last `put_away`."""
@@ -195,3 +198,32 @@ async def test_a_stream_that_is_cut_without_close_notify_is_freed_too(joint: Joi
     assert (await joint.ended)[0] is Outcome.TRUNCATED
     await settle()
     assert joint.owner() is None
+
+
+@pytest.mark.parametrize("put_by", [False, True])
+def test_a_fault_of_ours_in_the_midst_of_a_stream_is_said_to_be_ours(tmp_path: Path, put_by: bool) -> None:
+    """In what the loop calls when it has read, and in the turn that takes up what was put by."""
+
+    async def scenario() -> None:
+        bell, calls = Bell(Deadlines()), itertools.count()
+        _, application = await leg(bell)
+        peer_far, peer = await leg(bell)
+        writer, machine = towards_server(tmp_path, SERVER)
+
+        def remember(_: TlsMachine) -> bool:
+            if next(calls) == int(put_by):
+                raise ValueError("a fault")
+            return False
+
+        owner = Owner()
+        relay = Relay(owner)
+        relay.start(Leg(relay, application), application, TlsLeg(relay, peer, machine, remember), peer, b"")
+        peer_far.setblocking(True)
+        peer_far.sendall(b"".join(writer.record(b"x") for _ in range(600)))
+        async with asyncio.timeout(10):
+            outcome, detail = await owner.ended
+        assert outcome is Outcome.FAILED
+        assert "see the log" in detail
+        await put_away()
+
+    uvloop.run(scenario())

@@ -45,11 +45,19 @@ def test_what_was_not_logged_is_told_though_nothing_more_comes(caplog: pytest.Lo
     assert len(caplog.records) == DENIALS_PER_SECOND + 2, "and told once"
 
 
+def test_faults_of_ours_are_errors_at_a_bounded_rate_too(caplog: pytest.LogCaptureFixture) -> None:
+    log = AccessLog(enabled=False, clock=lambda: 100.0)
+    assert Outcome.FAILED.is_denial, "nobody was served: it counts"
+    for _ in range(500):
+        log.record(record(DENIED, Outcome.FAILED))
+    assert {each.levelno for each in caplog.records if each.getMessage() == "failed: because"} == {logging.ERROR}
+    assert len(caplog.records) == DENIALS_PER_SECOND
+
+
 def test_nothing_is_wanted_of_a_connection_that_ends_well_unless_all_are() -> None:
     quiet, loud = AccessLog(enabled=False), AccessLog(enabled=True)
     assert not quiet.wants(CLOSED, "demo/api", Outcome.COMPLETED)
     assert quiet.wants(CLOSED, "demo/api", Outcome.COMPLETED, audit=True)
-    assert quiet.wants(CLOSED, "demo/api", Outcome.FAILED)
     assert quiet.wants(DENIED, "demo/api", Outcome.UNAUTHENTICATED)
     assert all(loud.wants(CLOSED, "demo/api", Outcome.COMPLETED) for _ in range(2 * DENIALS_PER_SECOND))
 

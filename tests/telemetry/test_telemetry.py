@@ -4,7 +4,7 @@ import asyncio
 import json
 import logging
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 
 import h11
 import pytest
@@ -15,7 +15,15 @@ from agent.outcome import Outcome
 from agent.telemetry.access import DENIALS_PER_SECOND, AccessLog, ConnectionRecord
 from agent.telemetry.admin import MAX_HEADER, AdminServer, Response
 from agent.telemetry.counters import Counters, CounterTotals
-from agent.telemetry.logs import JsonFormatter, StderrHandler, TextFormatter
+from agent.telemetry.logs import (
+    FAULT_SECONDS,
+    FAULTS_AT_ONCE,
+    MAX_KINDS,
+    FaultLimit,
+    JsonFormatter,
+    StderrHandler,
+    TextFormatter,
+)
 from agent.telemetry.metrics import Metrics
 
 
@@ -59,6 +67,78 @@ def test_a_traceback_is_a_field() -> None:
             "x", logging.ERROR, __file__, 1, "it failed", (), (ValueError, error, error.__traceback__)
         )
     assert "ValueError: inside" in json.loads(JsonFormatter(None, "x").format(record))["traceback"]
+
+
+class Kept(logging.Handler):
+    """Keeps the messages that its filter lets through."""
+
+    def __init__(self, limit: FaultLimit) -> None:
+        super().__init__()
+        self.addFilter(limit)
+        self.said: list[str] = []
+        self.told = asyncio.Event()
+        """Something that was suppressed has been told."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.said.append(record.getMessage())
+        if "were not logged" in self.said[-1]:
+            self.told.set()
+
+
+@pytest.fixture
+def kept() -> Iterator[tuple[Kept, list[float]]]:
+    """What the root logger's handler writes, and its clock."""
+    now = [100.0]
+    handler = Kept(FaultLimit(lambda: now[0]))
+    root = logging.getLogger()
+    root.addHandler(handler)
+    yield handler, now
+    root.removeHandler(handler)
+
+
+def fail(number: int, error: type[Exception] = ValueError) -> None:
+    try:
+        raise error
+    except error:
+        logging.getLogger("quietwire.test").exception("the connection of 192.0.2.%d failed", number)
+
+
+def test_faults_of_one_kind_are_logged_at_a_bounded_rate_and_the_rest_is_told(kept: tuple[Kept, list[float]]) -> None:
+    handler, now = kept
+    for number in range(500):
+        fail(number)
+    assert len(handler.said) == FAULTS_AT_ONCE
+    fail(0, KeyError)
+    logging.getLogger("quietwire.test").error("no traceback")
+    assert len(handler.said) == FAULTS_AT_ONCE + 2, "one kind hides no other, and no line that is no fault"
+    now[0] += FAULT_SECONDS
+    fail(1)
+    assert handler.said[-2].startswith(f"{500 - FAULTS_AT_ONCE} more faults were not logged: ValueError at {__file__}")
+    assert handler.said[-1] == "the connection of 192.0.2.1 failed"
+    now[0] += FAULT_SECONDS
+    logging.getLogger("quietwire.test").error("more")
+    assert handler.said[-1] == "more", "told once"
+    assert len(handler.said) == FAULTS_AT_ONCE + 5
+
+
+async def test_what_was_not_logged_of_faults_is_told_though_nothing_more_comes(
+    kept: tuple[Kept, list[float]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handler, now = kept
+    monkeypatch.setattr("agent.telemetry.logs.FAULT_SECONDS", 0.001)
+    for number in range(FAULTS_AT_ONCE + 7):
+        fail(number)
+    now[0] += FAULT_SECONDS
+    async with asyncio.timeout(10):
+        await handler.told.wait()
+    assert handler.said[-1].startswith("7 more faults were not logged")
+
+
+def test_a_crowd_of_kinds_shares_a_bound(kept: tuple[Kept, list[float]]) -> None:
+    handler, _ = kept
+    for number in range(MAX_KINDS + 100):
+        fail(number, type(f"Error{number}", (Exception,), {}))
+    assert len(handler.said) == MAX_KINDS + FAULTS_AT_ONCE
 
 
 def record(outcome: Outcome, event: str = "denied", pod: str = "demo/api") -> ConnectionRecord:
