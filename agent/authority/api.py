@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
@@ -32,6 +33,10 @@ PEER_CERTIFICATE = "quietwire.peer_certificate"
 """Key in the ASGI scope: the caller's verified leaf, DER; see agent.authority.server."""
 
 
+Serve = Callable[[Request, Caller | None], Awaitable[Response]]
+"""What a door opens to: the request, and who calls."""
+
+
 class JoinBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """POST /v1/join."""
 
@@ -50,24 +55,24 @@ def application(service: AuthorityService) -> Starlette:
     """The ASGI application."""
     trust_domain = service.trust_domain
 
-    async def join(request: Request) -> Response:
+    async def join(request: Request, _: Caller | None) -> Response:
         body = msgspec.json.decode(await _body(request), type=JoinBody)
         address = "nobody" if request.client is None else request.client.host
         return _signed(await service.join(body.token, body.node, body.csr, address))
 
-    async def svid(request: Request) -> Response:
+    async def svid(request: Request, caller: Caller | None) -> Response:
         body = msgspec.json.decode(await _body(request), type=CsrBody)
-        return _signed(await service.issue(_caller(request, trust_domain), body.csr))
+        return _signed(await service.issue(caller, body.csr))
 
-    async def renew(request: Request) -> Response:
+    async def renew(request: Request, caller: Caller | None) -> Response:
         body = msgspec.json.decode(await _body(request), type=CsrBody)
-        return _signed(await service.renew(_caller(request, trust_domain), body.csr))
+        return _signed(await service.renew(caller, body.csr))
 
-    async def bundle(request: Request) -> Response:
+    async def bundle(request: Request, caller: Caller | None) -> Response:
         known = _known(request)
         if TRUSTS in request.headers:
             issuers = tuple(filter(None, request.headers.get(ISSUERS, "")[:4096].split(",")))
-            await service.confirm(_caller(request, trust_domain), _number(request.headers[TRUSTS]), issuers)
+            await service.confirm(caller, _number(request.headers[TRUSTS]), issuers)
         publication = await service.wait(known, min(_number(request.query_params.get("wait", "0")), MAX_WAIT_SECONDS))
         etag = {"ETag": f'"{publication.sequence}"'}
         if publication.sequence == known:
@@ -75,12 +80,23 @@ def application(service: AuthorityService) -> Starlette:
         document = bundle_document.encode(as_bundle(publication, trust_domain))
         return Response(document, headers=etag, media_type="application/json")
 
+    def door(path: str, method: str, serve: Serve) -> Route:
+        """A route behind the one question that all of them ask: whether who calls is revoked."""
+
+        async def endpoint(request: Request) -> Response:
+            caller = _caller(request, trust_domain)
+            if caller is not None:
+                await service.check_caller(caller)
+            return await serve(request, caller)
+
+        return Route(path, endpoint, methods=[method])
+
     return Starlette(
         routes=[
-            Route("/v1/join", join, methods=["POST"]),
-            Route("/v1/svid", svid, methods=["POST"]),
-            Route("/v1/renew", renew, methods=["POST"]),
-            Route("/v1/bundle", bundle, methods=["GET"]),
+            door("/v1/join", "POST", join),
+            door("/v1/svid", "POST", svid),
+            door("/v1/renew", "POST", renew),
+            door("/v1/bundle", "GET", bundle),
         ],
         exception_handlers={Refusal: _refused, msgspec.DecodeError: _undecodable, HTTPException: _http_error},
     )

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives import hashes
 from msgspec import Struct
 
 from agent.authority import ca, pki, rotation
-from agent.authority.ledger import AUTHORITY, MINTED, Agent, Book, Issuance, Kind, Publication
+from agent.authority.ledger import AUTHORITY, MINTED, Agent, Book, Issuance, Kind, Publication, Subject
 from agent.authority.pki import GivenFiles, InForce, IssuerError
 from agent.authority.rotation import RotationError, Stage
 from agent.authority.store import Store
@@ -161,7 +161,8 @@ def tidy(book: Book, store: Store) -> None:
 
 def known_agents(book: Book, now: float) -> list[Agent]:
     """Agents whose confirmation counts: they hold an SVID of their own that has not expired, and are not revoked."""
-    return [agent for agent in book.agents() if agent.expires > now and book.revocation(Kind.AGENT, agent.node) is None]
+    revoked = book.revoked_nodes()
+    return [agent for agent in book.agents() if agent.expires > now and agent.node not in revoked]
 
 
 def blockers(book: Book, now: float) -> list[str]:
@@ -185,7 +186,7 @@ def blockers(book: Book, now: float) -> list[str]:
             for issuance in book.issued(live_at=now)
             if issuance.node == MINTED
             and issuance.issuer != issuer
-            and book.revocation(Kind.SERIAL, issuance.serial) is None
+            and book.why_revoked(Subject(SpiffeId.parse(issuance.spiffe_id), serial=issuance.serial)) is None
         ]
     return found
 

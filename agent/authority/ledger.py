@@ -20,6 +20,7 @@ import msgspec
 from msgspec import Struct
 
 from agent.authority.rotation import Rotation
+from agent.identity.spiffe import SpiffeId
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -95,6 +96,32 @@ class Revocation(Struct, frozen=True):
     value: str
     reason: str
     created: float
+
+
+class Subject(Struct, frozen=True):
+    """Whom or what a revocation may be about: somebody who calls, or a certificate that is asked for.
+
+    `node` is the node whose agent asked for it (for an agent, its own), empty where none did; `serial` is empty for a
+    certificate that there is not yet.
+    """
+
+    spiffe_id: SpiffeId
+    node: str = ""
+    serial: str = ""
+
+    @property
+    def named(self) -> tuple[tuple[Kind, str], ...]:
+        """Every revocation that would hold for it.
+
+        An agent is named by its node or by its SPIFFE ID, and what it was given goes with it either way.
+        """
+        found = [(Kind.SPIFFE_ID, str(self.spiffe_id))]
+        if self.node:
+            found.append((Kind.AGENT, self.node))
+            found.append((Kind.SPIFFE_ID, f"spiffe://{self.spiffe_id.trust_domain}/agent/{self.node}"))
+        if self.serial:
+            found.append((Kind.SERIAL, self.serial))
+        return tuple(found)
 
 
 class Anchors(Struct, frozen=True):
@@ -208,10 +235,7 @@ class Book:
     def record(self, issuance: Issuance) -> None:
         """Records a certificate before it is handed out. Raises Revoked, and then nothing may be handed out."""
         with self.transaction():
-            for kind, value in ((Kind.SPIFFE_ID, issuance.spiffe_id), (Kind.AGENT, issuance.node)):
-                revocation = self.revocation(kind, value)
-                if revocation is not None:
-                    raise Revoked(f"{_shown(kind)} {value} is revoked: {revocation.reason}")
+            self.check(Subject(SpiffeId.parse(issuance.spiffe_id), issuance.node))
             self._db.execute(
                 "INSERT INTO issuances VALUES (?, ?, ?, ?, ?, ?)",
                 msgspec.structs.astuple(issuance),
@@ -235,17 +259,42 @@ class Book:
             return done.rowcount == 1
 
     def unrevoke(self, kind: Kind, value: str) -> bool:
-        """Takes a revocation back; False where there was none."""
+        """Takes a revocation back; False where there was none.
+
+        What it alone kept out is let in again: certificates that have not expired are good again, with the keys that
+        they had, and the identity is issued anew to whoever may have it. What another revocation names stays out.
+        """
         with self.transaction():
             done = self._db.execute("DELETE FROM revocations WHERE kind = ? AND value = ?", (kind, value))
             return done.rowcount == 1
 
-    def revocation(self, kind: Kind, value: str) -> Revocation | None:
-        """The revocation of one thing."""
-        row = self._db.execute(
-            "SELECT kind, value, reason, created FROM revocations WHERE kind = ? AND value = ?", (kind, value)
-        ).fetchone()
-        return None if row is None else Revocation(Kind(row[0]), *row[1:])
+    def why_revoked(self, subject: Subject) -> str | None:
+        """The revocation that holds for it, in words; None where none does. Whoever asks, asks this."""
+        for kind, value in subject.named:
+            row = self._db.execute(
+                "SELECT reason FROM revocations WHERE kind = ? AND value = ?", (kind, value)
+            ).fetchone()
+            if row is not None:
+                return f"{_shown(kind)} {value} is revoked: {row[0]}"
+        return None
+
+    def check(self, subject: Subject) -> None:
+        """Raises Revoked where one is in force."""
+        reason = self.why_revoked(subject)
+        if reason is not None:
+            raise Revoked(reason)
+
+    def check_caller(self, spiffe_id: SpiffeId, serial: str) -> None:
+        """The same for who shows a certificate: it goes with the agent that was given it. Raises Revoked."""
+        row = self._db.execute("SELECT node FROM issuances WHERE serial = ?", (serial,)).fetchone()
+        # One that is not in the ledger is signed by a key of ours all the same: what its SPIFFE ID says still holds.
+        self.check(Subject(spiffe_id, row[0] if row is not None else spiffe_id.agent or "", serial))
+
+    def revoked_nodes(self) -> frozenset[str]:
+        """The nodes whose agents are revoked, by either name."""
+        found = {each.value for each in self.revocations() if each.kind is Kind.AGENT}
+        found |= {_agent_of(each.value) for each in self.revocations() if each.kind is Kind.SPIFFE_ID}
+        return frozenset(found - {""})
 
     def revocations(self) -> list[Revocation]:
         """Every revocation in force, oldest first."""
@@ -320,15 +369,18 @@ class Book:
     def _revoked(self, now: float) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """SPIFFE IDs and serials that nobody may accept. An agent's are its own, and all that it was given."""
         ids = [row[0] for row in self._db.execute("SELECT value FROM revocations WHERE kind = ?", (Kind.SPIFFE_ID,))]
-        serials = [
+        # A serial that is not in the ledger stays for good: nobody knows when its certificate ends.
+        serials = {
             row[0]
             for row in self._db.execute(
-                "SELECT serial FROM issuances WHERE expires > ? AND ("
-                "serial IN (SELECT value FROM revocations WHERE kind = ?) OR "
-                "node IN (SELECT value FROM revocations WHERE kind = ?))",
-                (now, Kind.SERIAL, Kind.AGENT),
+                "SELECT value FROM revocations WHERE kind = ? AND "
+                "NOT EXISTS (SELECT 1 FROM issuances WHERE serial = value AND expires <= ?)",
+                (Kind.SERIAL, now),
             )
-        ]
+        }
+        for node in self.revoked_nodes():
+            rows = self._db.execute("SELECT serial FROM issuances WHERE expires > ? AND node = ?", (now, node))
+            serials |= {row[0] for row in rows}
         return tuple(sorted(ids)), tuple(sorted(serials))
 
     def _get(self, name: str, kind: type[T]) -> T | None:
@@ -387,6 +439,14 @@ def _open(path: Path) -> sqlite3.Connection:
 def _hash(token: str) -> bytes:
     # Tokens are 256 random bits: a plain hash cannot be searched.
     return hashlib.sha256(token.encode()).digest()
+
+
+def _agent_of(spiffe_id: str) -> str:
+    """The node of an agent's SPIFFE ID, or nothing."""
+    try:
+        return SpiffeId.parse(spiffe_id).agent or ""
+    except ValueError:  # then it names nobody that can be given anything: a certificate needs one that parses
+        return ""
 
 
 def _shown(kind: Kind) -> str:

@@ -111,6 +111,7 @@ class AuthorityServer:
         self._server: asyncio.Server | None = None
         self._anchors = b""
         self._issuer = ""
+        self._serial = ""
         self._due = 0.0
         self._context: ssl.SSLContext | None = None
         self._changed = asyncio.Event()
@@ -140,7 +141,9 @@ class AuthorityServer:
                 pass
             self._changed.clear()
             anchors = self._service.in_force.anchors
-            if (anchors.anchors_pem, anchors.issuer) == (self._anchors, self._issuer) and time.time() < self._due:
+            same = (anchors.anchors_pem, anchors.issuer) == (self._anchors, self._issuer)
+            # A certificate of ours that is revoked is one that agents take no more.
+            if same and time.time() < self._due and self._serial not in self._service.publication.revoked_serials:
                 continue
             try:
                 await self._renew()
@@ -154,6 +157,7 @@ class AuthorityServer:
         anchors = self._service.in_force.anchors
         svid = accept(request, self._id, chain, anchors.anchors_pem, now=time.time())
         self._due = renew_at(svid, time.time(), 0.0)
+        self._serial = svid.serial
         self._issuer = svid.issuer  # which may be the former one already: then this is done again
         if self._context is not None and anchors.anchors_pem == self._anchors:
             load_cert_chain(self._context, svid.chain_pem, svid.key_pem)  # for the handshakes to come

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from agent.authority import control, csr, rotation
 from agent.authority.control import Expiry
-from agent.authority.ledger import AUTHORITY, Book, Kind, Ledger, Publication, Revoked
+from agent.authority.ledger import AUTHORITY, Book, Ledger, Publication, Revoked, Subject
 from agent.authority.limits import RateLimit
 from agent.authority.pki import GivenFiles, InForce, IssuerError
 from agent.authority.refusal import Code, Refusal
@@ -287,14 +287,25 @@ class AuthorityService:
 
     # -- what agents ask --
 
+    async def check_caller(self, caller: Caller) -> None:
+        """What every door asks before it opens to who shows a certificate. Raises Refusal where it is revoked."""
+        try:
+            await self._ledger.do(Book.check_caller, caller.spiffe_id, caller.serial)
+        except Revoked as revoked:
+            raise _revoked(revoked) from None
+        except sqlite3.Error as error:  # who cannot be looked up is not let in
+            raise Refusal(Code.NOT_RECORDED, f"the ledger cannot be read ({error}): is the disk well?") from error
+
     async def join(self, token: str, node: str, csr_pem: str, address: str) -> Signed:
         """Attests an agent by its one-time token. Raises Refusal."""
         self._limit(self._joins, address)
         requested = csr.read(csr_pem, self.trust_domain)
         self._check_agent_id(requested.spiffe_id, node)
-        await self._check_not_revoked(Kind.AGENT, node)
         try:
+            await self._ledger.do(Book.check, Subject(requested.spiffe_id, node))  # before the token is used up
             problem = await self._ledger.do(Book.use_token, token, node, self._clock())
+        except Revoked as revoked:
+            raise _revoked(revoked) from None
         except sqlite3.Error as error:
             raise _not_recorded(error) from error
         if problem is not None:
@@ -325,7 +336,7 @@ class AuthorityService:
 
     async def confirm(self, caller: Caller | None, trusts: int, issuers: tuple[str, ...]) -> None:
         """An agent says what it trusts and uses. Callers that are no agents are not asked."""
-        if caller is None or _node(caller.spiffe_id) is None:
+        if caller is None or caller.spiffe_id.agent is None:
             return
         node = await self._node_of(caller)
         try:
@@ -345,7 +356,7 @@ class AuthorityService:
                 control.sign, found, requested.spiffe_id, requested.public_key, node, now, seconds
             )
         except Revoked as revoked:
-            raise Refusal(Code.REVOKED, f"{revoked}; quietwire authority unrevoke takes it back") from None
+            raise _revoked(revoked) from None
         except sqlite3.Error as error:
             raise _not_recorded(error) from error
         log.info("issued %s to node %s", requested.spiffe_id, node)
@@ -357,20 +368,12 @@ class AuthorityService:
         return signed.chain_pem.encode()
 
     async def _node_of(self, caller: Caller | None) -> str:
-        node = None if caller is None else _node(caller.spiffe_id)
+        node = None if caller is None else caller.spiffe_id.agent
         if caller is None or node is None or not await self._ledger.do(Book.knows_agent, node):
             who = "without a client certificate" if caller is None else f"as {caller.spiffe_id}"
             raise Refusal(Code.UNKNOWN_CALLER, f"called {who}: only agents that have joined may ask; join with a token")
-        await self._check_not_revoked(Kind.AGENT, node)
-        if caller.serial in self.publication.revoked_serials:
-            raise Refusal(Code.REVOKED, f"the certificate of {caller.spiffe_id}, serial {caller.serial}, is revoked")
         self._limit(self._requests, node)
         return node
-
-    async def _check_not_revoked(self, kind: Kind, value: str) -> None:
-        revocation = await self._ledger.do(Book.revocation, kind, value)
-        if revocation is not None:
-            raise Refusal(Code.REVOKED, f"{kind} {value} is revoked: {revocation.reason}")
 
     def _limit(self, limit: RateLimit, who: str) -> None:
         if not limit.admits(who, self._clock()):
@@ -385,12 +388,8 @@ class AuthorityService:
             raise Refusal(Code.WRONG_IDENTITY, f"the agent of node {node} may have {wanted}, not {asked}")
 
 
-def _node(spiffe_id: SpiffeId) -> str | None:
-    match spiffe_id.path.split("/"):
-        case ["", "agent", node]:
-            return node
-        case _:
-            return None
+def _revoked(revoked: Revoked) -> Refusal:
+    return Refusal(Code.REVOKED, f"{revoked}; quietwire authority unrevoke takes it back")
 
 
 def _not_recorded(error: sqlite3.Error) -> Refusal:

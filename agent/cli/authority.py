@@ -23,6 +23,7 @@ from agent.authority.ledger import Book, Kind, Revoked
 from agent.authority.pki import IssuerError
 from agent.authority.rotation import RotationError
 from agent.authority.run import SUBDIRECTORY, AuthorityConfig
+from agent.authority.service import authority_id
 from agent.authority.store import Store, StoreError
 from agent.cli.agent_flags import EXIT_FAILED, EXIT_USAGE, LogFormat, LogLevel, fail, svid_seconds
 from agent.cli.up import given_issuer
@@ -298,7 +299,8 @@ def rotate_abort(*, state: State = STATE, as_json: AsJson = False) -> None:
 Named = Literal["spiffe-id", "agent", "serial"]
 
 
-def _named(spiffe_id: str | None, node: str | None, serial: str | None) -> tuple[Kind, str]:
+def _named(trust_domain: str, spiffe_id: str | None, node: str | None, serial: str | None) -> tuple[Kind, str]:
+    """What an operator names. What could hold for nobody is an error: it would be taken for done."""
     given = [
         (kind, value)
         for kind, value in ((Kind.SPIFFE_ID, spiffe_id), (Kind.AGENT, node), (Kind.SERIAL, serial))
@@ -308,12 +310,20 @@ def _named(spiffe_id: str | None, node: str | None, serial: str | None) -> tuple
         raise ConfigError("say what: one of --spiffe-id, --agent NODE and --serial")
     kind, value = given[0]
     if kind is Kind.SPIFFE_ID:
-        return kind, str(SpiffeId.parse(value))
+        named = SpiffeId.parse(value)
+        if named.trust_domain != trust_domain:
+            raise ConfigError(f"{named} is not of this authority's trust domain {trust_domain}: revoke it at its own")
+        if named == authority_id(trust_domain):
+            raise ConfigError(
+                f"{named} is the authority itself: revoke its certificate by --serial, or rotate the root"
+            )
+        return kind, str(named)
     if kind is Kind.SERIAL:
         try:
             return kind, f"{int(value, 16):x}"
         except ValueError:
             raise ConfigError(f"--serial {value!r} is no hexadecimal number, as `issued` prints it") from None
+    SpiffeId.for_agent(trust_domain, value)
     return kind, value
 
 
@@ -336,16 +346,16 @@ def revoke(
     Parameters
     ----------
     spiffe_id
-        An identity.
+        An identity. An agent's, spiffe://<trust domain>/agent/<node>, is the same as --agent.
     agent
-        The node of an agent.
+        The node of an agent: it may ask for nothing, and all that it was given is revoked with it.
     serial
-        One certificate's serial, as `issued` prints it.
+        One certificate's serial, as `issued` prints it. Its identity may get another one.
     reason
         Said to whoever is refused.
     """
-    with _opened(state) as (book, _):
-        kind, value = _named(spiffe_id, agent, serial)
+    with _opened(state) as (book, store):
+        kind, value = _named(store.trust_domain(), spiffe_id, agent, serial)
         new = control.revoke(book, kind, value, reason, time.time())
         said = f"{kind} {value} {'is revoked' if new else 'was revoked already'}"
         _show({"kind": kind, "value": value, "changed": new}, lambda: [said], as_json=as_json)
@@ -362,6 +372,10 @@ def unrevoke(
 ) -> None:
     """Take a revocation back.
 
+    What it alone kept out is let in again: certificates that have not expired are good again, with the keys that they
+    had, so take nothing back whose key leaked; and the identity, or the agent, may get new ones. What was also revoked
+    by another name stays revoked until that is taken back too.
+
     Example: quietwire authority unrevoke --spiffe-id spiffe://cluster.local/ns/shop/sa/cart
 
     Parameters
@@ -373,8 +387,8 @@ def unrevoke(
     serial
         One certificate's serial.
     """
-    with _opened(state) as (book, _):
-        kind, value = _named(spiffe_id, agent, serial)
+    with _opened(state) as (book, store):
+        kind, value = _named(store.trust_domain(), spiffe_id, agent, serial)
         was = control.unrevoke(book, kind, value, time.time())
         said = f"{kind} {value} {'is revoked no more' if was else 'was not revoked'}"
         _show({"kind": kind, "value": value, "changed": was}, lambda: [said], as_json=as_json)

@@ -23,6 +23,7 @@ from agent.identity.provider import ProviderError, Report
 from agent.identity.renewal import renew_at
 from agent.identity.spiffe import SpiffeId
 from agent.identity.svid import Bundle, Svid
+from agent.outcome import Outcome
 from agent.tasks import spawn
 from agent.tls import peer
 
@@ -77,8 +78,7 @@ class AuthorityClient:
         self._agent_id = SpiffeId.for_agent(trust_domain, node)
         self._authority_id = SpiffeId.parse(f"spiffe://{trust_domain}/authority")
         self._anchors = anchors_pem
-        self._issuer = ""
-        self._revoked_serials: frozenset[str] = frozenset()
+        self._bundle: Bundle | None = None
         self._agent: Svid | None = None if credential is None else credential.load()
         self._renew_at = 0.0 if self._agent is None else renew_at(self._agent, self._agent.not_before, 0.0)
         self._joining: asyncio.Task[ProviderError | None] | None = None
@@ -100,14 +100,8 @@ class AuthorityClient:
 
     async def bundle(self, known: int, report: Report) -> Bundle | None:
         """The authority's bundle, by a long poll that also says what this agent has in force. Raises ProviderError."""
-        headers = {"If-None-Match": f'"{known}"'} if known > 0 else {}
-        if known > 0:
-            # The first bundle comes before the first SVID; afterwards the authority is to know who follows.
-            await self._ensure_joined()
-            headers |= {"Quietwire-Trusts": str(report.trusts)}
-            headers |= {"Quietwire-Issuers": ",".join(sorted(report.issuers | self._own_issuer()))}
-        wait = POLL_SECONDS if known > 0 else 0
-        answer = await self._fetch_bundle(wait, headers)
+        # The first bundle comes before the first SVID; afterwards the authority is to know who follows.
+        answer = await (self._poll(known, report) if known > 0 else self._read_bundle({}))
         if answer.status == 304:
             return None
         try:
@@ -116,24 +110,34 @@ class AuthorityClient:
             raise ProviderError("bad_bundle", str(error)) from error
         if self._credential is not None:
             self._credential.save_anchors(bundle.anchors_pem)
-        self._anchors, self._issuer, self._revoked_serials = bundle.anchors_pem, bundle.issuer, bundle.revoked_serials
+        self._anchors, self._bundle = bundle.anchors_pem, bundle
         if self._agent is not None and not received.is_under(self._agent, bundle.anchors_pem, now=self._clock()):
             self._doubted = True  # the root that it is under has left
         return bundle
 
-    async def _fetch_bundle(self, wait: int, headers: Mapping[str, str]) -> Answer:
+    async def _poll(self, known: int, report: Report) -> Answer:
+        headers = {"If-None-Match": f'"{known}"'}
         try:
-            return await self._request("GET", f"/v1/bundle?wait={wait}", None, headers, REQUEST_SECONDS + wait)
+            await self._ensure_joined()
+            own = {"Quietwire-Trusts": str(report.trusts)}
+            own |= {"Quietwire-Issuers": ",".join(sorted(report.issuers | self._own_issuer()))}
+            target = f"/v1/bundle?wait={POLL_SECONDS}"
+            return await self._request("GET", target, None, headers | own, REQUEST_SECONDS + POLL_SECONDS)
         except ProviderError as error:
-            if self._agent is None or error.code not in {"tls", "unreachable"}:
+            if error.code in {"timeout", "wrong_authority", "bad_answer"}:
                 raise
             failure = error
-        # Perhaps the root that our own certificate is under has left: the bundle is anybody's to read.
-        answer = await self._request("GET", "/v1/bundle?wait=0", None, headers, REQUEST_SECONDS, anonymous=True)
-        self._doubted = True
+        # Perhaps the root that our own certificate is under has left, or it is revoked, or was: the bundle says so, and
+        # is anybody's to read. Without it this agent would never hear that it may come back, nor of other revocations.
+        answer = await self._read_bundle(headers)
+        if failure.code in {"tls", "unreachable"}:
+            self._doubted = True
         if answer.status == 304:
             raise failure  # there is no news that would mend it: the next try is not at once
         return answer
+
+    async def _read_bundle(self, headers: Mapping[str, str]) -> Answer:
+        return await self._request("GET", "/v1/bundle?wait=0", None, headers, REQUEST_SECONDS, anonymous=True)
 
     def _own_issuer(self) -> frozenset[str]:
         return frozenset() if self._agent is None else frozenset({self._agent.issuer})
@@ -154,11 +158,14 @@ class AuthorityClient:
 
     def _join_is_due(self) -> bool:
         agent = self._agent
-        return agent is None or self._clock() >= agent.not_after or agent.serial in self._revoked_serials
+        if agent is None or self._clock() >= agent.not_after:
+            return True
+        return self._bundle is not None and agent.serial in self._bundle.revoked_serials
 
     def _renewal_is_due(self) -> bool:
         agent = self._agent
-        outdated = agent is not None and bool(self._issuer) and agent.issuer != self._issuer
+        issuer = "" if self._bundle is None else self._bundle.issuer
+        outdated = agent is not None and bool(issuer) and agent.issuer != issuer
         return self._clock() >= self._renew_at or outdated or self._doubted
 
     async def _join(self) -> ProviderError | None:
@@ -273,6 +280,8 @@ class AuthorityClient:
             certificate = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
             identity = peer.identify(certificate or b"", trust_domain=self._trust_domain, now=self._clock())
             peer.expect(identity, self._authority_id)
+            if self._bundle is not None and self._bundle.revokes(identity.spiffe_id, identity.serial):
+                raise peer.PeerRefused(Outcome.IDENTITY_REVOKED, f"its certificate {identity.serial} is revoked")
             return await http.exchange(reader, writer, method, target, body, headers)
         finally:
             writer.close()

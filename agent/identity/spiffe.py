@@ -82,6 +82,15 @@ class SpiffeId(Struct, frozen=True, order=True):
                 return None
 
     @property
+    def agent(self) -> str | None:
+        """The node whose agent this is, where the path is `/agent/<node>`, else None."""
+        match self.path.split("/"):
+            case ["", "agent", node]:
+                return node
+            case _:
+                return None
+
+    @property
     def dns_name(self) -> str | None:
         """The SNI name and DNS SAN, `<sa>.<ns>.serviceaccount.identity.<td>`; None where it is no workload."""
         if self.workload is None:

@@ -122,6 +122,9 @@ def test_a_minted_svid_is_three_files_and_is_recorded(typed: Typed, tmp_path: Pa
         (("revoke", "--agent", "a", "--serial", "1"), "one of --spiffe-id, --agent NODE and --serial"),
         (("revoke", "--spiffe-id", "web"), "is not a SPIFFE ID"),
         (("revoke", "--serial", "xyz"), "'xyz' is no hexadecimal number"),
+        (("revoke", "--spiffe-id", "spiffe://other.test/agent/a"), "is not of this authority's trust domain"),
+        (("revoke", "--spiffe-id", f"spiffe://{TD}/authority"), "is the authority itself: revoke its certificate"),
+        (("revoke", "--agent", "(mint)"), "is not a SPIFFE ID"),
         (
             ("mint", "--spiffe-id", "spiffe://other.test/ns/a/sa/b", "--out", "x"),
             "not of this authority's trust domain",

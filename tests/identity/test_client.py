@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from agent.authority import control
 from agent.identity.credential import FileCredential
@@ -141,7 +142,7 @@ async def test_an_agent_that_was_left_behind_by_a_rotation_joins_anew(authority:
     switched = await newer(client, both.sequence)
     assert client.agent is not None
     former = client.agent
-    client._renew_at, client._issuer = 1e12, former.issuer  # it does not hear of it in time
+    client._renew_at, client._bundle = 1e12, replace(switched, issuer=former.issuer)  # it does not hear of it in time
     control.advance(book, authority.store, time.time(), force=True)
     last = await newer(client, switched.sequence)
     assert last.anchors_pem != switched.anchors_pem

@@ -173,8 +173,9 @@ def test_a_revocation_and_a_new_root_reach_every_agent_within_two_seconds(pair: 
         assert 0 <= said_at(mesh, "2 anchors, 1 revoked") - began < WITHIN_SECONDS
 
 
-def test_a_revoked_agent_takes_all_that_its_node_was_given_with_it(pair: Pair) -> None:
-    pair.world.authority("revoke", "--agent", "node-b", "--reason", "the machine was sold")
+@pytest.mark.parametrize("named", [("--agent", "node-b"), ("--spiffe-id", "spiffe://example.test/agent/node-b")])
+def test_a_revoked_agent_takes_all_that_its_node_was_given_with_it(pair: Pair, named: tuple[str, str]) -> None:
+    pair.world.authority("revoke", *named, "--reason", "the machine was sold")
     assert ends(pair.held)
     assert not pair.reaches()
 
@@ -184,6 +185,8 @@ def test_a_revoked_agent_takes_all_that_its_node_was_given_with_it(pair: Pair) -
         return any(each.get("outcome") == "terminated" and "is revoked" in str(each.get("reason")) for each in lines)
 
     pair.world.until(told, "one of both agents says why")
+    pair.world.authority("unrevoke", *named)
+    pair.world.until(pair.reaches, "both agents hear that it may come back, and none was started again", 30)
 
 
 def test_who_shows_a_revoked_certificate_is_refused_by_every_pod(pair: Pair, tmp_path: Path) -> None:
