@@ -52,6 +52,8 @@ class Outcome(StrEnum):
     CERTIFICATE_EXPIRED = "certificate_expired"
     """Expired or not yet valid, on a resumed session too."""
     CERTIFICATE_MISSING = "certificate_missing"
+    NOT_AN_SVID = "not_an_svid"
+    """The certificate, or one above it, breaks another rule of X.509-SVID: the log says which."""
     NO_URI_SAN = "no_uri_san"
     SEVERAL_URI_SANS = "several_uri_sans"
     SPIFFE_ID_MALFORMED = "spiffe_id_malformed"

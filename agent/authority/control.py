@@ -80,7 +80,7 @@ class Status(Struct, frozen=True):
 def in_force(book: Book, store: Store, now: float) -> InForce:
     """What is signed with and trusted. Raises StoreError, or IssuerError where an issuer is given."""
     files = book.given()
-    return pki.own(store, book.rotation()) if files is None else pki.given(as_files(files), now)
+    return pki.own(store, book.rotation()) if files is None else pki.given(as_files(files), store.trust_domain(), now)
 
 
 def as_files(paths: tuple[str, str, str]) -> GivenFiles:

@@ -7,6 +7,7 @@ from msgspec import Struct
 
 from agent.authority.refusal import Code, Refusal
 from agent.identity.spiffe import SpiffeId, SpiffeIdError
+from agent.identity.x509_svid import UNREADABLE
 
 MAX_CSR = 16384
 CURVES = ("secp256r1", "secp384r1")
@@ -28,7 +29,7 @@ def read(csr_pem: str, trust_domain: str) -> Requested:
         valid = csr.is_signature_valid
         key = csr.public_key()
         extensions = csr.extensions
-    except (ValueError, InvalidSignature) as error:
+    except (InvalidSignature, *UNREADABLE) as error:
         raise Refusal(Code.BAD_REQUEST, f"the CSR cannot be read: {error}") from None
     except UnsupportedAlgorithm as error:
         raise Refusal(Code.KEY_NOT_ALLOWED, f"the CSR's key or signature is of no known kind: {error}") from None

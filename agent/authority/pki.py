@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from msgspec import Struct
@@ -19,9 +20,17 @@ from agent.authority.ca import Signer
 from agent.authority.ledger import Anchors
 from agent.authority.rotation import Rotation
 from agent.authority.store import Store
+from agent.identity import x509_svid
+from agent.identity.csr import new_request, public_key
 from agent.identity.received import signed_by
+from agent.identity.spiffe import SpiffeId
+from agent.identity.svid import Bundle, Svid
+from agent.identity.x509_svid import NotAnSvid
+from agent.outcome import Outcome
+from agent.tls import trial
 
 MAX_CHAIN = 5
+TRIAL_SECONDS = 60.0
 
 
 class IssuerError(Exception):
@@ -100,8 +109,12 @@ def own(store: Store, rotation: Rotation) -> InForce:
     )
 
 
-def given(files: GivenFiles, now: float) -> InForce:
-    """Reads and checks an issuer that is given. Raises IssuerError."""
+def given(files: GivenFiles, trust_domain: str, now: float) -> InForce:
+    """Reads and checks an issuer that is given. Raises IssuerError.
+
+    What is in force must sign what peers take: so one leaf is signed and shown to a peer, in memory. That also finds
+    name constraints that leave the mesh's names out, paths that are too long, and keys that are too weak.
+    """
     chain = _certificates(files.certificate)
     expired, roots = _expired(_certificates(files.roots), now)
     if len(chain) > MAX_CHAIN:
@@ -112,7 +125,7 @@ def given(files: GivenFiles, now: float) -> InForce:
         raise IssuerError(f"{files.key} is not the key of {files.certificate}")
     upper = [certificate for certificate in upper if certificate not in (*roots, *expired)]
     for certificate in (issuer, *upper, *roots):
-        _check_ca(certificate)
+        _check_ca(certificate, trust_domain if certificate is issuer else None)
     for certificate in (issuer, *upper):
         _check_time(certificate, now)
     for child, parent in zip([issuer, *upper], upper, strict=False):
@@ -121,7 +134,27 @@ def given(files: GivenFiles, now: float) -> InForce:
     last = [issuer, *upper][-1]
     if last not in roots:
         _check_root(last, roots, expired, files, now)
-    return InForce(Signer(issuer, key), tuple(upper), tuple(roots), tuple(expired))
+    found = InForce(Signer(issuer, key), tuple(upper), tuple(roots), tuple(expired))
+    _try(found, trust_domain, files, now)
+    return found
+
+
+def _try(found: InForce, trust_domain: str, files: GivenFiles, now: float) -> None:
+    workload = SpiffeId.for_service_account(trust_domain, "quietwire", "trial")
+    request = new_request(workload)
+    leaf = ca.sign_leaf(
+        found.issuer, workload, public_key(request), now=now, seconds=TRIAL_SECONDS, until=found.expires
+    )
+    svid = Svid(workload, ca.pem(leaf) + found.chain_pem, request.key_pem, now, now + TRIAL_SECONDS, "")
+    try:
+        trial.check(svid, Bundle(trust_domain, found.anchors.anchors_pem, 1), now=now)
+    except trial.Unacceptable as problem:
+        if problem.outcome is Outcome.CERTIFICATE_EXPIRED:
+            return  # times were judged above, with what to do about each, and OpenSSL asks no clock but the machine's
+        raise IssuerError(
+            f"no peer would take what {_name(found.issuer.certificate)} of {files.certificate} signs for {workload}: "
+            f"{problem}"
+        ) from None
 
 
 def _check_root(
@@ -152,7 +185,7 @@ def _certificates(path: Path) -> list[x509.Certificate]:
         return x509.load_pem_x509_certificates(path.read_bytes())
     except OSError as error:
         raise IssuerError(f"{path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except x509_svid.UNREADABLE as error:
         raise IssuerError(f"{path} holds no PEM certificates: {error}") from error
 
 
@@ -161,32 +194,23 @@ def _key(path: Path) -> ca.PrivateKey:
         key = serialization.load_pem_private_key(path.read_bytes(), password=None)
     except OSError as error:
         raise IssuerError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise IssuerError(f"{path} holds no PEM key without a passphrase: {error}") from error
     if not isinstance(key, (ec.EllipticCurvePrivateKey, rsa.RSAPrivateKey)):
         raise IssuerError(f"{path} holds a key that is neither ECDSA nor RSA")
     return key
 
 
-def _check_ca(certificate: x509.Certificate) -> None:
-    name = _name(certificate)
+def _check_ca(certificate: x509.Certificate, signs_for: str | None) -> None:
     try:
-        constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
-        is_ca = constraints.ca
-    except x509.ExtensionNotFound:
-        is_ca = False
-    if not is_ca:
-        raise IssuerError(f"{name} is no CA certificate")
-    try:
-        usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
-    except x509.ExtensionNotFound:
-        usage = None
-    if usage is not None and not usage.key_cert_sign:
-        raise IssuerError(f"{name} may not sign certificates: its key usage says so")
-    try:
+        x509_svid.check_signing(certificate, signs_for=signs_for)
         ca.key_id(certificate)
+    except NotAnSvid as fault:
+        raise IssuerError(str(fault)) from None
     except x509.ExtensionNotFound:
-        raise IssuerError(f"{name} has no subject key identifier, which RFC 5280 demands of a CA") from None
+        raise IssuerError(
+            f"{_name(certificate)} has no subject key identifier, which RFC 5280 demands of a CA"
+        ) from None
 
 
 def _check_time(certificate: x509.Certificate, now: float) -> None:

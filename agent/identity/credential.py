@@ -9,8 +9,10 @@ import os
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 
+from agent.identity import x509_svid
 from agent.identity.received import issuer_of
 from agent.identity.spiffe import SpiffeId
 from agent.identity.svid import Svid
@@ -30,15 +32,15 @@ class FileCredential:
         try:
             pem = (self._directory / "svid.pem").read_bytes()
             leaf = x509.load_pem_x509_certificate(pem)
-            names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+            kept = x509_svid.leaf_id(leaf)
             key = serialization.load_pem_private_key(pem, password=None)
             chain, marker, rest = pem.partition(b"-----BEGIN PRIVATE KEY-----")
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, TypeError, x509.ExtensionNotFound) as error:
+        except (OSError, UnsupportedAlgorithm, *x509_svid.UNREADABLE) as error:
             log.warning("%s cannot be used, joining anew: %s", self._directory / "svid.pem", error)
             return None
-        if names.get_values_for_type(x509.UniformResourceIdentifier) != [str(self._id)]:
+        if kept != self._id:
             log.warning("%s is not of %s, joining anew", self._directory / "svid.pem", self._id)
             return None
         if key.public_key() != leaf.public_key():

@@ -7,9 +7,11 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 
+from agent.identity import x509_svid
 from agent.identity.csr import SigningRequest
 from agent.identity.spiffe import SpiffeId
 from agent.identity.svid import Svid
+from agent.identity.x509_svid import NotAnSvid
 
 
 class UnexpectedSvidError(ValueError):
@@ -24,15 +26,16 @@ def accept(request: SigningRequest, wanted: SpiffeId, chain_pem: bytes, anchors_
     """
     try:
         leaf, *upper = x509.load_pem_x509_certificates(chain_pem)
-        uris = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value.get_values_for_type(
-            x509.UniformResourceIdentifier
-        )
-    except (ValueError, x509.ExtensionNotFound) as error:
+    except x509_svid.UNREADABLE as error:
         raise UnexpectedSvidError(f"the authority's answer is no certificate chain: {error}") from error
-    if uris != [str(wanted)]:
-        raise UnexpectedSvidError(
-            f"asked for {wanted}, and the certificate that came is for {', '.join(uris) or 'nobody'}"
-        )
+    try:
+        came = x509_svid.leaf_id(leaf)
+        for number, above in enumerate(upper):
+            x509_svid.check_signing(above, signs_for=wanted.trust_domain if number == 0 else None)
+    except NotAnSvid as fault:
+        raise UnexpectedSvidError(f"the certificate that came for {wanted} is no SVID: {fault}") from fault
+    if came != wanted:
+        raise UnexpectedSvidError(f"asked for {wanted}, and the certificate that came is for {came}")
     public = leaf.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     if public != request.public_der:
         raise UnexpectedSvidError(f"the certificate that came for {wanted} is for another key")

@@ -70,16 +70,18 @@ async def serve(connection: Connection, client_leg: Opening) -> None:
             connection.resumed = machine.resumed
             certificate = machine.peer_certificate
             identity: peer.PeerIdentity | None = None
-            if certificate is not None:
-                try:
+            try:
+                if certificate is not None:
                     identity = peer.identify(
                         certificate, trust_domain=runtime.view.settings.trust_domain, now=runtime.now()
                     )
-                except peer.PeerRefused as refused:
-                    raise Refusal(refused.outcome, refused.detail) from refused
+                certificates = contexts.certificates(machine, certificate, identity)
+            except peer.PeerRefused as refused:
+                raise Refusal(refused.outcome, refused.detail) from refused
+            if identity is not None:
                 connection.client_id = identity.spiffe_id
                 connection.security = Security.MTLS
-            connection.stands_on(contexts.certificates(machine, certificate, identity))
+            connection.stands_on(certificates)
         case detect.Unauthenticated():
             pass
 

@@ -78,9 +78,10 @@ async def _mutual_tls(
     try:
         identity = peer.identify(certificate, trust_domain=runtime.view.settings.trust_domain, now=runtime.now())
         peer.expect(identity, taken.server_id)
+        certificates = contexts.certificates(machine, certificate, identity)
     except peer.PeerRefused as refused:
         raise Refusal(refused.outcome, refused.detail) from refused
-    connection.stands_on(contexts.certificates(machine, certificate, identity))
+    connection.stands_on(certificates)
     connection.security = Security.MTLS
     connection.resumed = machine.resumed
     return machine, first

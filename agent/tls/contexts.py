@@ -17,7 +17,7 @@ from agent.tls import alpn
 from agent.tls._openssl import Context
 from agent.tls._store import SessionStore
 from agent.tls.machine import TlsMachine
-from agent.tls.peer import PeerIdentity
+from agent.tls.peer import PeerIdentity, PeerRefused, check_chain
 from agent.tls.sessions import SessionCache
 
 MAX_VERIFIED = 4096
@@ -52,7 +52,7 @@ class Contexts:
         self.svid = svid
         self.anchors = anchor_ids(bundle)
         self._own = (Certificate(svid.spiffe_id, svid.serial, frozenset()),)
-        self._verified: dict[bytes, tuple[Certificate, ...]] = {}
+        self._verified: dict[bytes, tuple[Certificate, ...] | PeerRefused] = {}
         self.sessions = SessionCache()
         # A client without a certificate is left to policy; one with a certificate that does not verify is refused. The
         # name to verify is a SPIFFE ID: agent.tls.peer does it, after the chain.
@@ -79,18 +79,28 @@ class Contexts:
         """What a connection stands on: our own SVID, and the peer's certificate where it showed one.
 
         The peer's stands on the anchor of its chain, or on any where a resumed session's full handshake is forgotten.
+        Raises PeerRefused where what is above it may not be there, also on the sessions that its handshake left behind.
         """
         if leaf is None or peer is None:
             return self._own
         known = self._verified.get(leaf)
         if known is None:
-            chain = [] if machine.resumed else machine.verified_chain
-            anchors = frozenset({anchor_id(chain[-1])}) if chain else self.anchors
-            known = (*self._own, Certificate(peer.spiffe_id, peer.serial, anchors))
+            known = self._judge(machine, peer)
             if len(self._verified) >= MAX_VERIFIED:
                 del self._verified[next(iter(self._verified))]
             self._verified[leaf] = known
+        if isinstance(known, PeerRefused):
+            raise PeerRefused(known.outcome, known.detail)
         return known
+
+    def _judge(self, machine: TlsMachine, peer: PeerIdentity) -> tuple[Certificate, ...] | PeerRefused:
+        chain = [] if machine.resumed else machine.verified_chain
+        try:
+            check_chain(chain, peer)
+        except PeerRefused as refused:
+            return PeerRefused(refused.outcome, refused.detail)  # without its traceback, which holds the machine
+        anchors = frozenset({anchor_id(chain[-1])}) if chain else self.anchors
+        return (*self._own, Certificate(peer.spiffe_id, peer.serial, anchors))
 
 
 def context_name(svid: Svid, bundle: Bundle) -> bytes:

@@ -1,20 +1,30 @@
-"""Who the peer is: the leaf certificate as an X.509-SVID (SPIFFE X.509-SVID standard, sections 2, 4 and 5).
+"""Who the peer is: the leaf certificate as an X.509-SVID (SPIFFE X.509-SVID standard), and what is above it.
 
 The chain was verified by OpenSSL in the full handshake. On a resumed session it was not verified again, so the
-validity is checked here on every connection.
+validity is checked here on every connection. What a certificate says is read once and remembered.
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 from cryptography import x509
-from cryptography.x509.oid import ExtensionOID
 from msgspec import Struct
 
-from agent.identity.spiffe import SpiffeId, SpiffeIdError
+from agent.identity import x509_svid
+from agent.identity.spiffe import SpiffeId
+from agent.identity.x509_svid import NotAnSvid, Rule
 from agent.outcome import Outcome
 
 MAX_PARSED = 4096
 """Leaf certificates whose parsed form is kept."""
+MAX_SIGNING = 256
+"""Signing certificates of which it is kept what they are."""
+_OUTCOMES = {
+    Rule.NO_URI_SAN: Outcome.NO_URI_SAN,
+    Rule.SEVERAL_URI_SANS: Outcome.SEVERAL_URI_SANS,
+    Rule.MALFORMED_ID: Outcome.SPIFFE_ID_MALFORMED,
+}
+"""Rules with an outcome of their own; the rest counts as NOT_AN_SVID."""
 
 
 class PeerRefused(Exception):
@@ -72,39 +82,35 @@ def expect(identity: PeerIdentity, wanted: SpiffeId) -> None:
         )
 
 
+def check_chain(chain: Sequence[bytes], identity: PeerIdentity) -> None:
+    """Checks what is above a leaf: a chain that was verified, DER, leaf first and anchor last. Raises PeerRefused."""
+    for number, der in enumerate(chain[1:]):
+        problem = _signing_problem(der, identity.spiffe_id.trust_domain if number == 0 else None)
+        if problem is not None:
+            raise PeerRefused(Outcome.NOT_AN_SVID, f"above the certificate of {identity.spiffe_id}: {problem}")
+
+
+@lru_cache(maxsize=MAX_SIGNING)
+def _signing_problem(der: bytes, signs_for: str | None) -> str | None:
+    try:
+        x509_svid.check_signing(x509.load_der_x509_certificate(der), signs_for=signs_for)
+    except x509_svid.UNREADABLE as error:  # NotAnSvid among them
+        return str(error)
+    return None
+
+
 @lru_cache(maxsize=MAX_PARSED)
 def _parse(der: bytes) -> PeerIdentity | PeerRefused:
     try:
         certificate = x509.load_der_x509_certificate(der)
-        extensions = certificate.extensions
-        names = extensions.get_extension_for_oid(ExtensionOID.SUBJECT_ALTERNATIVE_NAME).value
-        if not isinstance(names, x509.SubjectAlternativeName):
-            return PeerRefused(Outcome.NO_URI_SAN, "the certificate has no readable subject alternative name")
-        uris = names.get_values_for_type(x509.UniformResourceIdentifier)
-    except x509.ExtensionNotFound:
-        return PeerRefused(Outcome.NO_URI_SAN, "the certificate has no subject alternative name, so no SPIFFE ID")
-    except ValueError as error:
-        return PeerRefused(Outcome.HANDSHAKE_FAILED, f"the certificate cannot be parsed: {error}")
-    if not uris:
-        return PeerRefused(Outcome.NO_URI_SAN, "the certificate has no URI SAN, so no SPIFFE ID")
-    if len(uris) > 1:
-        return PeerRefused(
-            Outcome.SEVERAL_URI_SANS,
-            f"the certificate has {len(uris)} URI SANs, and an X.509-SVID has exactly one: {', '.join(uris)[:200]}",
+        spiffe_id = x509_svid.leaf_id(certificate)
+        return PeerIdentity(
+            spiffe_id,
+            certificate.not_valid_before_utc.timestamp(),
+            certificate.not_valid_after_utc.timestamp(),
+            f"{certificate.serial_number:x}",
         )
-    try:
-        spiffe_id = SpiffeId.parse(uris[0])
-    except SpiffeIdError as error:
-        return PeerRefused(Outcome.SPIFFE_ID_MALFORMED, str(error))
-    try:
-        constraints = extensions.get_extension_for_class(x509.BasicConstraints).value
-        if constraints.ca:
-            return PeerRefused(Outcome.CERTIFICATE_UNTRUSTED, f"{spiffe_id} came with a CA certificate as its leaf")
-    except x509.ExtensionNotFound:
-        pass  # not a CA then: RFC 5280, section 4.2.1.9
-    return PeerIdentity(
-        spiffe_id,
-        certificate.not_valid_before_utc.timestamp(),
-        certificate.not_valid_after_utc.timestamp(),
-        f"{certificate.serial_number:x}",
-    )
+    except NotAnSvid as fault:
+        return PeerRefused(_OUTCOMES.get(fault.rule, Outcome.NOT_AN_SVID), fault.detail)
+    except x509_svid.UNREADABLE as error:
+        return PeerRefused(Outcome.NOT_AN_SVID, f"the certificate cannot be parsed: {error}")

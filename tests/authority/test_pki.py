@@ -17,7 +17,7 @@ from agent.authority.ca import PrivateKey, Signer
 from agent.authority.pki import GivenFiles, IssuerError
 from agent.identity.spiffe import SpiffeId
 from tests.authority.running import TD, WEB, Authority, newer
-from tests.tls.pki import Pki
+from tests.tls.pki import Pki, signing
 
 
 class Files:
@@ -47,7 +47,7 @@ def files(tmp_path: Path) -> Files:
 
 
 def test_the_form_of_cert_manager_is_taken(files: Files) -> None:
-    found = pki.given(files.paths, time.time())
+    found = pki.given(files.paths, TD, time.time())
     assert found.upper == ()
     assert len(found.roots) == 1
     assert found.expires <= found.roots[0].not_valid_after_utc.timestamp()
@@ -56,14 +56,9 @@ def test_the_form_of_cert_manager_is_taken(files: Files) -> None:
 def test_a_chain_with_intermediates_is_taken_and_the_root_in_it_is_left_out(files: Files) -> None:
     chain = (files.directory / "tls.crt").read_bytes() + (files.directory / "ca.crt").read_bytes()
     files.write("tls.crt", chain)
-    assert pki.given(files.paths, time.time()).upper == ()
-    root = ca.new_root(TD, time.time())
-    middle = ca_under(root, "middle", time.time())
-    bottom = ca_under(middle, "bottom", time.time())
-    files.write("tls.crt", ca.pem(bottom.certificate) + ca.pem(middle.certificate))
-    files.write("ca.crt", ca.pem(root.certificate))
-    files.key(bottom.key)
-    found = pki.given(files.paths, time.time())
+    assert pki.given(files.paths, TD, time.time()).upper == ()
+    middle = put_long_chain(files, long_root(path_length=2))
+    found = pki.given(files.paths, TD, time.time())
     assert found.upper == (middle.certificate,)
     assert found.chain_pem.count(b"BEGIN CERTIFICATE") == 2
 
@@ -74,10 +69,32 @@ def test_an_rsa_issuer_is_taken_and_signs(files: Files) -> None:
     files.write("tls.crt", ca.pem(issuer.certificate))
     files.write("ca.crt", ca.pem(root.certificate))
     files.key(issuer.key)
-    found = pki.given(files.paths, time.time())
+    found = pki.given(files.paths, TD, time.time())
     key = ec.generate_private_key(ec.SECP256R1()).public_key()
     leaf = ca.sign_leaf(found.issuer, WEB, key, now=time.time(), seconds=60, until=found.expires)
     leaf.verify_directly_issued_by(issuer.certificate)
+
+
+def long_root(path_length: int) -> Signer:
+    """A root that allows this many signing certificates below."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = ca._name("a root above several")
+    builder = ca._ca_builder(name, name, key.public_key(), TD, time.time(), 3650, path_length=path_length)
+    return Signer(builder.add_extension(ca_key(key), critical=False).sign(key, hashes.SHA256()), key)
+
+
+def ca_key(key: ec.EllipticCurvePrivateKey) -> x509.AuthorityKeyIdentifier:
+    return x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key())
+
+
+def put_long_chain(files: Files, root: Signer) -> Signer:
+    """Lays an issuer under another signing certificate, which is returned."""
+    middle = ca_under(root, "middle", time.time())
+    bottom = ca_under(middle, "bottom", time.time())
+    files.write("tls.crt", ca.pem(bottom.certificate) + ca.pem(middle.certificate))
+    files.write("ca.crt", ca.pem(root.certificate))
+    files.key(bottom.key)
+    return middle
 
 
 def ca_under(
@@ -108,6 +125,7 @@ def put(files: Files, issuer: Signer) -> None:
 
 
 ROOT = ca.new_root(TD, time.time())
+WEAK = rsa.generate_private_key(65537, 1024)  # noqa: S505 - it is what must be refused
 
 
 @pytest.mark.parametrize(
@@ -126,6 +144,19 @@ ROOT = ca.new_root(TD, time.time())
         (lambda files: _own(files, "old", begins=-7200, ends=-3600), "CN=old expired at"),
         (lambda files: _own(files, "early", begins=3600, ends=7200), "CN=early is not valid before"),
         (lambda files: files.write("tls.crt", ca.pem(ROOT.certificate) * 6), "has 6 certificates"),
+        (lambda files: _svid(files, f"spiffe://{TD}/issuer"), "signing certificate's SPIFFE ID may have no path"),
+        (lambda files: _svid(files, "spiffe://other.test"), f"other.test, and not of trust domain {TD}"),
+        (lambda files: _svid(files, f"spiffe://{TD}", "spiffe://other.test"), "has 2 URI SANs"),
+        (lambda files: _svid(files, f"spiffe://{TD}", usage_critical=False), "key usage of .* not marked critical"),
+        (lambda files: _svid(files, usage=None), "no key usage extension"),
+        (
+            lambda files: _constrained(files, [x509.UniformResourceIdentifier("other.test")]),
+            "permitted subtree violation",
+        ),
+        (lambda files: _constrained(files, [x509.DNSName("elsewhere.test")]), "permitted subtree violation"),
+        (lambda files: _constrained(files, None, [x509.UniformResourceIdentifier(TD)]), "excluded subtree violation"),
+        (lambda files: put_long_chain(files, long_root(path_length=1)), "path length constraint exceeded"),
+        (lambda files: _own(files, "weak", key=WEAK), "key too (small|weak)"),
     ],
 )
 def test_each_wrong_issuer_is_refused_with_its_reason(
@@ -133,13 +164,31 @@ def test_each_wrong_issuer_is_refused_with_its_reason(
 ) -> None:
     damage(files)
     with pytest.raises(IssuerError, match=words):
-        pki.given(files.paths, time.time())
+        pki.given(files.paths, TD, time.time())
 
 
 def _own(files: Files, name: str, **more: Any) -> None:
     """A wrong issuer under a root that is trusted."""
     files.write("ca.crt", ca.pem(ROOT.certificate))
     put(files, ca_under(ROOT, name, time.time(), **more))
+
+
+def _svid(files: Files, *uris: str, **more: Any) -> None:
+    """An issuer under a root that is trusted, with SPIFFE IDs of its own."""
+    files.write("ca.crt", ca.pem(ROOT.certificate))
+    put(files, signing(ROOT, uris, **more))
+
+
+def _constrained(
+    files: Files, permitted: list[x509.GeneralName] | None, excluded: list[x509.GeneralName] | None = None
+) -> None:
+    """RFC 5280, section 4.2.1.10: the names of the mesh may be outside."""
+    _svid(files, more=[(x509.NameConstraints(permitted, excluded), True)])
+
+
+def test_an_issuer_whose_name_constraints_leave_the_mesh_in_is_taken(files: Files) -> None:
+    _constrained(files, [x509.UniformResourceIdentifier(TD), x509.DNSName(TD)])
+    assert pki.given(files.paths, TD, time.time()).upper == ()
 
 
 DAY = 86400.0
@@ -150,7 +199,7 @@ def test_a_root_that_has_expired_spoils_only_an_issuer_under_it(files: Files) ->
     live, gone = ca.new_root(TD, now), ca.new_root("gone.test", now - 4000 * DAY)
     files.write("ca.crt", ca.pem(gone.certificate) + ca.pem(live.certificate))
     put(files, ca_under(live, "fine", now))
-    found = pki.given(files.paths, now)
+    found = pki.given(files.paths, TD, now)
     assert found.roots == (live.certificate,)
     assert found.anchors.anchors_pem == ca.pem(live.certificate), "what has expired is not published"
     (words,) = found.left_out
@@ -158,10 +207,10 @@ def test_a_root_that_has_expired_spoils_only_an_issuer_under_it(files: Files) ->
     assert "is left out: take it out of the file" in words
     put(files, ca_under(gone, "doomed", now))
     with pytest.raises(IssuerError, match=r"CN=gone.test root.* which the issuer is under, expired at"):
-        pki.given(files.paths, now)
+        pki.given(files.paths, TD, now)
     files.write("ca.crt", ca.pem(gone.certificate))
     with pytest.raises(IssuerError, match="which the issuer is under, expired at"):
-        pki.given(files.paths, now)
+        pki.given(files.paths, TD, now)
 
 
 def test_a_root_that_was_renewed_with_its_key_counts_by_the_certificate_that_lives(files: Files) -> None:
@@ -170,7 +219,7 @@ def test_a_root_that_was_renewed_with_its_key_counts_by_the_certificate_that_liv
     gone = ca_self_signed(renewed, now - 4000 * DAY, now - DAY)
     files.write("ca.crt", ca.pem(gone) + ca.pem(renewed.certificate))
     put(files, ca_under(renewed, "fine", now))
-    found = pki.given(files.paths, now)
+    found = pki.given(files.paths, TD, now)
     assert (found.roots, found.ignored) == ((renewed.certificate,), (gone,))
     assert found.expires == found.issuer.certificate.not_valid_after_utc.timestamp()
 
@@ -180,10 +229,10 @@ def test_a_root_that_is_there_ahead_of_its_time_is_trusted_ahead_and_signs_nothi
     live, early = ca.new_root(TD, now), ca.new_root("early.test", now + DAY)
     files.write("ca.crt", ca.pem(live.certificate) + ca.pem(early.certificate))
     put(files, ca_under(live, "fine", now))
-    assert pki.given(files.paths, now).roots == (live.certificate, early.certificate)
+    assert pki.given(files.paths, TD, now).roots == (live.certificate, early.certificate)
     put(files, ca_under(early, "early", now))
     with pytest.raises(IssuerError, match=r"CN=early.test root.* is not valid before") as caught:
-        pki.given(files.paths, now)
+        pki.given(files.paths, TD, now)
     assert caught.value.possible_at == early.certificate.not_valid_before_utc.timestamp()
 
 
@@ -211,11 +260,11 @@ def test_kubernetes_data_link_is_noticed(tmp_path: Path) -> None:
         os.symlink(f"..data/{name}", mount / name)
     paths = GivenFiles(mount / "tls.crt", mount / "tls.key", mount / "ca.crt")
     before = paths.state()
-    assert pki.given(paths, time.time()).roots == (one.root.certificate,)
+    assert pki.given(paths, TD, time.time()).roots == (one.root.certificate,)
     os.symlink("..two", mount / "..new")
     os.rename(mount / "..new", mount / "..data")
     assert paths.state() != before
-    assert pki.given(paths, time.time()).roots == (two.root.certificate,)
+    assert pki.given(paths, TD, time.time()).roots == (two.root.certificate,)
 
 
 async def test_a_running_authority_follows_and_refuses_and_keeps_the_former(tmp_path: Path) -> None:

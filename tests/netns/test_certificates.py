@@ -1,5 +1,6 @@
 """Wrong certificates, each refused with its own reason, by a real TLS client from a real namespace."""
 
+import contextlib
 import shutil
 import socket
 import ssl
@@ -15,6 +16,7 @@ from agent.identity.memfd import load_cert_chain
 from agent.identity.svid import Svid
 from tests.netns.world import Echo, World
 from tests.tls.pki import Pki
+from tests.tls.wrong import RIGHT, WRONG
 
 PORT = 7000
 SNI = "server.demo.serviceaccount.identity.example.test"
@@ -105,17 +107,14 @@ def test_a_certificate_that_is_not_valid_yet_is_refused(place: Place) -> None:
     refused(place, context(place.pki.svid("visitor", begins=3600, ends=7200)), "certificate_expired")
 
 
-def test_a_certificate_without_a_uri_san_is_refused(place: Place) -> None:
-    refused(place, context(place.pki.certificate([])), "no_uri_san")
+@pytest.mark.parametrize("name", WRONG)
+def test_a_client_whose_certificate_breaks_a_rule_of_x509_svid_is_refused(place: Place, name: str) -> None:
+    refused(place, context(WRONG[name].make(place.pki)), WRONG[name].outcome)
 
 
-def test_a_certificate_with_two_uri_sans_is_refused(place: Place) -> None:
-    uris = ["spiffe://example.test/ns/demo/sa/one", "spiffe://example.test/ns/demo/sa/two"]
-    refused(place, context(place.pki.certificate(uris)), "several_uri_sans")
-
-
-def test_a_malformed_spiffe_id_is_refused(place: Place) -> None:
-    refused(place, context(place.pki.certificate(["spiffe://example.test/a//b"])), "spiffe_id_malformed")
+@pytest.mark.parametrize("name", RIGHT)
+def test_a_client_with_all_that_x509_svid_allows_is_served(place: Place, name: str) -> None:
+    assert talk(place, context(RIGHT[name](place.pki)))[0] == b"hello"
 
 
 def test_the_right_ca_but_another_trust_domain_is_refused(place: Place) -> None:
@@ -203,13 +202,18 @@ class Impostor:
     """A TLS server on a pod's address, with any certificate."""
 
     def __init__(self, world: World, player: Player, port: int, svid: Svid) -> None:
-        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self._context.set_alpn_protocols(["quietwire/1"])
-        load_cert_chain(self._context, svid.chain_pem, svid.key_pem)
+        self.show(svid)
         self._listener = world.listen(player, port)
         self._listener.settimeout(None)
         self.heard = b""
         threading.Thread(target=self._serve, daemon=True).start()
+
+    def show(self, svid: Svid) -> None:
+        """From now on it shows this certificate, and keeps no session of a former one."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.set_alpn_protocols(["quietwire/1"])
+        load_cert_chain(context, svid.chain_pem, svid.key_pem)
+        self._context = context
 
     def _serve(self) -> None:
         while True:
@@ -238,6 +242,48 @@ def connect_and_tell(world: World, client: Player, address: str) -> None:
     """A refusal may come as early as connect(2)."""
     with world.connect(client, address, PORT) as sock:
         tell(sock, b"a secret for the victim")
+
+
+class Stage(NamedTuple):
+    """A pod, and a destination of the catalog at whose address somebody else answers."""
+
+    world: World
+    client: Player
+    victim: Player
+    pki: Pki
+    impostor: Impostor
+
+
+@pytest.fixture(scope="module")
+def stage(make_shared_world: Callable[..., World]) -> Iterator[Stage]:
+    world = make_shared_world()
+    client, victim = world.pod("client"), world.stranger("victim")
+    world.declare(victim, node="node-b")
+    world.start()
+    pki = Pki.from_state(world.mesh.directory / "state" / "authority")
+    impostor = Impostor(world, victim, PORT, pki.svid("victim"))
+    yield Stage(world, client, victim, pki, impostor)
+    impostor.close()
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_server_whose_certificate_breaks_a_rule_of_x509_svid_hears_nothing(stage: Stage, name: str) -> None:
+    outcome = str(WRONG[name].counts(server=True))
+    before = stage.world.count("quietwire_denials_total", reason=outcome)
+    stage.impostor.show(WRONG[name].make(stage.pki))
+    with pytest.raises(ConnectionResetError):
+        connect_and_tell(stage.world, stage.client, stage.victim.ipv4)
+    assert stage.world.count("quietwire_denials_total", reason=outcome) == before + 1
+    assert stage.impostor.heard == b""
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_a_server_with_all_that_x509_svid_allows_is_spoken_to(stage: Stage, name: str) -> None:
+    stage.impostor.show(RIGHT[name](stage.pki))
+    with contextlib.suppress(ConnectionResetError):  # it hears, and ends without close_notify
+        connect_and_tell(stage.world, stage.client, stage.victim.ipv4)
+    stage.world.until(lambda: stage.impostor.heard == b"a secret for the victim", "it has heard")
+    stage.impostor.heard = b""
 
 
 @pytest.mark.parametrize(
