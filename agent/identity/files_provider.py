@@ -3,28 +3,54 @@
     DIR/bundle.pem                     the trust anchors
     DIR/<namespace>/<service account>/svid.pem and key.pem, or tls.crt and tls.key as cert-manager names them
 
-Files are replaced by rename, or by Kubernetes' `..data` link; a pair that does not fit is read again.
+Files are replaced by rename, or by Kubernetes' `..data` link; of a pair that does not fit, the other is waited for.
+What lies there is tried before it is given out: an SVID that no peer would take under the bundle in force is an error,
+and whoever asked keeps the one that it has. So is a bundle that is none.
 """
 
 import asyncio
 import hashlib
 import logging
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
+from msgspec import Struct
 
+from agent.identity import x509_svid
 from agent.identity.provider import ProviderError, Report
 from agent.identity.received import issuer_of
 from agent.identity.spiffe import SpiffeId
 from agent.identity.svid import Bundle, Svid
+from agent.identity.x509_svid import NotAnSvid
+from agent.outcome import Outcome
+from agent.tls import trial
 
 log = logging.getLogger("quietwire.identity")
 
 LOOK_SECONDS = 0.5
 """How often the directory is looked at."""
 QUIET_SECONDS = 25.0
+PAIR_SECONDS = 1.0
+"""How long the other half of a pair is waited for, where files are written one after the other."""
+MAX_TRIED = 4096
+"""SVIDs of which it is remembered that peers take them."""
 NAMES = (("svid.pem", "key.pem"), ("tls.crt", "tls.key"))
+NEXT_STEPS = {
+    Outcome.CERTIFICATE_EXPIRED: "does its issuer renew it, and do the clocks agree?",
+    Outcome.CERTIFICATE_UNTRUSTED: "is it of the issuer whose roots are in bundle.pem?",
+}
+"""What to look at, by how peers would count it; for the rest, the issuer's template."""
+
+
+class _Tried(Struct, frozen=True):
+    """An SVID that peers take under these anchors."""
+
+    svid: Svid
+    anchors_pem: bytes
 
 
 class FilesProvider:
@@ -32,18 +58,43 @@ class FilesProvider:
 
     pushes = True
 
-    def __init__(self, directory: Path, trust_domain: str) -> None:
+    def __init__(self, directory: Path, trust_domain: str, clock: Callable[[], float] = time.time) -> None:
         self._directory = directory
         self._trust_domain = trust_domain
+        self._clock = clock
         self._seen = ""
         self._sequence = 0
+        self._anchors = b""
+        """Of the bundle that was last given out."""
+        self._tried: dict[SpiffeId, _Tried] = {}
 
     async def issue(self, spiffe_id: SpiffeId) -> Svid:
-        """What lies there for a workload now. Raises ProviderError."""
+        """What lies there for a workload now, if peers would take it. Raises ProviderError."""
         workload = spiffe_id.workload
         if workload is None:
             raise ProviderError("not_a_workload", f"{spiffe_id} is no workload's")
-        return await asyncio.to_thread(_read, self._directory.joinpath(*workload), spiffe_id)
+        directory = self._directory.joinpath(*workload)
+        # Under the bundle in force, and not under one that came meanwhile: what came has everything asked for again.
+        anchors = self._anchors or await asyncio.to_thread(_anchors, self._directory / "bundle.pem", self._clock())
+        return await asyncio.to_thread(self._usable, await _whole(directory, spiffe_id), directory, anchors)
+
+    def _usable(self, svid: Svid, directory: Path, anchors_pem: bytes) -> Svid:
+        now = self._clock()
+        if self._tried.get(svid.spiffe_id) == _Tried(svid, anchors_pem) and svid.not_before <= now < svid.not_after:
+            return svid
+        try:
+            trial.check(svid, Bundle(self._trust_domain, anchors_pem, 0), now=now)
+        except trial.Unacceptable as problem:
+            self._tried.pop(svid.spiffe_id, None)
+            raise ProviderError(
+                "bad_svid",
+                f"no peer would take what lies in {directory} (serial {svid.serial}): {problem}; "
+                f"{NEXT_STEPS.get(problem.outcome, 'see what its issuer puts into certificates')}",
+            ) from None
+        if len(self._tried) >= MAX_TRIED:
+            self._tried.clear()  # pods come and go
+        self._tried[svid.spiffe_id] = _Tried(svid, anchors_pem)
+        return svid
 
     async def bundle(self, known: int, report: Report) -> Bundle | None:
         """The bundle once anything in the directory has changed. Raises ProviderError."""
@@ -51,9 +102,10 @@ class FilesProvider:
         for _ in range(int(QUIET_SECONDS / LOOK_SECONDS)):
             state = await asyncio.to_thread(_state, self._directory)
             if state != self._seen or known != self._sequence:
-                anchors = await asyncio.to_thread(_anchors, self._directory / "bundle.pem")
+                anchors = await asyncio.to_thread(_anchors, self._directory / "bundle.pem", self._clock())
                 if state != self._seen:
                     self._seen, self._sequence = state, self._sequence + 1
+                self._anchors = anchors
                 return Bundle(self._trust_domain, anchors, self._sequence)
             await asyncio.sleep(LOOK_SECONDS)
         return None
@@ -62,25 +114,46 @@ class FilesProvider:
         """Nothing is kept open."""
 
 
+class _HalfWritten(ProviderError):
+    """A pair that does not fit: one of both may still be written."""
+
+
+async def _whole(directory: Path, spiffe_id: SpiffeId) -> Svid:
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + PAIR_SECONDS
+    while True:
+        try:
+            return await asyncio.to_thread(_read, directory, spiffe_id)
+        except _HalfWritten:
+            if loop.time() >= deadline:
+                raise
+        await asyncio.sleep(PAIR_SECONDS / 10)
+
+
 def _state(directory: Path) -> str:
     digest = hashlib.sha256()
     for path in sorted(directory.rglob("*")):
         try:
             status = path.stat()
         except OSError:
-            continue
+            continue  # it left meanwhile, which is another state than before: its name is not in this one
         digest.update(f"{path}\0{status.st_dev}\0{status.st_ino}\0{status.st_mtime_ns}\0{status.st_size}\n".encode())
     return digest.hexdigest()
 
 
-def _anchors(path: Path) -> bytes:
+def _anchors(path: Path, now: float) -> bytes:
     try:
-        data = path.read_bytes()
-        certificates = x509.load_pem_x509_certificates(data)
+        certificates = x509.load_pem_x509_certificates(path.read_bytes())
+        for certificate in certificates:
+            x509_svid.check_signing(certificate)
     except OSError as error:
         raise ProviderError("no_bundle", f"{path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except NotAnSvid as fault:
+        raise ProviderError("bad_bundle", f"{path} cannot be trusted: {fault}") from fault
+    except x509_svid.UNREADABLE as error:
         raise ProviderError("bad_bundle", f"{path} holds no PEM certificates: {error}") from error
+    if all(certificate.not_valid_after_utc.timestamp() <= now for certificate in certificates):
+        raise ProviderError("bad_bundle", f"every root in {path} has expired; put the roots there that issue now")
     return b"".join(certificate.public_bytes(serialization.Encoding.PEM) for certificate in certificates)
 
 
@@ -94,18 +167,23 @@ def _read(directory: Path, spiffe_id: SpiffeId) -> Svid:
 def _svid(chain_path: Path, key_path: Path, spiffe_id: SpiffeId) -> Svid:
     try:
         chain, key_pem = chain_path.read_bytes(), key_path.read_bytes()
-        leaf = x509.load_pem_x509_certificate(chain)
-        names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        key = serialization.load_pem_private_key(key_pem, password=None)
+    except FileNotFoundError as error:
+        raise _HalfWritten("no_svid", f"{error.filename} cannot be read: {error.strerror}") from error
     except OSError as error:
         raise ProviderError("no_svid", f"{error.filename} cannot be read: {error.strerror}") from error
-    except (ValueError, TypeError, x509.ExtensionNotFound) as error:
-        raise ProviderError("bad_svid", f"{chain_path} with {key_path.name} is no SVID: {error}") from error
-    uris = names.get_values_for_type(x509.UniformResourceIdentifier)
-    if uris != [str(spiffe_id)]:
-        raise ProviderError("bad_svid", f"{chain_path} is for {', '.join(uris) or 'nobody'}, not for {spiffe_id}")
+    try:
+        leaf = x509.load_pem_x509_certificates(chain)[0]
+        key = serialization.load_pem_private_key(key_pem, password=None)
+    except (UnsupportedAlgorithm, *x509_svid.UNREADABLE) as error:
+        raise _HalfWritten("bad_svid", f"{chain_path} with {key_path.name} is no SVID: {error}") from error
     if key.public_key() != leaf.public_key():
-        raise ProviderError("bad_svid", f"{key_path} is not the key of {chain_path}; is it being replaced just now?")
+        raise _HalfWritten("bad_svid", f"{key_path} is not the key of {chain_path}; is it being replaced just now?")
+    try:
+        found = x509_svid.leaf_id(leaf)
+    except NotAnSvid as fault:
+        raise ProviderError("bad_svid", f"{chain_path} is no X.509-SVID: {fault}") from fault
+    if found != spiffe_id:
+        raise ProviderError("bad_svid", f"{chain_path} is for {found}, not for {spiffe_id}")
     return Svid(
         spiffe_id,
         chain,

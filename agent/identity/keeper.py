@@ -76,6 +76,7 @@ class IdentityKeeper:
         """Those with a request under way, also when they are wanted no more."""
         self._changed = asyncio.Event()
         self._bundle: Bundle | None = None
+        self._bundle_problem: str | None = None
         self._report = Report()
         self._reported = asyncio.Event()
         self._random = random.SystemRandom()
@@ -108,6 +109,14 @@ class IdentityKeeper:
     def problems(self) -> dict[SpiffeId, str]:
         """Why the last request for an identity failed, for those whose last one did."""
         return {spiffe_id: kept.problem for spiffe_id, kept in self._kept.items() if kept.problem is not None}
+
+    def faults(self) -> tuple[str, ...]:
+        """What could not be replaced when it should have been, and what stays in force instead: bundle, then SVIDs."""
+        found = [] if self._bundle_problem is None else [self._bundle_problem]
+        found += sorted(
+            kept.problem for kept in self._kept.values() if kept.problem is not None and kept.svid is not None
+        )
+        return tuple(found)
 
     def state(self) -> Report:
         """What is kept at this moment: to be reported once every worker has it."""
@@ -188,6 +197,8 @@ class IdentityKeeper:
 
     def _came(self, spiffe_id: SpiffeId, kept: _Kept, svid: Svid) -> None:
         now = self._clock()
+        if kept.problem is not None and svid == kept.svid:
+            log.info("the SVID in force of %s is its source's newest again", spiffe_id)
         kept.problem, kept.attempts = None, 0
         if self._provider.pushes:
             kept.due = now + PUSHED_SECONDS
@@ -211,12 +222,19 @@ class IdentityKeeper:
     def _failed(self, spiffe_id: SpiffeId, kept: _Kept, error: ProviderError) -> None:
         now = self._clock()
         kept.attempts += 1
-        kept.problem = f"no SVID for {spiffe_id} yet: {error}"
+        if kept.svid is None:
+            kept.problem = f"no SVID for {spiffe_id} yet: {error}"
+        else:
+            kept.problem = f"no newer SVID for {spiffe_id}: {error}. {_stays(kept.svid, now)}"
         lifetime = float("inf") if kept.svid is None else kept.svid.not_after - kept.issued_at
         kept.due = now + backoff(kept.attempts, self._random.random(), lifetime)
         if not self._warn(spiffe_id, kept, now, str(error)) and kept.attempts & (kept.attempts - 1) == 0:
             # the 1st, 2nd, 4th, 8th …
-            log.warning("no new SVID for %s after %d attempts: %s", spiffe_id, kept.attempts, error)
+            log.warning(
+                "%s",
+                kept.problem,
+                extra={"fields": {"event": "svid_refused", "spiffe_id": str(spiffe_id), "attempts": kept.attempts}},
+            )
 
     def _warn(self, spiffe_id: SpiffeId, kept: _Kept, now: float, reason: str) -> bool:
         """Says loudly, now and then, that an SVID nears its end; whether it does."""
@@ -252,11 +270,13 @@ class IdentityKeeper:
             answer = poll.result()
             if isinstance(answer, ProviderError):
                 attempts += 1
+                self._bundle_failed(answer)
                 if attempts & (attempts - 1) == 0:
                     log.warning("the bundle could not be fetched (%d attempts): %s", attempts, answer)
                 await asyncio.sleep(backoff(attempts, self._random.random(), lifetime=BUNDLE_LIFETIME))
                 continue
             attempts = 0
+            self._bundle_problem = None
             if answer is not None and answer != self._bundle:
                 self._take(answer)
 
@@ -265,6 +285,18 @@ class IdentityKeeper:
             return await self._provider.bundle(known, report)
         except ProviderError as error:
             return error
+
+    def _bundle_failed(self, error: ProviderError) -> None:
+        self._bundle_problem = (
+            f"no bundle yet: {error}"
+            if self._bundle is None
+            else f"no newer bundle: {error}. The one of sequence {self._bundle.sequence} stays in force"
+        )
+        if self._provider.pushes:  # nothing else says that an SVID has changed
+            now = self._clock()
+            for kept in self._kept.values():
+                kept.due = min(kept.due, now)
+            self._changed.set()
 
     def _take(self, bundle: Bundle) -> None:
         self._bundle = bundle
@@ -290,3 +322,10 @@ class IdentityKeeper:
     def _outdated(svid: Svid, bundle: Bundle) -> bool:
         """Whether an SVID is under an issuer that the authority signs with no more."""
         return bool(bundle.issuer) and svid.issuer != bundle.issuer
+
+
+def _stays(svid: Svid, now: float) -> str:
+    until = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(svid.not_after))
+    if svid.not_after <= now:
+        return f"The one in force, serial {svid.serial}, expired at {until}: its pods are refused"
+    return f"The one in force, serial {svid.serial}, stays until {until}"

@@ -55,7 +55,7 @@ class Status:
             ready=supervisor.ready,
             pods=len(supervisor.enrolment.captured),
             waiting=tuple(Waiting(pod, reason) for pod, reason in sorted(waiting.items())),
-            faults=tuple(str(fault) for fault in supervisor.faults),
+            faults=(*(str(fault) for fault in supervisor.faults), *supervisor.identity_faults),
             warnings=tuple(str(finding) for finding in supervisor.findings),
         )
         return Response.json(msgspec.json.encode(body) + b"\n", status=200 if body.ready else 503)
@@ -80,6 +80,7 @@ class Status:
                 },
                 catalog_version=supervisor.catalog.version,
                 catalog_faults=len(supervisor.faults),
+                identity_faults=len(supervisor.identity_faults),
                 policy_warnings=len(supervisor.findings),
                 rule_repairs=supervisor.enrolment.repairs,
                 above=above(supervisor.bundle),

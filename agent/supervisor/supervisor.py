@@ -299,11 +299,11 @@ class Supervisor:
         if self.bundle is None:
             return "the trust bundle has not come yet"
         svid = self.svids.get(spiffe_id)
+        problem = None if self.keeper is None else self.keeper.problems().get(spiffe_id)
         if svid is None:
-            problem = None if self.keeper is None else self.keeper.problems().get(spiffe_id)
             return problem or f"its SVID {spiffe_id} has not come yet"
         if svid.not_after <= time.time():
-            return f"its SVID {spiffe_id} has expired"
+            return problem or f"its SVID {spiffe_id} has expired"
         if self.bundle.revokes(spiffe_id, svid.serial):
             return f"{spiffe_id} is revoked; quietwire authority unrevoke takes it back"
         return None
@@ -324,6 +324,11 @@ class Supervisor:
     def ready(self) -> bool:
         """Whether `ready` was said, nothing waits, and nothing makes the agent end."""
         return self._said_ready and not self._stopping.is_set() and not self.waiting()
+
+    @property
+    def identity_faults(self) -> tuple[str, ...]:
+        """What of identities could not be replaced, and what stays in force instead."""
+        return () if self.keeper is None else self.keeper.faults()
 
     @property
     def clock_skew(self) -> float | None:

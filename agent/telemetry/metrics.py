@@ -44,6 +44,7 @@ class Metrics:
         pods: Mapping[str, int],
         catalog_version: int,
         catalog_faults: int,
+        identity_faults: int,
         policy_warnings: int,
         above: Mapping[str, float],
         bundle_sequence: int,
@@ -81,6 +82,11 @@ class Metrics:
             CounterMetricFamily("quietwire_rule_repairs", "Pods whose rules were found changed.", value=rule_repairs),
             GaugeMetricFamily("quietwire_catalog_version", "Version of the catalog in force.", value=catalog_version),
             GaugeMetricFamily("quietwire_catalog_faults", "Manifests that cannot be used.", value=catalog_faults),
+            GaugeMetricFamily(
+                "quietwire_identity_faults",
+                "SVIDs and bundles that could not be replaced: a former one stays in force.",
+                value=identity_faults,
+            ),
             GaugeMetricFamily(
                 "quietwire_policy_warnings", "Policy that is legal, and surely not meant.", value=policy_warnings
             ),

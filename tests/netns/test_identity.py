@@ -511,7 +511,26 @@ def test_svids_from_files_serve_and_are_followed_live(make_world: Callable[..., 
     assert alive(held)
     again = world.connect(client, server.ipv4, PORT)
     assert alive(again)
-    for sock in (held, again):
+
+    # What no peer would take replaces nothing: the pods go on, and the operator is told.
+    bad = Pki().svid("server")
+    for file, data in (("tls.key", bad.key_pem), ("tls.crt", bad.chain_pem)):
+        (source / "demo" / "server" / file).write_bytes(data)
+    world.until(lambda: world.count("quietwire_identity_faults") == 1, "the fault is counted")
+    ready = json.loads(world.mesh.ask("/ready"))
+    assert ready["ready"] is True
+    (fault,) = ready["faults"]
+    assert f"no peer would take what lies in {source}/demo/server (serial {bad.serial})" in fault
+    assert f"The one in force, serial {newer}, stays until " in fault
+    warned = world.mesh.wait_for_log(lambda line: line.get("event") == "svid_refused" and line["level"] == "warning")
+    assert warned is not None
+    fresh = world.connect(client, server.ipv4, PORT)
+    assert alive(fresh)
+    mended = lay(issuing, source, "server", rename=True)
+    assert world.mesh.wait_for_log(lambda line: line.get("event") == "svid" and line.get("serial") == mended)
+    world.until(lambda: world.count("quietwire_identity_faults") == 0, "the fault is mended")
+    for sock in (held, again, fresh):
+        assert alive(sock)
         sock.close()
     echo.close()
 
