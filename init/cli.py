@@ -5,11 +5,15 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, replace
+from typing import TypeVar
 
 from init.constants import AGENT_MARK, AGENT_SOCKET, BACKENDS, INBOUND_PORT, MARK_MASK, OUTBOUND_PORT
-from init.model import Family, OptionError, Options, parse_ports
+from init.model import Family, OptionError, Options, parse_ports, parse_subnets
 from init.netns import NetnsError, Whose, enter, open_netns, whose
+
+T = TypeVar("T")
 
 EPILOG = """examples:
   quietwire init apply --netns web                     capture the namespace /run/netns/web
@@ -79,15 +83,9 @@ def main(argv: list[str] | None = None) -> int:
         return batch()
     given = parser().parse_args(arguments)
     try:
-        options = Options(
-            skip_inbound_ports=parse_ports(given.skip_inbound_ports),
-            skip_outbound_ports=parse_ports(given.skip_outbound_ports),
-            skip_inbound_subnets=_words(given.skip_inbound_subnets),
-            skip_outbound_subnets=_words(given.skip_outbound_subnets),
-            outbound_port=given.outbound_port,
-            inbound_port=given.inbound_port,
-            ipv6=not given.no_ipv6,
-        )
+        options, notes = options_of(given)
+        for note in notes:
+            sys.stderr.write(f"quietwire init: {note}\n")
         if given.verb == "show":
             return _show(options, given.backend, as_json=given.json)
         fd = open_netns(_namespace(given))
@@ -120,6 +118,31 @@ def _not_a_pods(fd: int) -> str | None:
         case Whose.UNKNOWN:
             what = "this may be the machine's own network namespace: process 1 cannot be looked at to tell"
     return f"{what}. Rules here would capture the node's traffic, ssh included. {advice}"
+
+
+def options_of(given: argparse.Namespace) -> tuple[Options, tuple[str, ...]]:
+    """What the flags ask for, and what is to be said about how they were written. Raises OptionError."""
+    inbound = _flag("skip-inbound-subnets", parse_subnets, given.skip_inbound_subnets)
+    outbound = _flag("skip-outbound-subnets", parse_subnets, given.skip_outbound_subnets)
+    options = Options(
+        skip_inbound_ports=_flag("skip-inbound-ports", parse_ports, given.skip_inbound_ports),
+        skip_outbound_ports=_flag("skip-outbound-ports", parse_ports, given.skip_outbound_ports),
+        skip_inbound_subnets=inbound.networks,
+        skip_outbound_subnets=outbound.networks,
+        outbound_port=given.outbound_port,
+        inbound_port=given.inbound_port,
+        ipv6=not given.no_ipv6,
+    )
+    notes = [f"--skip-inbound-subnets: {note}" for note in inbound.notes]
+    notes += [f"--skip-outbound-subnets: {note}" for note in outbound.notes]
+    return options, tuple(notes)
+
+
+def _flag(name: str, parse: Callable[[str], T], text: str) -> T:
+    try:
+        return parse(text)
+    except OptionError as error:
+        raise OptionError(f"--{name}: {error}") from None
 
 
 def _act(given: argparse.Namespace, options: Options, fd: int) -> int:
@@ -189,10 +212,6 @@ def _hint(given: argparse.Namespace) -> str:
     if given.netns is not None:
         return "`ip netns list` shows the names that there are"
     return "does the process still run, and are you root?"
-
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
 def _failed(message: str, *, as_json: bool, status: int) -> int:

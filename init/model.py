@@ -13,6 +13,11 @@ from init.constants import CONNTRACK_ZONE, INBOUND_PORT, MARK_MASK, OUTBOUND_POR
 MULTIPORT_LIMIT = 15
 """Port references in one multiport match; a range counts as two (xt_multiport)."""
 
+MAX_DIGITS = 5
+"""Of a port, and more than a prefix has."""
+MAX_SHOWN = 64
+"""Characters of a part that a message repeats; no network is written with more."""
+
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Ports = tuple[int, int]
 
@@ -278,14 +283,74 @@ def _inside(address: str, subnet: str) -> bool:
 
 
 def parse_ports(text: str) -> tuple[Ports, ...]:
-    """`22,8000-8100` as ranges. Raises OptionError, naming the part at fault."""
+    """`22, 8000-8100` as ranges from 1 to 65535: sorted, and joined where they touch or overlap. Empty means none.
+
+    The same for flags and for annotations. Spaces around a number and empty parts (a comma at the end) mean nothing.
+    Raises OptionError, naming the part at fault: 0 is no TCP port, and a range does not end before it begins.
+    """
     found = []
     for part in text.split(","):
         item = part.strip()
         if not item:
             continue
         first, dash, last = item.partition("-")
-        if not (first.isascii() and first.isdigit() and (not dash or (last.isascii() and last.isdigit()))):
-            raise OptionError(f"{item!r} is no port and no range; write 22 or 8000-8100")
-        found.append((int(first), int(last if dash else first)))
-    return tuple(found)
+        ports = _port(first), _port(last if dash else first)
+        if ports[0] is None or ports[1] is None:
+            raise OptionError(f"{_shown(item)} is no port and no range; write 22 or 8000-8100")
+        if not (1 <= ports[0] <= 65535 and 1 <= ports[1] <= 65535):
+            raise OptionError(f"{_shown(item)} is not within the ports from 1 to 65535")
+        if ports[1] < ports[0]:
+            raise OptionError(f"range {_shown(item)} ends before it begins; write {ports[1]}-{ports[0]}")
+        found.append((ports[0], ports[1]))
+    return tuple(_joined(tuple(found)))
+
+
+def _port(text: str) -> int | None:
+    """A number that may be one of a port; None where the text is none, or one of more digits than any port has."""
+    digits = text.strip()
+    return int(digits) if digits.isascii() and digits.isdigit() and len(digits) <= MAX_DIGITS else None
+
+
+def _shown(item: str) -> str:
+    return repr(item[:MAX_SHOWN])
+
+
+@dataclass(frozen=True)
+class Subnets:
+    """Networks in canonical CIDR form, sorted, each once; and what is to be said about how they were written."""
+
+    networks: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def parse_subnets(text: str) -> Subnets:
+    """`192.0.2.0/24, 2001:db8::1` as networks. Empty means none. The same for flags and for annotations.
+
+    An address alone is that address. Host bits are cut off, as Linkerd does, with a note that says what is used.
+    Raises OptionError where a part is no network, and where it would surely mean more, or less, than is meant: 0.0.0.0
+    and :: without a prefix, or host bits in front of /0.
+    """
+    found: dict[Network, None] = {}
+    notes = []
+    for part in text.split(","):
+        item = part.strip()
+        if not item:
+            continue
+        base, slash, prefix = item.partition("/")
+        try:
+            if len(item) > MAX_SHOWN or "%" in item or (slash and _port(prefix) is None):
+                raise ValueError
+            address, network = ipaddress.ip_address(base), ipaddress.ip_network(item, strict=False)
+        except ValueError:
+            raise OptionError(
+                f"{_shown(item)} is no address and no network; write 192.0.2.0/24 or 2001:db8::/32"
+            ) from None
+        if not slash and int(address) == 0:
+            raise OptionError(f"{item} has no prefix: write {item}/0 if every address is meant")
+        if network.prefixlen == 0 and int(address) != 0:
+            raise OptionError(f"{item} is every address: write {network} if that is meant, or another prefix")
+        if address != network.network_address:
+            notes.append(f"{item} has host bits set: {network} is what counts")
+        found[network] = None
+    ordered = sorted(found, key=lambda each: (each.version, int(each.network_address), each.prefixlen))
+    return Subnets(tuple(str(network) for network in ordered), tuple(notes))

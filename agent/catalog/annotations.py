@@ -1,13 +1,14 @@
 """Linkerd's annotations, and our own, with the meaning that they have there."""
 
-import ipaddress
 import re
 from collections.abc import Mapping
 
 from agent.catalog.document import Field
 from agent.catalog.fault import FaultError
 from agent.catalog.model import ContainerPort, MeshSettings, PortRange
+from agent.policy.advice import REQUIRE_IDENTITY_ANNOTATION
 from agent.policy.model import DefaultPolicy
+from init.model import OptionError, Subnets, parse_ports, parse_subnets
 
 INJECT = "linkerd.io/inject"
 SKIP_INBOUND = "config.linkerd.io/skip-inbound-ports"
@@ -15,6 +16,7 @@ SKIP_OUTBOUND = "config.linkerd.io/skip-outbound-ports"
 SKIP_SUBNETS = "config.linkerd.io/skip-subnets"
 OPAQUE = "config.linkerd.io/opaque-ports"
 DEFAULT_POLICY = "config.linkerd.io/default-inbound-policy"
+REQUIRE_IDENTITY = REQUIRE_IDENTITY_ANNOTATION
 EGRESS_MODE = "quietwire.io/egress-mode"
 NETNS = "quietwire.io/netns"
 
@@ -37,10 +39,11 @@ def settings(
     merged = {key: Field(value, 0) for key, value in inherited.items()} | dict(own)
     return MeshSettings(
         meshed=_injected(merged) and not host_network,
-        skip_inbound_ports=_ports(merged.get(SKIP_INBOUND), ()),
-        skip_outbound_ports=_ports(merged.get(SKIP_OUTBOUND), ()),
-        skip_subnets=_subnets(merged.get(SKIP_SUBNETS)),
-        opaque_ports=_ports(merged.get(OPAQUE), ports, of_namespace=OPAQUE not in own),
+        skip_inbound_ports=_ports(merged.get(SKIP_INBOUND)),
+        skip_outbound_ports=_ports(merged.get(SKIP_OUTBOUND)),
+        skip_subnets=_subnets(merged.get(SKIP_SUBNETS)).networks,
+        opaque_ports=_opaque(merged.get(OPAQUE), ports, of_namespace=OPAQUE not in own),
+        identity_ports=_ports(merged.get(REQUIRE_IDENTITY)),
         default_policy=_one_of(merged.get(DEFAULT_POLICY), DEFAULT_POLICY, tuple(DefaultPolicy)),
         egress_mode=_one_of(merged.get(EGRESS_MODE), EGRESS_MODE, EGRESS_MODES),
     )
@@ -49,7 +52,7 @@ def settings(
 def check(annotations: Mapping[str, Field]) -> None:
     """Raises FaultError where a namespace's annotation cannot be used."""
     settings({key: field for key, field in annotations.items() if key != OPAQUE}, {}, (), host_network=False)
-    _ports(annotations.get(OPAQUE), (), of_namespace=True)
+    _opaque(annotations.get(OPAQUE), (), of_namespace=True)
 
 
 def _injected(annotations: Mapping[str, Field]) -> bool:
@@ -66,49 +69,42 @@ def _one_of(field: Field | None, name: str, allowed: tuple[str, ...]) -> str | N
     return value
 
 
-def _ports(
+def _ports(field: Field | None) -> tuple[PortRange, ...]:
+    if field is None:
+        return ()
+    try:
+        return tuple(PortRange(first, last) for first, last in parse_ports(field.text()))
+    except OptionError as error:
+        raise FaultError(field, str(error)) from None
+
+
+def _opaque(
     field: Field | None, named: tuple[ContainerPort, ...], *, of_namespace: bool = False
 ) -> tuple[PortRange, ...]:
+    """The same, where a port's name may stand for its number: in a namespace's annotation, that of another pod too."""
     if field is None:
         return ()
-    found: list[PortRange] = []
+    numbers = []
     for part in field.text().split(","):
         text = part.strip()
-        if not text:
-            continue
-        by_name = [port.port for port in named if port.name == text]
+        by_name = [str(port.port) for port in named if text and port.name == text]
         if by_name:
-            found.extend(PortRange(port, port) for port in by_name)
-            continue
-        first, dash, last = text.partition("-")
-        try:
-            ports = PortRange(_port(first), _port(last if dash else first))
-        except ValueError:
-            if of_namespace and _PORT_NAME.fullmatch(text):
-                continue  # other pods of the namespace have a port of this name
-            raise FaultError(field, f"{text!r} is no port, port range or port name; write 22 or 8000-8100") from None
-        if ports.last < ports.first:
-            raise FaultError(field, f"port range {text!r} ends before it begins")
-        found.append(ports)
-    return tuple(sorted(set(found)))
+            numbers.extend(by_name)
+        elif not (of_namespace and _PORT_NAME.fullmatch(text) and not text[0].isdigit()):
+            numbers.append(text)
+    return _ports(Field(",".join(numbers), field.line, field.path))
 
 
-def _port(text: str) -> int:
-    if not (text.isascii() and text.isdigit()) or not 1 <= int(text) <= 65535:
-        raise ValueError(text)
-    return int(text)
-
-
-def _subnets(field: Field | None) -> tuple[str, ...]:
+def _subnets(field: Field | None) -> Subnets:
     if field is None:
-        return ()
-    found = []
-    for part in field.text().split(","):
-        text = part.strip()
-        if not text:
-            continue
-        try:
-            found.append(str(ipaddress.ip_network(text, strict=False)))  # host bits are cut off, as in Go
-        except ValueError as error:
-            raise FaultError(field, f"{SKIP_SUBNETS}: {error}") from None
-    return tuple(sorted(set(found)))
+        return Subnets()
+    try:
+        return parse_subnets(field.text())
+    except OptionError as error:
+        raise FaultError(field, str(error)) from None
+
+
+def notes(own: Mapping[str, Field]) -> list[tuple[Field, str]]:
+    """What is to be said about how sound annotations are written, each with its field."""
+    field = own.get(SKIP_SUBNETS)
+    return [] if field is None else [(field, f"{SKIP_SUBNETS}: {note}") for note in _subnets(field).notes]

@@ -28,7 +28,9 @@ class MeshSettings(Struct, frozen=True):
     """What the pod's annotations say, after its namespace's have been inherited.
 
     `meshed` is false for `linkerd.io/inject: disabled` and for pods on the host's network. `default_policy`
-    and `egress_mode` are None where no annotation says anything: then the agent's flags hold.
+    and `egress_mode` are None where no annotation says anything: then the agent's flags hold. On `identity_ports` the
+    default policy demands an identity. `opaque_ports` are kept for the HTTP layer, and nothing reads them yet: every
+    connection is relayed as the bytes that it has.
     """
 
     meshed: bool = True
@@ -36,6 +38,7 @@ class MeshSettings(Struct, frozen=True):
     skip_outbound_ports: tuple[PortRange, ...] = ()
     skip_subnets: tuple[str, ...] = ()
     opaque_ports: tuple[PortRange, ...] = ()
+    identity_ports: tuple[PortRange, ...] = ()
     default_policy: str | None = None
     egress_mode: str | None = None
 

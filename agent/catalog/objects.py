@@ -38,8 +38,13 @@ CLOSED = MeshSettings(default_policy=DefaultPolicy.DENY.value, egress_mode=annot
 """What holds for a pod whose annotations cannot be read: it is meshed, and nobody is let in or, unmeshed, out."""
 _CLOSED_ANNOTATIONS = {
     annotations.DEFAULT_POLICY: DefaultPolicy.DENY.value,
+    annotations.REQUIRE_IDENTITY: "1-65535",
     annotations.EGRESS_MODE: annotations.MESHED_ONLY,
+    annotations.SKIP_INBOUND: "",
+    annotations.SKIP_OUTBOUND: "",
+    annotations.SKIP_SUBNETS: "",
 }
+"""The same, as the annotations of a pod or of a namespace: nothing that the other one says makes it wider."""
 
 
 class RawPod(Struct, frozen=True, tag=True):

@@ -8,6 +8,9 @@ from agent.policy.identities import whose_own
 if TYPE_CHECKING:
     from agent.policy.model import Client, Permits, ServerPort
 
+REQUIRE_IDENTITY_ANNOTATION = "config.linkerd.io/proxy-require-identity-inbound-ports"
+"""Ports of a pod on which a default policy that would not ask for an identity does."""
+
 
 def message(server: "ServerPort", client: "Client", permits: "Permits", outcome: Outcome) -> str:
     """Why this client may not speak to this port, and what to do about it."""
@@ -17,6 +20,12 @@ def message(server: "ServerPort", client: "Client", permits: "Permits", outcome:
 def _advice(client: "Client", permits: "Permits", outcome: Outcome) -> str:
     default = permits.server.startswith("default:")
     match outcome:
+        case Outcome.UNAUTHENTICATED if permits.demanded:
+            return (
+                f"{REQUIRE_IDENTITY_ANNOTATION}, of the pod or of its namespace, demands an identity on this port. "
+                f"Enrol the client's pod, take the port out of the annotation, or write a Server for it, which decides "
+                f"for itself"
+            )
         case Outcome.UNAUTHENTICATED:
             return (
                 "policy demands mTLS. Enrol the client's pod, or allow it by an AuthorizationPolicy without a mesh "

@@ -13,15 +13,17 @@ def authorize(server: ServerPort, client: Client, permits: Permits) -> Permit | 
     if name is not None:
         return permits.permit(name)
     denial = Denial(permits.server, _outcome(client, permits), judged=Judged(server, client, permits))
-    return Permit(permits.server, AUDIT, audited=denial) if permits.audit else denial
+    return Permit(permits.server, AUDIT, audited=denial) if permits.audits(client) else denial
 
 
 def could_permit_unauthenticated(permits: Permits, address: Address) -> bool:
     """Whether a plaintext client from this address could be let in: detection asks before anything was read."""
-    return permits.audit or permits.matcher.lets_plaintext_in(address)
+    return permits.audits(Client(address, None, tls=False)) or permits.matcher.lets_plaintext_in(address)
 
 
 def _outcome(client: Client, permits: Permits) -> Outcome:
+    if permits.audit and not permits.audits(client):
+        return Outcome.UNAUTHENTICATED if client.identity is None else Outcome.IDENTITY_NOT_PERMITTED
     if not permits.authorizations:
         return Outcome.ROUTE_LEVEL_ONLY if permits.only_routes else Outcome.DENIED_BY_DEFAULT
     if not permits.matcher.is_usable:

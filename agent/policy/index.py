@@ -48,11 +48,23 @@ class PolicySettings(Struct, frozen=True):
 
 
 class PodPolicy(Struct, frozen=True):
-    """One pod's permits: those of ports that something selects, and of all others."""
+    """One pod's permits: those of ports that something selects, and of all others.
+
+    Of these, `demanding` is for the ports on which the pod's annotation demands an identity.
+    """
 
     pod: Pod
     ports: dict[int, Permits]
     default: Permits
+    demanding: Permits
+
+    def of(self, port: int) -> Permits:
+        """What could let a client into this port."""
+        return self.ports.get(port) or self.otherwise(port)
+
+    def otherwise(self, port: int) -> Permits:
+        """The same, where nothing selects it."""
+        return self.demanding if any(port in ports for ports in self.pod.settings.identity_ports) else self.default
 
 
 class _Namespace:
@@ -221,15 +233,16 @@ class PolicyIndex:
             if not key.namespace or name == key.namespace:
                 space.tables.clear()
 
-    def _default_of(self, pod: Pod) -> Permits:
-        """What holds for the ports of a pod that no Server selects."""
+    def _default_of(self, pod: Pod) -> tuple[Permits, Permits]:
+        """What holds for the ports of a pod that no Server selects, and on which of them an identity is demanded."""
         for space in (self._spaces[pod.namespace], self._spaces[""]):
             for broken in space.broken.values():
                 where = str(broken.key) if broken.namespace else f"a policy that cannot be read, in {broken.name}"
-                return Permits(where, (), broken=True)
+                return (closed := Permits(where, (), broken=True)), closed
         annotated = pod.settings.default_policy
         policy = self.settings.default_inbound_policy if annotated is None else DefaultPolicy(annotated)
-        return default_permits(policy, self.settings.cluster_networks)
+        networks = self.settings.cluster_networks
+        return default_permits(policy, networks), demanding_permits(policy, networks)
 
     def set_node_addresses(self, addresses: Iterable[str]) -> None:
         """From where the kubelet of this node probes its pods."""
@@ -243,20 +256,21 @@ class PolicyIndex:
         table = None if space is None else space.tables.get(pod.key)
         if table is None or table.pod is not pod:
             table = self._compile(pod)
-        return table.ports.get(port) or table.default
+        return table.of(port)
 
     def _compile(self, pod: Pod) -> PodPolicy:
         space = self._spaces[pod.namespace]
-        default = self._default_of(pod)
+        default, demanding = self._default_of(pod)
         ports = {
             port: self._permits_of(space, servers[0]) for port, servers in by_port(pod, space.servers_of(pod)).items()
         }
+        table = PodPolicy(pod, ports, default, demanding)
         here = self._node is None or pod.node == self._node
         probing = _probe_authorization((*(self._node_addresses if here else ()), *pod.host_ips))
         if probing is not None:
             for port in pod.probe_ports:
-                ports[port] = msgspec.structs.replace(ports.get(port, default), probe=probing)
-        table = space.tables[pod.key] = PodPolicy(pod, ports, default)
+                ports[port] = msgspec.structs.replace(table.of(port), probe=probing)
+        space.tables[pod.key] = table
         return table
 
     def _permits_of(self, space: _Namespace, server: Server) -> Permits:
@@ -404,3 +418,26 @@ def default_permits(default: DefaultPolicy, cluster_networks: tuple[str, ...], w
         case DefaultPolicy.DENY | DefaultPolicy.AUDIT:
             found = ()
     return Permits(name, found, audit=default is DefaultPolicy.AUDIT)
+
+
+_WITH_IDENTITY = {
+    DefaultPolicy.ALL_UNAUTHENTICATED: DefaultPolicy.ALL_AUTHENTICATED,
+    DefaultPolicy.CLUSTER_UNAUTHENTICATED: DefaultPolicy.CLUSTER_AUTHENTICATED,
+    DefaultPolicy.AUDIT: DefaultPolicy.AUDIT,
+}
+
+
+@lru_cache(maxsize=256)
+def demanding_permits(default: DefaultPolicy, cluster_networks: tuple[str, ...]) -> Permits:
+    """A default policy on a port where an annotation demands an identity; the same, where it demands one itself.
+
+    Under `audit` who has an identity is let through, and counted; who has none is denied. Linkerd's audit lets those in
+    as well, so that it opens what is closed under all-unauthenticated, its most open default.
+    """
+    tightened = _WITH_IDENTITY.get(default)
+    if tightened is None:
+        return default_permits(default, cluster_networks)
+    name = f"default:{default}+require-identity"
+    found = default_permits(tightened, cluster_networks)
+    authorizations = tuple(msgspec.structs.replace(each, name=name) for each in found.authorizations)
+    return msgspec.structs.replace(found, server=name, authorizations=authorizations, demanded=True)

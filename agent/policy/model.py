@@ -8,6 +8,7 @@ from msgspec import Struct
 from agent.identity.spiffe import SpiffeId
 from agent.outcome import Outcome
 from agent.policy import advice
+from agent.policy.advice import REQUIRE_IDENTITY_ANNOTATION
 from agent.policy.identities import IdentityMatch, whose_own
 from agent.policy.matcher import Matcher
 from agent.policy.networks import Address, NetworkMatch, address_set, number_of
@@ -126,12 +127,17 @@ class Authorization(Struct, frozen=True):
         return address_set(self.networks).has(number, six=six)
 
 
+_DEMAND = Authorization(REQUIRE_IDENTITY_ANNOTATION, Requirement.MESH_IDENTITY)
+"""What an annotation demands of whom only audit would let through. It lets nobody in."""
+
+
 class Permits(Struct, frozen=True, dict=True):
     """Everything that could let a client into one port; authorizations are ORed.
 
     `server` names what decides (`Server shop/cart`, `default:all-authenticated`); with `audit`, what would be denied
     is let through and counted. `only_routes` names the routes that have authorizations where the Server has none;
-    `probe` lets the kubelet's probes in. `broken` says that what decides cannot be read.
+    `probe` lets the kubelet's probes in. `broken` says that what decides cannot be read, `demanded` that an annotation
+    demands an identity where the default policy would not: audit then lets nobody through who has none.
     """
 
     server: str
@@ -140,6 +146,11 @@ class Permits(Struct, frozen=True, dict=True):
     only_routes: tuple[str, ...] = ()
     probe: Authorization | None = None
     broken: bool = False
+    demanded: bool = False
+
+    def audits(self, client: Client) -> bool:
+        """Whether what would be denied to this client is let through, and counted."""
+        return self.audit and (not self.demanded or _DEMAND.lacks_identity(client) is None)
 
     @cached_property
     def matcher(self) -> Matcher:
@@ -160,7 +171,8 @@ class Permits(Struct, frozen=True, dict=True):
     def considered(self, client: Client, until: str = "") -> "tuple[Considered, ...]":
         """Each authorization that does not let this client in, with what is lacking; in order, `until` one by name."""
         found = []
-        for each in self.authorizations if self.probe is None else (*self.authorizations, self.probe):
+        asked = self.authorizations if self.probe is None else (*self.authorizations, self.probe)
+        for each in (*asked, _DEMAND) if self.audit and self.demanded else asked:
             if until and each.name == until:
                 break
             lacked = each.lacks(client)

@@ -92,7 +92,8 @@ class _Object(Struct, frozen=True):
 class Server(_Object, frozen=True, tag=True):
     """A port of the pods that it selects. `selector` is None for one that selects external workloads.
 
-    `created` is POSIX seconds; None where the manifest does not say, which counts as younger than any.
+    `created` is POSIX seconds; None where the manifest does not say, which counts as younger than any. `protocol` is
+    kept for the HTTP layer, and nothing reads it yet: every connection is relayed as the bytes that it has.
     """
 
     port: int | str

@@ -229,7 +229,7 @@ FAULTS = [
     (
         "kind: Pod\nmetadata:\n  name: a\n  annotations:\n    config.linkerd.io/skip-subnets: 10.0.0.1/99\n",
         5,
-        "does not appear to be an IPv4 or IPv6 network",
+        "no address and no network",
     ),
     ("kind: Pod\nmetadata:\n  name: a\n  annotations:\n    quietwire.io/egress-mode: never\n", 5, "must be one of"),
     ("kind: Pod\nmetadata:\n  name: a\n  labels:\n    x: 7\n", 5, "a string is expected"),

@@ -37,7 +37,8 @@ def test_show_as_json_is_one_object(capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "words"),
     [
         (["show", "--skip-inbound-ports", "80,http"], "'http' is no port"),
-        (["show", "--skip-inbound-subnets", "192.0.2.1/24"], "skip-inbound-subnets: 192.0.2.1/24 has host bits set"),
+        (["show", "--skip-inbound-subnets", "0.0.0.0"], "--skip-inbound-subnets: 0.0.0.0 has no prefix"),
+        (["show", "--skip-outbound-ports", "0-65535"], "--skip-outbound-ports: '0-65535' is not within"),
         (["show", "--inbound-port", "4140"], "both 4140"),
         (["check", "--netns", "no-such-namespace"], "/run/netns/no-such-namespace does not exist"),
         (["check", "--netns", "/etc/hostname"], "/etc/hostname is no network namespace"),

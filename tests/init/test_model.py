@@ -5,6 +5,7 @@ import ipaddress
 import itertools
 import re
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -235,7 +236,13 @@ def test_each_rule_of_a_chain_can_be_told_from_every_other(chosen: Options, fami
 @given(st.lists(ranges, max_size=8))
 def test_ports_that_are_written_are_read_again(given_ports: list[Ports]) -> None:
     text = ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in given_ports)
-    assert parse_ports(text) == tuple(given_ports)
+    read = parse_ports(text)
+    assert ports_in(read) == ports_in(tuple(given_ports))
+    assert all(first > last + 1 for (_, last), (first, _) in pairwise(read)), "sorted, and joined where they touch"
+
+
+def ports_in(given_ports: tuple[Ports, ...]) -> set[int]:
+    return {port for first, last in given_ports for port in range(first, last + 1)}
 
 
 @pytest.mark.parametrize("text", ["ssh", "22,x", "1-", "-1", "1-2-3", "٢", "22;23", "+5", "1.5"])

@@ -128,6 +128,64 @@ def test_a_changed_annotation_closes_a_strangers_open_connection_and_no_other(
     world.denial(outcome="terminated" if speaks else "unauthenticated", pod="demo/server")
 
 
+REQUIRE_IDENTITY = "config.linkerd.io/proxy-require-identity-inbound-ports"
+
+
+def test_a_port_that_demands_an_identity_is_closed_to_plaintext_and_the_others_are_not(
+    make_world: Callable[..., World],
+) -> None:
+    world = make_world("--default-inbound-policy", "all-unauthenticated")
+    client, stranger = world.pod("client"), world.stranger("stranger")
+    server = world.pod("server", annotations={REQUIRE_IDENTITY: f"9,{PORT}-{PORT + 1}"})
+    watched = world.pod("watched", annotations={REQUIRE_IDENTITY: str(PORT), DEFAULT_POLICY: "audit"})
+    world.namespace("strict", {REQUIRE_IDENTITY: str(PORT)})
+    inherits = world.pod("inherits", namespace="strict")
+    echoes = [Echo(world, player, PORT) for player in (server, watched, inherits)]
+    echoes += [Echo(world, player, PORT + 2) for player in (server, watched)]
+    world.start()
+    place = Place(world, client, stranger)
+    for name in ("server", "watched", "inherits"):
+        assert reaches(place, client, name)
+        assert not reaches(place, stranger, name), name
+    for name in ("server", "watched"):
+        assert plain_exchange(world, stranger, world.stage.players[name].ipv4, PORT + 2)
+    line = world.denial(outcome="unauthenticated", pod="demo/server")
+    assert REQUIRE_IDENTITY in line["reason"]
+    tightened = "default:all-unauthenticated+require-identity"
+    counted = {"server": tightened, "reason": "unauthenticated", "verdict": "deny", "authorization": ""}
+    assert world.count("quietwire_authorizations_total", **counted) == 2
+    where = f"{watched.ipv4}:{PORT}"
+    assert world.closed(event="closed", pod="demo/watched", direction="inbound", destination=where)["audit"] is True
+    for echo in echoes:
+        echo.close()
+
+
+def test_a_demand_for_identity_that_comes_closes_a_strangers_open_connection_and_no_other(
+    make_world: Callable[..., World],
+) -> None:
+    world = make_world("--default-inbound-policy", "all-unauthenticated")
+    client, stranger, server = world.pod("client"), world.stranger("stranger"), world.pod("server")
+    echoes = [Echo(world, server, port) for port in (PORT, PORT + 1)]
+    world.start()
+    with (
+        world.connect(stranger, server.ipv4, PORT) as foreign,
+        world.connect(stranger, server.ipv4, PORT + 1) as elsewhere,
+        world.connect(client, server.ipv4, PORT) as meshed,
+    ):
+        for sock in (foreign, elsewhere, meshed):
+            sock.sendall(b"hello")
+            assert sock.recv(100) == b"hello"
+        world.declare(server, annotations={REQUIRE_IDENTITY: str(PORT)})
+        with pytest.raises(ConnectionResetError):
+            foreign.recv(100)
+        for sock in (elsewhere, meshed):
+            sock.sendall(b"still here")
+            assert sock.recv(100) == b"still here"
+    for echo in echoes:
+        echo.close()
+    world.denial(outcome="terminated", pod="demo/server")
+
+
 def test_a_destination_that_becomes_meshed_ends_plaintext_connections_to_it(make_world: Callable[..., World]) -> None:
     world = make_world()
     client, other = world.pod("client"), world.stranger("other")

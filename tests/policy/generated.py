@@ -134,8 +134,12 @@ def _pods(draw: st.DrawFn) -> list[Manifest]:
     return found
 
 
-_annotations: st.SearchStrategy[dict[str, str]] = st.one_of(
-    st.just({}), st.fixed_dictionaries({"config.linkerd.io/default-inbound-policy": st.sampled_from(DEFAULTS)})
+_annotations: st.SearchStrategy[dict[str, str]] = st.fixed_dictionaries(
+    {},
+    optional={
+        "config.linkerd.io/default-inbound-policy": st.sampled_from(DEFAULTS),
+        "config.linkerd.io/proxy-require-identity-inbound-ports": st.sampled_from(("", "8080", "8081-9000", "1,8082")),
+    },
 )
 
 

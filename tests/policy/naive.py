@@ -7,6 +7,7 @@ from typing import Any
 
 CLUSTER_NETWORKS = ("10.0.0.0/8", "100.64.0.0/10", "172.16.0.0/12", "192.168.0.0/16", "fd00::/8")
 ANNOTATION = "config.linkerd.io/default-inbound-policy"
+DEMAND = "config.linkerd.io/proxy-require-identity-inbound-ports"
 
 Manifest = Mapping[str, Any]
 
@@ -44,10 +45,17 @@ class Naive:
         namespace = pod["metadata"]["namespace"]
         server = self.server_of(pod, port)
         named: dict[str, bool] = {}
+        demanded = False
         if server is None:
-            policy = self.default_of(pod)
+            policy = self.annotated(pod, ANNOTATION, self.default)
             decided = f"default:{policy}"
             stem = "default"
+            numbers = self.annotated(pod, DEMAND, "")
+            demanded = policy.endswith(("-unauthenticated", "audit")) and any(
+                int(each.partition("-")[0]) <= port <= int(each.rpartition("-")[2])
+                for each in numbers.split(",")
+                if each
+            )
         else:
             policy = server["spec"].get("accessPolicy", "deny")
             decided = f"Server {place(server)}"
@@ -58,7 +66,14 @@ class Naive:
             for each in self.of_kind("AuthorizationPolicy", namespace):
                 if targets(each, server):
                     named[f"AuthorizationPolicy {place(each)}"] = self.policy_allows(each, asker)
-        if policy not in {"deny", "audit"}:
+        if demanded:
+            decided += "+require-identity"
+            where = policy.partition("-")[0]
+            if where != "audit":
+                named[decided] = self.default_allows(f"{where}-authenticated", asker)
+            elif asker.spiffe_id is None:
+                named[DEMAND] = False
+        elif policy not in {"deny", "audit"}:
             named[f"{stem}:{policy}"] = self.default_allows(policy, asker)
         if port in probe_ports(pod):
             hosts = [*self.node, *(each["ip"] for each in pod["status"].get("hostIPs", []))]
@@ -67,7 +82,7 @@ class Naive:
         lacking = frozenset(named) - allowing
         if allowing:
             verdict = "allow"
-        elif policy == "audit":
+        elif policy == "audit" and DEMAND not in named:
             verdict = "audit"
         else:
             verdict = "deny"
@@ -96,12 +111,11 @@ class Naive:
         candidates.sort(key=lambda it: (it["metadata"].get("creationTimestamp", "9999"), it["metadata"]["name"]))
         return candidates[0] if candidates else None
 
-    def default_of(self, pod: Manifest) -> str:
-        policy = self.default
+    def annotated(self, pod: Manifest, annotation: str, otherwise: str) -> str:
         for namespace in self.of_kind("Namespace"):
             if namespace["metadata"]["name"] == pod["metadata"]["namespace"]:
-                policy = namespace["metadata"].get("annotations", {}).get(ANNOTATION, policy)
-        found: str = pod["metadata"].get("annotations", {}).get(ANNOTATION, policy)
+                otherwise = namespace["metadata"].get("annotations", {}).get(annotation, otherwise)
+        found: str = pod["metadata"].get("annotations", {}).get(annotation, otherwise)
         return found
 
     @staticmethod
