@@ -28,6 +28,18 @@ class Fault(Struct, frozen=True, order=True):
         return f"{self.file}:{self.line}: {what}{self.reason}{kept}"
 
 
+class Remark(Struct, frozen=True, order=True):
+    """Something in a manifest that is legal and does not do what it seems to: a warning. `line` as for a Fault."""
+
+    file: str
+    line: int
+    object: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}: {self.object}: {self.message}"
+
+
 class Located(Protocol):
     """A field of a manifest: its line, and its path as in `spec.ports[0].port`."""
 

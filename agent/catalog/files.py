@@ -16,7 +16,7 @@ import os
 import signal
 import stat
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -24,7 +24,7 @@ from asyncinotify import Event, Inotify, Mask
 from msgspec import Struct
 
 from agent.catalog.document import MAX_FILE
-from agent.catalog.fault import Fault
+from agent.catalog.fault import Fault, Remark
 from agent.catalog.join import Assembly, Problem
 from agent.catalog.key import ObjectKey
 from agent.catalog.memory import Memory
@@ -56,6 +56,8 @@ _WATCHED = (
 )  # fmt: skip
 _GONE = Mask.DELETE_SELF | Mask.MOVE_SELF | Mask.IGNORED
 
+MAX_SAID = 100
+"""Remarks that one look at the directory writes to the log."""
 MEMORY_SECONDS = 1.0
 """How long a change may wait until it is written down as last good."""
 
@@ -79,6 +81,7 @@ class _Scan(Struct, frozen=True):
 
     change: CatalogChange | None
     faults: tuple[Fault, ...]
+    remarks: tuple[Remark, ...] = ()
     news: bool = False
     """There is something to remember."""
 
@@ -103,6 +106,7 @@ class FilesSource:
         self._standings = Standings()
         self._assembly = Assembly()
         self._faults: tuple[Fault, ...] = ()
+        self._remarks: frozenset[Remark] = frozenset()
         self._to_remember = asyncio.Event()
 
     def load(self) -> None:
@@ -159,7 +163,23 @@ class FilesSource:
             await asyncio.to_thread(memory.save, self._standings.known)
             await asyncio.sleep(MEMORY_SECONDS)
 
+    def _say(self, remarks: tuple[Remark, ...]) -> None:
+        """Warns of what is new, up to a bound: a wish that has no meaning may stand on every pod."""
+        new = [each for each in remarks if each not in self._remarks]
+        for each in new[:MAX_SAID]:
+            log.warning(
+                "manifest: %s", each, extra={"fields": {"event": "remark", "file": each.file, "line": each.line}}
+            )
+        if len(new) > MAX_SAID:
+            log.warning(
+                "manifests: %d more such things; quietwire authz check %s names all",
+                len(new) - MAX_SAID,
+                self._directory,
+            )
+        self._remarks = frozenset(remarks)
+
     def _publish(self, scan: _Scan) -> None:
+        self._say(scan.remarks)
         if scan.news:
             self._to_remember.set()
         if scan.change is not None or scan.faults != self._faults:
@@ -175,7 +195,7 @@ class FilesSource:
             )
         except OSError as error:
             unread = Fault(str(self._directory), 0, "", f"cannot be read: {error.strerror}", last_good=True)
-            return _Scan(None, tuple(sorted({unread, *self._faults})))
+            return _Scan(None, tuple(sorted({unread, *self._faults})), tuple(self._remarks))
         files: dict[str, _File] = {}
         now = time.monotonic()
         for name, path in found:
@@ -187,7 +207,9 @@ class FilesSource:
         settled = self._standings.settle({name: file.reading for name, file in files.items()})
         change = self._assembly.update(settled.objects)
         faults = (*settled.faults, *(self._of_ours(key, each) for key, each in self._assembly.problems.items()))
-        return _Scan(change, tuple(sorted(faults)), settled.news)
+        return _Scan(
+            change, tuple(sorted(faults)), _remarks({name: each.reading for name, each in files.items()}), settled.news
+        )
 
     def _of_ours(self, key: ObjectKey, problem: Problem) -> Fault:
         file, line = self._standings.place(key)
@@ -209,6 +231,7 @@ class Loaded(Struct, frozen=True):
     objects: dict[ObjectKey, RawObject]
     places: dict[ObjectKey, tuple[str, int]]
     faults: tuple[Fault, ...]
+    remarks: tuple[Remark, ...] = ()
 
 
 def load(paths: Iterable[Path]) -> Loaded:
@@ -230,7 +253,18 @@ def load(paths: Iterable[Path]) -> Loaded:
                 readings[_shown(str(each))] = msgspec.structs.replace(file.reading, quiet=False)
     standings = Standings()
     settled = standings.settle(readings)
-    return Loaded(settled.objects, standings.places(), tuple(sorted((*missing, *settled.faults))))
+    faults = tuple(sorted((*missing, *settled.faults)))
+    return Loaded(settled.objects, standings.places(), faults, _remarks(readings))
+
+
+def _remarks(readings: Mapping[str, Reading]) -> tuple[Remark, ...]:
+    return tuple(
+        sorted(
+            Remark(name, line, str(key), message)
+            for name, reading in readings.items()
+            for line, key, message in reading.remarks
+        )
+    )
 
 
 def _shown(name: str) -> str:

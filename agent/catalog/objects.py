@@ -7,7 +7,7 @@ from collections.abc import Callable
 import msgspec
 from msgspec import Struct
 
-from agent.catalog import annotations
+from agent.catalog import annotations, meanings
 from agent.catalog.document import Field, readable
 from agent.catalog.fault import FaultError
 from agent.catalog.key import ObjectKey
@@ -159,9 +159,11 @@ def _pod(key: ObjectKey, document: Field) -> RawPod | None:
     if status.get("phase").value in _FINISHED:
         return None
     account = spec.get("serviceAccountName")
-    service_account = account.text(default="default")
+    if account.value in {None, ""}:
+        account = spec.get("serviceAccount")  # its former name, which Kubernetes takes for it as well
+    service_account = account.text(default="default") or "default"
     if len(service_account) > MAX_NAME or not _DNS_SUBDOMAIN.fullmatch(service_account):
-        raise FaultError(account, f"spec.serviceAccountName {service_account[:MAX_NAME]!r} is no DNS name (RFC 1123)")
+        raise FaultError(account, f"service account {service_account[:MAX_NAME]!r} is no DNS name (RFC 1123)")
     netns = document.get("metadata", "annotations", annotations.NETNS)
     bare = Pod(
         namespace=key.namespace,
@@ -181,7 +183,9 @@ def _pod(key: ObjectKey, document: Field) -> RawPod | None:
 def _whole_pod(bare: Pod, document: Field) -> RawPod:
     status, spec, metadata = document.get("status"), document.get("spec"), document.get("metadata")
     status.get("phase").text(default="")
+    manifests.check_metadata(metadata)
     fields = metadata.get("annotations").mapping()
+    meanings.check(fields)
     own = {name: field.text() for name, field in fields.items()}
     ports = _container_ports(spec)
     pod = msgspec.structs.replace(
@@ -271,8 +275,10 @@ def _address(field: Field) -> str:
 
 def _namespace(key: ObjectKey, document: Field) -> RawNamespace:
     try:
+        manifests.check_metadata(document.get("metadata"))
         fields = document.get("metadata", "annotations").mapping()
         annotations.check(fields)
+        meanings.check(fields)
         return RawNamespace(key.name, {name: field.text() for name, field in fields.items()})
     except FaultError as fault:
         raise FaultError(fault.line, fault.reason, RawNamespace(key.name, _CLOSED_ANNOTATIONS)) from fault

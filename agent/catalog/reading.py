@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from msgspec import Struct
 
+from agent.catalog import meanings
 from agent.catalog.document import Budget, Field, documents, json_tree, unfold
 from agent.catalog.fault import FaultError
 from agent.catalog.key import ObjectKey
@@ -28,6 +29,8 @@ class Decoded(Struct, frozen=True):
     fault: str = ""
     stand_in: RawObject | None = None
     forbids: bool = True
+    remarks: tuple[tuple[int, str], ...] = ()
+    """Lines within the piece, and words."""
 
 
 class Piece(Struct, frozen=True):
@@ -51,6 +54,7 @@ def read(data: bytes, former: Pieces) -> tuple[Reading, Pieces]:
     repeats: list[tuple[ObjectKey, Claim]] = []
     finished: set[ObjectKey] = set()
     nameless: list[Nameless] = []
+    remarks: list[tuple[int, ObjectKey, str]] = []
     for number, part in enumerate(parts(data), 1):
         for before, piece in _pieces(part, budget, former):
             pieces[piece.digest] = piece
@@ -65,7 +69,8 @@ def read(data: bytes, former: Pieces) -> tuple[Reading, Pieces]:
                     repeats.append((each.key, Claim(line, each.found, each.fault, each.stand_in)))
                 else:
                     claims[each.key] = Claim(line, each.found, each.fault, each.stand_in)
-    return Reading(claims, tuple(repeats), frozenset(finished), tuple(nameless)), pieces
+                    remarks.extend((before + at, each.key, words) for at, words in each.remarks)
+    return Reading(claims, tuple(repeats), frozenset(finished), tuple(nameless), tuple(remarks)), pieces
 
 
 def _pieces(part: Part, budget: Budget, former: Pieces) -> list[tuple[int, Piece]]:
@@ -122,7 +127,11 @@ def _decode(document: Field) -> Decoded | None:
         if not concerns_mesh(document):
             return None
         key = key_of(document)
-        return Decoded(line, key, decode(key, document))
+        found = decode(key, document)
+        remarks = (
+            () if found is None else tuple((at or line, words) for at, words in meanings.remarks(key.kind, document))
+        )
+        return Decoded(line, key, found, remarks=remarks)
     except FaultError as fault:
         return Decoded(fault.line or line, key, None, fault.reason, fault.stand_in, forbids)
     except Exception as error:  # an object that nobody thought of must not end all others

@@ -44,6 +44,8 @@ class Reading(Struct, frozen=True):
     finished: frozenset[ObjectKey] = frozenset()
     """Pods that are there, and no more in the mesh: nothing holds them."""
     nameless: tuple[Nameless, ...] = ()
+    remarks: tuple[tuple[int, ObjectKey, str], ...] = ()
+    """What is to be said about objects that can be used: lines, and words."""
     unread: str = ""
     quiet: bool = False
     forbids: bool = True

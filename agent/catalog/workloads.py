@@ -5,8 +5,9 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from agent.catalog import meanings
 from agent.catalog.document import Field, documents
-from agent.catalog.fault import Fault, FaultError
+from agent.catalog.fault import Fault, FaultError, Remark
 from agent.catalog.files import SUFFIXES
 from agent.catalog.key import ObjectKey
 from agent.catalog.objects import RawPod, decode, key_of
@@ -27,6 +28,7 @@ class Templates(Struct, frozen=True):
 
     pods: dict[ObjectKey, RawPod]
     faults: tuple[Fault, ...]
+    remarks: tuple[Remark, ...]
 
 
 def templates(paths: Iterable[Path], taken: Collection[ObjectKey] = ()) -> Templates:
@@ -37,6 +39,7 @@ def templates(paths: Iterable[Path], taken: Collection[ObjectKey] = ()) -> Templ
     """
     pods: dict[ObjectKey, RawPod] = {}
     faults: list[Fault] = []
+    remarks: list[Remark] = []
     for file, document in _documents(paths):
         try:
             controller = key_of(document)
@@ -58,7 +61,9 @@ def templates(paths: Iterable[Path], taken: Collection[ObjectKey] = ()) -> Templ
             faults.append(Fault(str(file), line, str(controller), fault.reason, closed=raw is not None))
         if isinstance(raw, RawPod):
             pods[name] = raw
-    return Templates(pods, tuple(faults))
+            said = [*meanings.remarks(controller.kind, document), *meanings.remarks("Pod", document.get(*path))]
+            remarks.extend(Remark(str(file), line or document.line, str(controller), words) for line, words in said)
+    return Templates(pods, tuple(faults), tuple(remarks))
 
 
 def _documents(paths: Iterable[Path]) -> Iterator[tuple[Path, Field]]:

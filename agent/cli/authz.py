@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 import msgspec
 from cyclopts import App, Parameter
 
-from agent.catalog.fault import Fault, FaultError
+from agent.catalog.fault import Fault, FaultError, Remark
 from agent.catalog.files import Loaded, load
 from agent.catalog.index import CatalogIndex
 from agent.catalog.join import Assembly
@@ -205,21 +205,21 @@ def check(*files: Path, as_json: AsJson = False) -> None:
     if not files:
         fail("which files? For example: quietwire authz check policy.yaml", EXIT_USAGE)
     loaded, catalog = _read(files)
-    warned = sorted((*findings(catalog.pods, catalog.policies), *probed(catalog.pods, catalog.policies)))
+    odd = (*findings(catalog.pods, catalog.policies), *probed(catalog.pods, catalog.policies))
+    warned = sorted((*(_remark(loaded, each) for each in odd), *loaded.remarks))
     if as_json:
         _print_json(
             {
                 "faults": [_fault(each) for each in loaded.faults],
-                "warnings": [_warning(loaded, each) for each in warned],
+                "warnings": warned,
             }
         )
     else:
         for fault in loaded.faults:
             what = f"{fault.object}: " if fault.object else ""
             _say(f"{fault.file}:{fault.line}: error: {what}{fault.reason}")
-        for finding in warned:
-            name, line = loaded.places[finding.object]
-            _say(f"{name}:{line}: warning: {finding}")
+        for each in warned:
+            _say(f"{each.file}:{each.line}: warning: {each.object}: {each.message}")
         objects = len(loaded.places)
         _say(f"{objects} objects, {len(loaded.faults)} errors, {len(warned)} warnings")
     sys.exit(EXIT_FAILED if loaded.faults else 0)
@@ -243,7 +243,8 @@ def _read(paths: Iterable[Path]) -> tuple[Loaded, Catalog]:
     faults = tuple(sorted((*loaded.faults, *made.faults)))
     change = Assembly().update({**loaded.objects, **made.pods})
     catalog = Catalog() if change is None else Catalog(change.version, change.pods, change.services, change.policies)
-    return msgspec.structs.replace(loaded, faults=faults), catalog
+    remarks = tuple(sorted((*loaded.remarks, *made.remarks)))
+    return msgspec.structs.replace(loaded, faults=faults, remarks=remarks), catalog
 
 
 def _explainer(catalog: Catalog, flags: PolicyFlags) -> Explainer:
@@ -326,6 +327,6 @@ def _fault(fault: Fault) -> dict[str, Any]:
     return {"file": fault.file, "line": fault.line, "object": fault.object, "reason": fault.reason}
 
 
-def _warning(loaded: Loaded, finding: Finding) -> dict[str, Any]:
+def _remark(loaded: Loaded, finding: Finding) -> Remark:
     name, line = loaded.places[finding.object]
-    return {"file": name, "line": line, "object": str(finding.object), "message": finding.message}
+    return Remark(name, line, str(finding.object), finding.message)

@@ -5,6 +5,7 @@ misspelt `except` would otherwise widen what a policy lets in.
 """
 
 import datetime
+import difflib
 import ipaddress
 import re
 from collections.abc import Callable
@@ -38,6 +39,9 @@ from agent.policy.objects import (
 
 PROTOCOLS = ("unknown", "HTTP/1", "HTTP/2", "gRPC", "opaque", "TLS")
 MAX_PORT_NAME = 15
+MAX_FIELD = 64
+"""Characters of a field's name that are looked at."""
+_MAPPINGS = ("labels", "annotations")
 OLDEST: float | None = float("-inf")
 """The age of a broken Server that does not say its own: it goes before any other."""
 
@@ -71,6 +75,8 @@ def decode(key: ObjectKey, document: Field) -> PolicyObject | None:
             )
         if spec.value is None:
             raise FaultError(document, "spec is missing")
+        only(document, "apiVersion", "kind", "metadata", "spec", "status")
+        check_metadata(document.get("metadata"))
         return decoder(key, document, spec)
     except FaultError as fault:
         if key.kind != "Server":
@@ -108,6 +114,16 @@ def only(field: Field, *known: str) -> None:
     for name, value in field.mapping().items():
         if name not in known:
             raise FaultError(value, f"unknown field {name!r}; known here: {', '.join(known)}")
+
+
+def check_metadata(field: Field) -> None:
+    """Raises FaultError where a slip of labels or annotations stands: what goes by them would pass this object by.
+
+    Other fields of metadata are Kubernetes' own, and mean nothing to a mesh.
+    """
+    for name, value in field.mapping().items():
+        if name not in _MAPPINGS and (right := difflib.get_close_matches(name[:MAX_FIELD].lower(), _MAPPINGS, n=1)):
+            raise FaultError(value, f"unknown field {name[:MAX_FIELD]!r}; {right[0]} is surely meant")
 
 
 def _server(key: ObjectKey, document: Field, spec: Field) -> Server:
@@ -416,13 +432,18 @@ def _rate_limit(key: ObjectKey, document: Field, spec: Field) -> HttpLayer:
     del document
     only(spec, "targetRef", "total", "identity", "overrides")
     target = spec.get("targetRef")
+    only(target, "group", "kind", "name", "namespace")
     if (routes.group_of(target), target.get("kind").text().lower()) != (POLICY_GROUP, "server"):
         raise FaultError(target, f"targetRef must be a Server of {POLICY_GROUP}")
     total = _rate(spec.get("total"), None, "total")
+    only(spec.get("total"), "requestsPerSecond")
+    only(spec.get("identity"), "requestsPerSecond")
     _rate(spec.get("identity"), total, "identity")
     for override in spec.get("overrides").items():
+        only(override, "requestsPerSecond", "clientRefs")
         _rate(override, total, "overrides")
         for ref in override.get("clientRefs").items():
+            only(ref, "group", "kind", "name", "namespace")
             if (routes.group_of(ref), ref.get("kind").text().lower()) != ("", "serviceaccount"):
                 raise FaultError(ref, "overrides.clientRefs must name ServiceAccounts")
             _name(ref.get("name"))

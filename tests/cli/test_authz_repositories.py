@@ -201,3 +201,45 @@ def test_a_policy_that_cannot_be_read_closes_what_it_would_close_for_an_agent_th
     assert done.json["server"].startswith(decides)
     assert "until that is mended" in done.json["reason"]
     assert "AuthorizationPolicy" not in done.json["reason"], "which would not help"
+
+
+# annotations
+
+
+def test_what_annotations_ask_for_and_do_not_get_is_a_warning_with_file_and_line(typed: Typed, place: Path) -> None:
+    cart = controller("Deployment", "cart", policy="deny")
+    cart["metadata"]["annotations"] = {DEFAULT_POLICY: "deny"}
+    cart["spec"]["template"]["metadata"]["annotations"]["config.linkerd.io/proxy-uid"] = "2102"
+    service = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "cart", "namespace": "shop"}, "spec": {}}
+    service["metadata"] = {**cart["metadata"], "annotations": {"retry.linkerd.io/http": "5xx"}}
+    file = write(place / "all.yaml", cart, service)
+    lines = file.read_text(encoding="utf-8").splitlines()
+
+    def line_of(words: str) -> int:
+        return next(at for at, text in enumerate(lines, 1) if words in text)
+
+    done = typed("check", place)
+    assert done.code == 0
+    warned = [each.split(": ")[:4] for each in done.out.splitlines()[:-1]]
+    assert warned == [
+        [f"{file}:{line_of(words)}", "warning", name, said]
+        for words, name, said in (
+            (DEFAULT_POLICY, "Deployment shop/cart", f"{DEFAULT_POLICY} has no meaning on a Deployment"),
+            ("proxy-uid", "Deployment shop/cart", "config.linkerd.io/proxy-uid has no meaning here"),
+            ("retry", "Service shop/cart", "retry.linkerd.io/http has no meaning here"),
+        )
+    ]
+    assert [each["line"] for each in typed("check", place, "--json").json["warnings"]] == [
+        line_of(DEFAULT_POLICY),
+        line_of("proxy-uid"),
+        line_of("retry"),
+    ]
+
+
+def test_a_slip_of_an_annotation_that_keeps_somebody_out_is_an_error(typed: Typed, place: Path) -> None:
+    cart = controller("Deployment", "cart")
+    cart["spec"]["template"]["metadata"]["annotations"] = {"config.linkerd.io/default-inbound-polcy": "deny"}
+    write(place / "all.yaml", cart)
+    done = typed("check", place)
+    assert done.code == 1
+    assert f"and {DEFAULT_POLICY} is surely meant" in done.out

@@ -5,6 +5,7 @@ behind the colon, some words of the reason. `# here` marks the line of the fault
 marked, and any line of the object will do.
 """
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -465,3 +466,110 @@ def test_a_change_of_one_object_is_in_force_at_once_and_so_is_its_taking_back(tm
         directory.put("this.yaml", this)
         assert directory.faults == []
         assert directory.asked(who) == expected
+
+
+# what nobody knows is refused, wherever it stands: it may have been meant to keep somebody out
+
+_REF = {"group": "policy.linkerd.io", "kind": "Server", "name": "s"}
+WHOLE = [
+    manifest(
+        "Server demo/s",
+        {
+            "podSelector": {
+                "matchLabels": {"app": "api"},
+                "matchExpressions": [{"key": "app", "operator": "In", "values": ["api"]}],
+            },
+            "port": 8080,
+            "proxyProtocol": "opaque",
+            "accessPolicy": "deny",
+        },
+    ),
+    manifest(
+        "ServerAuthorization demo/z",
+        {
+            "server": {"selector": {"matchLabels": {"open": "yes"}}},
+            "client": {
+                "networks": [{"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16"]}],
+                "meshTLS": {"serviceAccounts": [{"name": "web", "namespace": "demo"}]},
+            },
+        },
+    ),
+    POLICY,
+    manifest("MeshTLSAuthentication demo/a", {"identityRefs": [{"kind": "ServiceAccount", "name": "web"}]}),
+    manifest("NetworkAuthentication demo/n", {"networks": [{"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16"]}]}),
+    manifest("EgressNetwork demo/e", {"trafficPolicy": "Deny", "networks": [{"cidr": "0.0.0.0/0"}]}),
+    manifest(
+        "HTTPLocalRateLimitPolicy demo/l",
+        {
+            "targetRef": _REF,
+            "total": {"requestsPerSecond": 10},
+            "identity": {"requestsPerSecond": 5},
+            "overrides": [{"requestsPerSecond": 7, "clientRefs": [{"kind": "ServiceAccount", "name": "web"}]}],
+        },
+    ),
+]
+FREE = ("metadata", "matchLabels")
+"""Mappings whose keys are anybody's."""
+
+
+def places(tree: Any, path: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
+    """The path of every mapping in which a field that nobody knows could stand."""
+    if isinstance(tree, list):
+        return [each for at, inside in enumerate(tree) for each in places(inside, (*path, at))]
+    if not isinstance(tree, dict):
+        return []
+    return [
+        path,
+        *(each for name, inside in tree.items() if name not in FREE for each in places(inside, (*path, name))),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("sound", "path"),
+    [pytest.param(each, path, id=f"{each['kind']} {path}") for each in WHOLE for path in places(each)],
+)
+def test_a_field_that_nobody_knows_is_refused_wherever_it_stands(sound: Manifest, path: tuple[str | int, ...]) -> None:
+    assert read(text_of([sound])).faults == ()
+    odd = copy.deepcopy(sound)
+    here: Any = odd
+    for step in path:
+        here = here[step]
+    here["unheardOf"] = "10.2.0.0/16"
+    loaded = read(text_of([odd]))
+    (fault,) = loaded.faults
+    assert "unheardOf" in fault.reason
+    assert fault.object.endswith(sound["metadata"]["name"])
+    assert fault.closed is (sound["kind"] == "Server")
+    if sound["kind"] == "Server":
+        assert (
+            verdict(World(text_of([POD, odd]), default="all-unauthenticated").answer(client("plain"), "demo/api", 8080))
+            == "deny"
+        )
+    else:
+        assert loaded.objects == {}, "what authorizes and cannot be read authorizes nobody"
+
+
+@pytest.mark.parametrize("slip", ["label", "lables", "Labels", "annotation", "Annotations"])
+@pytest.mark.parametrize("kind", ["Pod demo/api", "Namespace demo", "Server demo/s"])
+def test_a_slip_of_labels_or_annotations_is_refused_and_closes(slip: str, kind: str) -> None:
+    spec = {"podSelector": {}, "port": 8080, "accessPolicy": "all-unauthenticated"} if kind.startswith("Server") else {}
+    objects: dict[str, Any] = {"Pod demo/api": {"metadata": {}}}
+    objects[kind] = {"metadata": {slip: {"app": "api"}, "finalizers": ["x"]}, "spec": spec}
+    world = World(text_of(manifest(title, body) for title, body in objects.items()), default="all-unauthenticated")
+    (fault,) = world.faults
+    assert fault.closed
+    assert f"unknown field {slip!r}" in fault.reason
+    assert verdict(world.answer(client("plain"), "demo/api", 8080)) == "deny"
+
+
+def test_the_former_name_of_a_pods_service_account_is_taken_for_it() -> None:
+    accounts = {}
+    for name, spec in {
+        "former": {"serviceAccount": "web"},
+        "both": {"serviceAccountName": "new", "serviceAccount": "web"},
+        "empty": {"serviceAccountName": "", "serviceAccount": "web"},
+        "none": {"serviceAccountName": ""},
+    }.items():
+        accounts[name] = World(text_of([manifest(f"Pod demo/{name}", {"spec": spec})])).pod(f"demo/{name}")
+    found = {name: pod.service_account for name, pod in accounts.items()}
+    assert found == {"former": "web", "both": "new", "empty": "web", "none": "default"}
