@@ -6,6 +6,7 @@ from agent.catalog.model import Catalog, CatalogChange
 from agent.identity.spiffe import SpiffeId
 from agent.identity.svid import Bundle, Svid
 from agent.proxy.view import Settings
+from agent.telemetry.counters import Key
 
 
 class Configure(Struct, frozen=True, tag="configure"):
@@ -127,7 +128,7 @@ class Counts(Struct, frozen=True, tag="counts"):
     """The worker's counters since it started, and what is live now by direction."""
 
     number: int
-    values: dict[str, int]
+    values: dict[Key, int]
     live: dict[str, int]
 
 

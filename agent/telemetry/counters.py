@@ -1,6 +1,7 @@
 """Counters: plain integers in a worker, added up over workers and their incarnations in the supervisor.
 
-A key is `name|label|label`, the label values in the order that agent.telemetry.metrics gives.
+A key is the counter's name and its labels' values, in the order that agent.telemetry.metrics gives. It stays a tuple
+all the way, over the channel too: a label may say anything, the name of a file with it.
 """
 
 from collections import Counter
@@ -14,12 +15,15 @@ DENIED = "denied"
 BYTES = "bytes"
 DECIDED = "decided"
 
+Key = tuple[str, ...]
+"""Name, and the values of labels."""
+
 
 class Counters:
     """What one worker has counted since it started."""
 
     def __init__(self) -> None:
-        self._values: Counter[tuple[str, ...]] = Counter()
+        self._values: Counter[Key] = Counter()
 
     def opened(self, direction: str, security: str) -> None:
         """A connection is being relayed."""
@@ -42,19 +46,19 @@ class Counters:
         self._values[BYTES, direction, "sent"] += sent
         self._values[BYTES, direction, "received"] += received
 
-    def snapshot(self) -> dict[str, int]:
+    def snapshot(self) -> dict[Key, int]:
         """Everything, for the channel."""
-        return {"|".join(key): value for key, value in self._values.items()}
+        return dict(self._values)
 
 
 class CounterTotals:
     """Sums over all workers. What a dead incarnation had counted stays: counters never fall."""
 
     def __init__(self) -> None:
-        self._finished: Counter[str] = Counter()
-        self._current: dict[int, tuple[int, Mapping[str, int]]] = {}
+        self._finished: Counter[Key] = Counter()
+        self._current: dict[int, tuple[int, Mapping[Key, int]]] = {}
 
-    def update(self, worker: int, incarnation: int, snapshot: Mapping[str, int]) -> None:
+    def update(self, worker: int, incarnation: int, snapshot: Mapping[Key, int]) -> None:
         """Takes what one incarnation of a worker has counted since it started."""
         former = self._current.get(worker)
         if former is not None and former[0] > incarnation:
@@ -63,7 +67,7 @@ class CounterTotals:
             self._finished.update(former[1])
         self._current[worker] = (incarnation, snapshot)
 
-    def items(self) -> ItemsView[str, int]:
+    def items(self) -> ItemsView[Key, int]:
         """The sums."""
         total = Counter(self._finished)
         for _, snapshot in self._current.values():

@@ -123,8 +123,7 @@ class Metrics:
         families = {
             kind: CounterMetricFamily(name, text, labels=labels) for kind, (name, text, labels) in _COUNTERS.items()
         }
-        for key, value in sorted(self._totals.items()):
-            kind, *labels = key.split("|")
+        for (kind, *labels), value in sorted(self._totals.items()):
             families[kind].add_metric(labels, value)
         return list(families.values())
 

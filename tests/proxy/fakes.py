@@ -13,7 +13,7 @@ from agent.proxy.opening import Bell, Opening
 from agent.proxy.runtime import EnrolledPod, Runtime
 from agent.proxy.view import Settings, Touched, View
 from agent.telemetry.access import AccessLog
-from agent.telemetry.counters import Counters
+from agent.telemetry.counters import DECIDED, Counters
 from tests.tls.pki import TRUST_DOMAIN, Pki
 
 PKI = Pki()
@@ -90,13 +90,9 @@ class Worker(Runtime):
         return connection, leg
 
     @property
-    def decisions(self) -> dict[str, int]:
-        """How often what was decided, as `verdict|server|authorization|reason`."""
-        return {
-            key.removeprefix("decided|"): value
-            for key, value in self.counters.snapshot().items()
-            if key.startswith("decided|")
-        }
+    def decisions(self) -> dict[tuple[str, ...], int]:
+        """How often what was decided: verdict, server, authorization, reason."""
+        return {key[1:]: value for key, value in self.counters.snapshot().items() if key[0] == DECIDED}
 
 
 class Enrolled:

@@ -132,7 +132,7 @@ async def test_what_audit_lets_in_is_said_at_once_with_what_would_be_denied(capl
     fields: dict[str, Any] = vars(line)["fields"]
     assert (fields["event"], fields["audit"], fields["outcome"]) == ("audited", True, "denied_by_default")
     assert fields["server"] == "default:audit"
-    assert worker.decisions == {"audit|default:audit|audit|": 1}
+    assert worker.decisions == {("audit", "default:audit", "audit", ""): 1}
 
 
 async def test_what_is_permitted_by_more_than_audit_is_no_line(caplog: pytest.LogCaptureFixture) -> None:
@@ -155,8 +155,8 @@ async def test_a_connection_that_only_audit_keeps_after_a_change_is_said_and_cou
     assert line.levelno == logging.WARNING
     assert "only audit keeps it, after a change: demo/api:8080" in line.getMessage()
     assert worker.decisions == {
-        "allow|default:all-unauthenticated|default:all-unauthenticated|": 1,
-        "audit|default:audit|audit|": 1,
+        ("allow", "default:all-unauthenticated", "default:all-unauthenticated", ""): 1,
+        ("audit", "default:audit", "audit", ""): 1,
     }
     assert still_permitted(connection, worker.change(OPEN)) is None
     assert still_permitted(connection, worker.change(AUDITING)) is None

@@ -37,7 +37,7 @@ async def test_the_first_refusal_by_egress_mode_is_a_decision_that_is_counted_an
     assert isinstance(decision, Denial)
     assert (decision.server, decision.outcome) == ("egress:meshed-only", Outcome.EGRESS_NOT_MESHED)
     connection.refuse(refused.value.outcome, refused.value.message)
-    assert worker.decisions == {"deny|egress:meshed-only||egress_not_meshed": 1}
+    assert worker.decisions == {("deny", "egress:meshed-only", "", "egress_not_meshed"): 1}
 
 
 async def test_a_refusal_that_no_policy_made_is_no_decision() -> None:

@@ -1,10 +1,21 @@
 """The access log: what is said at once, what at a bounded rate, and what costs nothing because nobody wants it."""
 
 import logging
+from pathlib import Path
 
+import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from agent.catalog.files import load
+from agent.catalog.join import Assembly
+from agent.catalog.model import Catalog
 from agent.outcome import Outcome
+from agent.policy.authorize import authorize
+from agent.policy.index import PolicyIndex, PolicySettings
+from agent.policy.model import Client, Denial, ServerPort
+from agent.supervisor.messages import Counts
 from agent.telemetry.access import AUDITED, CLOSED, DENIALS_PER_SECOND, DENIED, AccessLog, ConnectionRecord
 from agent.telemetry.counters import Counters, CounterTotals
 from agent.telemetry.metrics import Metrics
@@ -60,6 +71,39 @@ def test_nothing_is_wanted_of_a_connection_that_ends_well_unless_all_are() -> No
     assert quiet.wants(CLOSED, "demo/api", Outcome.COMPLETED, audit=True)
     assert quiet.wants(DENIED, "demo/api", Outcome.UNAUTHENTICATED)
     assert all(loud.wants(CLOSED, "demo/api", Outcome.COMPLETED) for _ in range(2 * DENIALS_PER_SECOND))
+
+
+TEXTS = st.text().filter(lambda text: text.isascii() or text.isprintable())
+
+
+@given(TEXTS, TEXTS, TEXTS)
+def test_a_label_may_say_anything_and_shifts_no_other(server: str, authorization: str, reason: str) -> None:
+    """Through the channel and onto the page: a file of manifests may be called `a|b.yaml`, and names a rule."""
+    counters, totals = Counters(), CounterTotals()
+    counters.decided("deny", server, authorization, reason)
+    sent = msgspec.msgpack.encode(Counts(1, counters.snapshot(), {}))
+    totals.update(0, 1, msgspec.msgpack.decode(sent, type=Counts).values)
+    (sample,) = [sample for family in Metrics(totals)._counted() for sample in family.samples]
+    expected = {"verdict": "deny", "server": server, "authorization": authorization, "reason": reason}
+    assert (sample.labels, sample.value) == (expected, 1)
+
+
+def test_a_file_whose_name_has_a_bar_is_counted_under_its_name(tmp_path: Path) -> None:
+    (tmp_path / "a|b|c.yaml").write_text("kind: Server\nmetadata: {name: [")
+    (tmp_path / "pod.yaml").write_text("kind: Pod\nmetadata: {name: api}\nstatus: {podIP: 10.1.0.1}\n")
+    change = Assembly().update(load([tmp_path]).objects)
+    assert change is not None
+    catalog = Catalog(change.version, change.pods, change.services, change.policies)
+    permits = PolicyIndex(catalog, PolicySettings("example.test")).permits(catalog.pods[0], 80)
+    answer = authorize(ServerPort("default/api", 80), Client(None, None, tls=False), permits)
+    assert isinstance(answer, Denial)
+    counters, totals = Counters(), CounterTotals()
+    counters.decided("deny", answer.server, "", answer.outcome)
+    totals.update(0, 1, counters.snapshot())
+    families = {each.name: each for each in Metrics(totals)._counted()}
+    (sample,) = families["quietwire_authorizations"].samples
+    assert sample.labels["server"].endswith("a|b|c.yaml")
+    assert sample.labels["reason"] == "denied_by_default"
 
 
 def test_the_metric_of_decisions_says_of_which_connections_it_is() -> None:

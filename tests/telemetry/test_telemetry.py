@@ -182,10 +182,10 @@ def test_counters_never_fall_when_a_worker_is_replaced() -> None:
     totals.update(0, 1, counters.snapshot())  # late news of the dead one
     totals.update(1, 1, fresh.snapshot())
     assert dict(totals.items()) == {
-        "opened|inbound|mtls": 3,
-        "denied|inbound|unauthenticated": 1,
-        "bytes|inbound|sent": 10,
-        "bytes|inbound|received": 20,
+        ("opened", "inbound", "mtls"): 3,
+        ("denied", "inbound", "unauthenticated"): 1,
+        ("bytes", "inbound", "sent"): 10,
+        ("bytes", "inbound", "received"): 20,
     }
 
 
