@@ -6,6 +6,10 @@ file of thousands parses that one.
 
 Write a file elsewhere and rename it into the directory. One that is written in place is left alone, and its former
 content stays in force, for as long as somebody has it open for writing.
+
+Links are followed, and watched where they stand and where they lead. What the kernel tells nobody (a directory high
+above that is renamed, another name of the same file, another machine's writes) is seen by a look at all signatures,
+once a second.
 """
 
 import asyncio
@@ -16,13 +20,14 @@ import os
 import signal
 import stat
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import msgspec
-from asyncinotify import Event, Inotify, Mask
+from asyncinotify import Event, Inotify
 from msgspec import Struct
 
+from agent.catalog import links
 from agent.catalog.document import MAX_FILE
 from agent.catalog.fault import Fault, Remark
 from agent.catalog.join import Assembly, Problem
@@ -44,25 +49,23 @@ BURST_SECONDS = 0.1
 RETRY_SECONDS = 1.0
 """How often a directory that is gone is looked for."""
 AGAIN_SECONDS = 0.25
-"""How often a file that somebody has open for writing is looked at, besides for events."""
-WRITING_SECONDS = 2.0
-"""A file may be open for writing for so long before that is a fault."""
+"""How often a file that is about to be another is looked at, besides for events."""
+PATIENCE_SECONDS = 2.0
+"""A file may be open for writing, or a link lead to nothing, for so long before that is a fault."""
+POLL_SECONDS = 1.0
+"""How often the signatures of all files are looked at, where no event comes."""
+POLL_PAUSES = 100
+"""That look may take one part in so many of the time: over many files it comes less often."""
 SETTLED_NS = 50_000_000
 """A file that changed less than this before it was read may change again without another time stamp."""
-
-_WATCHED = (
-    Mask.CLOSE_WRITE | Mask.MOVED_TO | Mask.MOVED_FROM | Mask.DELETE | Mask.CREATE | Mask.ATTRIB
-    | Mask.DELETE_SELF | Mask.MOVE_SELF
-)  # fmt: skip
-_GONE = Mask.DELETE_SELF | Mask.MOVE_SELF | Mask.IGNORED
 
 MAX_SAID = 100
 """Remarks that one look at the directory writes to the log."""
 MEMORY_SECONDS = 1.0
 """How long a change may wait until it is written down as last good."""
 
-_Signature = tuple[int, int, int, int]
-_UNSETTLED: _Signature = (0, 0, 0, 0)
+_Signature = tuple[int, int, int, int, int]
+_UNSETTLED: _Signature = (0, 0, 0, 0, 0)
 """Of a file that must be read again the next time."""
 
 
@@ -72,8 +75,12 @@ class _File(Struct, frozen=True):
     signature: _Signature = _UNSETTLED
     reading: Reading = Reading()
     pieces: Pieces = {}
-    writing_since: float | None = None
-    """Monotonic seconds; None unless somebody has it open for writing."""
+    waiting_since: float | None = None
+    """Monotonic seconds; None unless somebody has it open for writing, or it is a link to nothing."""
+    again: bool = False
+    """Whether it is looked at again soon, without an event."""
+    seen: _Signature = _UNSETTLED
+    """What stat(2) said when it was last looked at, read or not."""
 
 
 class _Scan(Struct, frozen=True):
@@ -82,6 +89,10 @@ class _Scan(Struct, frozen=True):
     change: CatalogChange | None
     faults: tuple[Fault, ...]
     remarks: tuple[Remark, ...] = ()
+    place: tuple[int, int] | None = None
+    """The directory that was read, by device and inode."""
+    through: tuple[links.Entry, ...] = ()
+    """Links on the way to it, and to the files in it, with where they lead."""
     news: bool = False
     """There is something to remember."""
 
@@ -130,9 +141,8 @@ class FilesSource:
             while True:
                 try:
                     with Inotify() as inotify:
-                        inotify.add_watch(self._directory, _WATCHED)
-                        self._publish(await asyncio.to_thread(self._scan))
-                        await self._follow(inotify)
+                        place = _place(self._directory)  # before the watch: what comes in between is noticed
+                        await self._follow(inotify, links.Watches(inotify, str(self._directory)), place)
                 except OSError as error:
                     log.error("%s cannot be watched (%s): the last good state stays in force", self._directory, error)
                     self._publish(await asyncio.to_thread(self._scan))
@@ -143,18 +153,52 @@ class FilesSource:
             if self._memory is not None and self._to_remember.is_set():
                 self._memory.save(self._standings.known)
 
-    async def _follow(self, inotify: Inotify) -> None:
+    async def _follow(self, inotify: Inotify, watches: links.Watches, place: tuple[int, int]) -> None:
         """Returns when the directory itself is gone or replaced."""
         clock = asyncio.get_running_loop().time
-        gone = False
-        while not gone:
-            writing = any(file.writing_since is not None for file in self._files.values())
-            event = await _event(inotify, AGAIN_SECONDS if writing else None)
+        pause = POLL_SECONDS
+        while True:
+            scan = await asyncio.to_thread(self._scan)
+            self._publish(scan)
+            watches.follow(scan.through)
+            if scan.place != place:
+                return
+            again = any(file.again for file in self._files.values())
+            looked = clock()
+            while True:
+                left = looked + (AGAIN_SECONDS if again else pause) - clock()
+                event = await _event(inotify, left) if left > 0 else None
+                if event is not None and watches.concerns(event):
+                    break
+                if event is None and (again or await asyncio.to_thread(self._stirred)):
+                    break
+                if event is None:
+                    pause = max(POLL_SECONDS, POLL_PAUSES * (clock() - looked - pause))
+                    looked = clock()
             until = clock() + BURST_SECONDS
-            while event is not None and not gone:
-                gone = bool(event.mask & _GONE)
+            while event is not None:
+                if watches.ended(event):
+                    self._publish(await asyncio.to_thread(self._scan))
+                    return
                 event = await _event(inotify, min(QUIET_SECONDS, max(until - clock(), 0)))
-            self._publish(await asyncio.to_thread(self._scan))
+
+    def _stirred(self) -> bool:
+        """Whether any file is another than it was when it was last looked at, by its name or by its signature."""
+        try:
+            found = {_shown(entry.name): entry.path for entry in self._listed()}
+        except OSError:
+            return True
+        return found.keys() != self._files.keys() or any(
+            file.seen != _seen(found[name]) or (file.signature == _UNSETTLED and not file.reading.unread)
+            for name, file in self._files.items()
+        )
+
+    def _listed(self) -> Iterator[os.DirEntry[str]]:
+        """Each manifest. Raises OSError."""
+        with os.scandir(self._directory) as inside:
+            for entry in inside:
+                if entry.name.endswith(SUFFIXES) and not entry.name.startswith("."):
+                    yield entry
 
     async def _remember(self, memory: Memory) -> None:
         while True:
@@ -188,28 +232,29 @@ class FilesSource:
 
     def _scan(self) -> _Scan:
         try:
-            found = sorted(
-                (entry.name, entry.path)
-                for entry in os.scandir(self._directory)
-                if entry.name.endswith(SUFFIXES) and not entry.name.startswith(".")
-            )
+            place = _place(self._directory)
+            found = sorted(self._listed(), key=lambda entry: entry.name)
         except OSError as error:
             unread = Fault(str(self._directory), 0, "", f"cannot be read: {error.strerror}", last_good=True)
             return _Scan(None, tuple(sorted({unread, *self._faults})), tuple(self._remarks))
         files: dict[str, _File] = {}
+        through = links.entries(_absolute(self._directory))
+        if len(through) == 1:
+            through = []  # no link leads to it, and the watch on itself is enough
         now = time.monotonic()
-        for name, path in found:
-            shown = _shown(name)
-            file = _fetch(path, self._files.get(shown, _File()), now)
+        for entry in found:
+            shown = _shown(entry.name)
+            file = _fetch(entry.path, self._files.get(shown, _File()), now)
             if file is not None:
                 files[shown] = file
+                if entry.is_symlink():
+                    through += links.entries(_absolute(entry.path))
         self._files = files
-        settled = self._standings.settle({name: file.reading for name, file in files.items()})
+        readings = {name: file.reading for name, file in files.items()}
+        settled = self._standings.settle(readings)
         change = self._assembly.update(settled.objects)
         faults = (*settled.faults, *(self._of_ours(key, each) for key, each in self._assembly.problems.items()))
-        return _Scan(
-            change, tuple(sorted(faults)), _remarks({name: each.reading for name, each in files.items()}), settled.news
-        )
+        return _Scan(change, tuple(sorted(faults)), _remarks(readings), place, tuple(through), settled.news)
 
     def _of_ours(self, key: ObjectKey, problem: Problem) -> Fault:
         file, line = self._standings.place(key)
@@ -272,45 +317,78 @@ def _shown(name: str) -> str:
     return name if name.isascii() else name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
+def _absolute(path: str | Path) -> str:
+    return os.path.join(os.getcwd(), path)
+
+
+def _place(directory: Path) -> tuple[int, int]:
+    """Which directory it is. Raises OSError."""
+    status = os.stat(directory)
+    return status.st_dev, status.st_ino
+
+
 def _fetch(path: str | Path, former: _File, now: float) -> _File | None:
     """What a file says; None where it is gone. `now` is monotonic seconds."""
     try:
         if former.signature != _UNSETTLED and former.signature == _signature(os.stat(path)):
             return former
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except FileNotFoundError:
-        return None  # went between the listing and now
+    except FileNotFoundError as error:
+        if not os.path.islink(path):
+            return None  # went between the listing and now
+        reason = "is a link to nothing: what it said before stays in force until it leads to a file, or is gone itself"
+        return _waiting(former, reason, now, _failed(error), again=False)
     except OSError as error:
-        return _unread(former, f"cannot be read: {error.strerror}", forbids=error.errno != errno.ENXIO)
-    with os.fdopen(fd, "rb") as file:
-        try:
-            status = os.fstat(fd)
-            if not stat.S_ISREG(status.st_mode):
-                return _unread(former, "is no regular file", forbids=False)
-            if status.st_size > MAX_FILE:
-                return _unread(former, f"has {status.st_size} bytes, over the limit of {MAX_FILE}")
-            if _is_being_written(fd):
-                since = now if former.writing_since is None else former.writing_since
-                reason = "is open for writing: what it said before stays in force until whoever writes it closes it"
-                return _unread(former, reason, writing_since=since, quiet=now - since < WRITING_SECONDS)
-            data = file.read()
-            status = os.fstat(fd)
-        except OSError as error:
-            return _unread(former, f"cannot be read: {error.strerror}")
+        return _unread(former, f"cannot be read: {error.strerror}", _failed(error), forbids=error.errno != errno.ENXIO)
+    try:
+        status = os.fstat(fd)
+        seen = _signature(status)
+        if not stat.S_ISREG(status.st_mode):
+            return _unread(former, "is no regular file", seen, forbids=False)
+        if status.st_size > MAX_FILE:
+            return _unread(former, f"has {status.st_size} bytes, over the limit of {MAX_FILE}", seen)
+        if _is_being_written(fd):
+            reason = "is open for writing: what it said before stays in force until whoever writes it closes it"
+            return _waiting(former, reason, now, seen, again=True)
+        with os.fdopen(fd, "rb", closefd=False) as file:
+            data = file.read(MAX_FILE + 1)
+        status = os.fstat(fd)
+    except OSError as error:
+        return _unread(former, f"cannot be read: {error.strerror}", _UNSETTLED)  # tried again at every look
+    finally:
+        os.close(fd)
     settled = time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) > SETTLED_NS
     reading, pieces = read(data, former.pieces)
-    return _File(_signature(status) if settled and status.st_size == len(data) else _UNSETTLED, reading, pieces)
+    seen = _signature(status)
+    return _File(seen if settled and status.st_size == len(data) else _UNSETTLED, reading, pieces, seen=seen)
 
 
 def _signature(status: os.stat_result) -> _Signature:
-    return (status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino)
+    return (status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino, status.st_dev)
 
 
-def _unread(
-    former: _File, reason: str, *, forbids: bool = True, writing_since: float | None = None, quiet: bool = False
-) -> _File:
-    reading = Reading(unread=reason, quiet=quiet, forbids=forbids)
-    return _File(_UNSETTLED, reading, former.pieces, writing_since)
+def _failed(error: OSError) -> _Signature:
+    """What stands for the signature of what has none."""
+    return (0, 0, 0, 0, -(error.errno or 1))
+
+
+def _seen(path: str) -> _Signature:
+    """A file's signature now, or why it has none."""
+    try:
+        return _signature(os.stat(path))
+    except OSError as error:
+        return _failed(error)
+
+
+def _unread(former: _File, reason: str, seen: _Signature, *, forbids: bool = True) -> _File:
+    return _File(_UNSETTLED, Reading(unread=reason, forbids=forbids), former.pieces, seen=seen)
+
+
+def _waiting(former: _File, reason: str, now: float, seen: _Signature, *, again: bool) -> _File:
+    """A file that is about to be another, and for a while that is no fault. `again` as the field, after that while."""
+    since = now if former.waiting_since is None else former.waiting_since
+    quiet = now - since < PATIENCE_SECONDS
+    return _File(_UNSETTLED, Reading(unread=reason, quiet=quiet), former.pieces, since, again=again or quiet, seen=seen)
 
 
 def _is_being_written(fd: int) -> bool:

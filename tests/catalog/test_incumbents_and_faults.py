@@ -286,7 +286,7 @@ def test_a_file_that_is_being_written_keeps_what_it_said(here: Followed, monkeyp
         here.load()
         assert here.pods == ["demo/api"]
         assert not here.faults, "for a moment"
-        monkeypatch.setattr(files, "WRITING_SECONDS", 0)
+        monkeypatch.setattr(files, "PATIENCE_SECONDS", 0)
         here.load()
         assert [(each.last_good, "open for writing" in each.reason) for each in here.faults] == [(True, True)]
         half.write(pod("api").replace("node-a", "node-b"))

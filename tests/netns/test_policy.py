@@ -1,12 +1,14 @@
 """Who may talk to whom: the six defaults, live changes, and what annotations keep out of the mesh."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
 from agent.cli.demo.stage import Player
-from tests.netns.world import Echo, World
+from tests.netns.world import SOON, Echo, World
+from tests.policy.world import manifest, text_of
 
 PORT = 7000
 DEFAULT_POLICY = "config.linkerd.io/default-inbound-policy"
@@ -184,6 +186,39 @@ def test_a_demand_for_identity_that_comes_closes_a_strangers_open_connection_and
     for echo in echoes:
         echo.close()
     world.denial(outcome="terminated", pod="demo/server")
+
+
+def test_a_policy_behind_a_link_out_of_the_directory_is_tightened_and_holds_at_once(
+    make_world: Callable[..., World], tmp_path: Path
+) -> None:
+    world = make_world("--default-inbound-policy", "all-unauthenticated")
+    stranger, server = world.stranger("stranger"), world.pod("server")
+    echo = Echo(world, server, PORT)
+    away = tmp_path / "git" / "policies"
+    away.mkdir(parents=True)
+    selecting = {"podSelector": {"matchLabels": {"app": "server"}}, "port": PORT}
+
+    def say(access: str) -> None:
+        (away / "server.yaml").write_text(
+            text_of([manifest("Server demo/server", {**selecting, "accessPolicy": access})]), encoding="utf-8"
+        )
+
+    say("all-unauthenticated")
+    (world.mesh.manifests / "server.yaml").symlink_to(away / "server.yaml")
+    world.start()
+    with world.connect(stranger, server.ipv4, PORT) as foreign:
+        foreign.sendall(b"hello")
+        assert foreign.recv(100) == b"hello"
+        say("all-authenticated")
+        with pytest.raises(ConnectionResetError):
+            foreign.recv(100)
+        say("all-unauthenticated")
+        place = Place(world, stranger, stranger)
+        world.until(lambda: reaches(place, stranger, "server"), "it is open again")
+        away.rename(away.with_name("elsewhere"))
+        assert world.mesh.wait_for_log(lambda line: "server.yaml:0: is a link to nothing" in line["msg"], SOON)
+        assert reaches(place, stranger, "server"), "what it said last stays in force"
+    echo.close()
 
 
 def test_a_destination_that_becomes_meshed_ends_plaintext_connections_to_it(make_world: Callable[..., World]) -> None:
