@@ -119,6 +119,8 @@ class FilesSource:
         self._faults: tuple[Fault, ...] = ()
         self._remarks: frozenset[Remark] = frozenset()
         self._to_remember = asyncio.Event()
+        self._unwatched = ""
+        """Why the directory cannot be watched, so that it is said once."""
 
     def load(self) -> None:
         """Reads the directory now, on the calling thread."""
@@ -142,9 +144,13 @@ class FilesSource:
                 try:
                     with Inotify() as inotify:
                         place = _place(self._directory)  # before the watch: what comes in between is noticed
-                        await self._follow(inotify, links.Watches(inotify, str(self._directory)), place)
+                        watches = links.Watches(inotify, str(self._directory))
+                        self._unwatched = ""
+                        await self._follow(inotify, watches, place)
                 except OSError as error:
-                    log.error("%s cannot be watched (%s): the last good state stays in force", self._directory, error)
+                    if str(error) != self._unwatched:
+                        log.error("%s cannot be watched (%s): it is read every second", self._directory, error)
+                    self._unwatched = str(error)
                     self._publish(await asyncio.to_thread(self._scan))
                 await asyncio.sleep(RETRY_SECONDS)
         finally:

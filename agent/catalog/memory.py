@@ -28,7 +28,10 @@ class Memory:
         self._directory = str(directory)
 
     def load(self) -> Known | None:
-        """What was remembered for this directory; None where the file is missing, or of another version."""
+        """What was remembered for this directory; None where the file is missing, or of another version.
+
+        Without it the agent starts as the first time: what cannot be read then closes every default.
+        """
         try:
             found = msgspec.msgpack.decode(self._path.read_bytes(), type=_Remembered)
         except FileNotFoundError:
@@ -41,7 +44,7 @@ class Memory:
         return Known(dict(found.standing), found.files, found.closing)
 
     def save(self, known: Known) -> None:
-        """Remembers this. A disk that is full is said, and not fatal."""
+        """Remembers this. A disk that is full is said, and not fatal: after a restart, what it said before counts."""
         remembered = _Remembered(self._directory, list(known.standing.items()), known.files, known.closing)
         body = msgspec.msgpack.encode(remembered)
         temporary = self._path.with_suffix(".new")

@@ -76,7 +76,7 @@ def _is_list(head: bytes, tail: bytes) -> bool:
     try:
         before, after = _mapping(head), _mapping(tail)
     except FaultError:
-        return False
+        return False  # then all of it is parsed, and judged, as one document
     if tail[:1].isspace() or [*before][-1:] != ["items"] or before["items"].value is not None or before.keys() & after:
         return False
     kind = (before | after).get("kind")
@@ -94,7 +94,7 @@ def _json_items(part: bytes) -> list[tuple[int, bytes]]:
         kind = msgspec.json.decode(members.get("kind", b"0"), type=str)
         items = msgspec.json.decode(members.get("items", b"0"), type=list[msgspec.Raw])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return []
+        return []  # as above
     at = _value_of(part, members, "items")
     if at is None or not kind.endswith("List"):
         return []

@@ -41,12 +41,14 @@ def templates(paths: Iterable[Path], taken: Collection[ObjectKey] = ()) -> Templ
     faults: list[Fault] = []
     remarks: list[Remark] = []
     for file, document in _documents(paths):
+        kind = document.get("kind").value if isinstance(document.value, dict) else None
+        path = _TEMPLATES.get(kind) if isinstance(kind, str) else None
+        if path is None:
+            continue  # `load` says what is wrong with any other
         try:
             controller = key_of(document)
-        except FaultError:
-            continue
-        path = _TEMPLATES.get(controller.kind)
-        if path is None:
+        except FaultError as fault:
+            faults.append(Fault(str(file), fault.line or document.line, "", fault.reason))
             continue
         name = ObjectKey("Pod", controller.namespace, controller.name)
         if name in taken or name in pods:
@@ -75,5 +77,5 @@ def _documents(paths: Iterable[Path]) -> Iterator[tuple[Path, Field]]:
             try:
                 found = documents(each.read_bytes())
             except (FaultError, OSError):
-                continue
+                continue  # `load` says so, and closes what it may be about
             yield from ((each, document) for document in found)

@@ -232,6 +232,34 @@ async def test_the_whole_directory_of_manifests_is_replaced_from_high_above(
     await task.end()
 
 
+async def test_a_directory_that_cannot_be_watched_is_said_once_however_often_it_is_tried(
+    linked: Linked, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(files, "RETRY_SECONDS", 0.01)
+    tried = asyncio.Event()
+    tries = 0
+
+    class Refusing(Inotify):
+        def __init__(self) -> None:
+            nonlocal tries
+            tries += 1
+            if tries == 5:
+                tried.set()
+            raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(files, "Inotify", Refusing)
+    linked.link("manifests/a.yaml", linked.pod("there/policy.yaml", "one"))
+    task = Following(linked)
+    async with asyncio.timeout(10):
+        await tried.wait()
+    linked.pod("there/policy.yaml", "two")
+    await until(linked, ["default/two"])
+    assert [each.getMessage() for each in caplog.records if "cannot be watched" in each.getMessage()] == [
+        f"{linked.directory} cannot be watched ([Errno 24] Too many open files): it is read every second"
+    ]
+    await task.end()
+
+
 # -- what leads nowhere --
 
 

@@ -243,3 +243,11 @@ def test_a_slip_of_an_annotation_that_keeps_somebody_out_is_an_error(typed: Type
     done = typed("check", place)
     assert done.code == 1
     assert f"and {DEFAULT_POLICY} is surely meant" in done.out
+
+
+@pytest.mark.parametrize("name", ["", "Not A Name"])
+def test_a_controller_without_a_usable_name_is_an_error(typed: Typed, place: Path, name: str) -> None:
+    write(place / "all.yaml", controller("Deployment", name), controller("Deployment", "web"))
+    done = typed("check", place)
+    assert done.code == 1
+    assert "no DNS name (RFC 1123)" in done.out
