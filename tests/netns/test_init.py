@@ -406,6 +406,10 @@ def _until_it_polls_the_lock(parent: int) -> None:
 # -- as a pod's own init step --
 
 
+PID_NAMESPACE = ("unshare", "--pid", "--fork", "--mount-proc")
+"""A container's: what would be seen of the host in another one tells that this is not the host's namespace, or not."""
+
+
 def as_init_container(pod: Player, *words: str) -> subprocess.CompletedProcess[str]:
     """Runs the init step in a pod's namespaces with NET_ADMIN only, /proc/sys read-only and no /run to write to."""
     prepare = (
@@ -414,7 +418,7 @@ def as_init_container(pod: Player, *words: str) -> subprocess.CompletedProcess[s
     )
     command = " ".join([sys.executable, "-m", "init", *words])
     return subprocess.run(
-        pod.command("unshare", "--pid", "--fork", "--mount-proc", "sh", "-c", prepare + command),
+        pod.command(*PID_NAMESPACE, "sh", "-c", prepare + command),
         capture_output=True,
         text=True,
         timeout=60,
@@ -465,7 +469,9 @@ def test_an_init_step_that_cannot_read_the_key_leaves_the_agents_mark_in_the_rul
     unreadable = ("mount", "-t", "tmpfs", "none", "/run")
     for verb in ("check", "apply"):
         command = f"{' '.join(unreadable)} && exec {sys.executable} -m init {verb} --backend {backend}"
-        done = subprocess.run(pod.command("sh", "-c", command), capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(
+            pod.command(*PID_NAMESPACE, "sh", "-c", command), capture_output=True, text=True, timeout=60, check=False
+        )
         assert done.returncode == 0, done.stdout + done.stderr
         assert "(changed)" not in done.stdout
     assert everything(pod) == before
