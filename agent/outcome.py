@@ -76,7 +76,7 @@ class Outcome(StrEnum):
     NOT_A_POD_ADDRESS = "not_a_pod_address"
     """Arrived in a pod for an address that the catalog does not give to it: the agent forwards for nobody else."""
     TOO_MANY_OPENING = "too_many_opening"
-    """One source has too many connections in set-up at once."""
+    """One source, or all strangers together, have too many connections in set-up at once."""
     NO_IDENTITY = "no_identity"
     """The pod has no valid SVID at the moment."""
 

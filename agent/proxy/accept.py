@@ -8,7 +8,6 @@ from agent.capture.sockets import ends
 from agent.outcome import Outcome
 from agent.proxy import inbound, outbound
 from agent.proxy.connection import Connection, Direction, Refusal
-from agent.proxy.live import MAX_OPENING_PER_SOURCE
 from agent.proxy.opening import Bell, Opening
 from agent.proxy.runtime import EnrolledPod, Runtime
 from agent.tasks import spawn
@@ -45,17 +44,15 @@ class Acceptor:
             return
         client, original = PeerAddr(*peer), _original(*dialled)
         connection = Connection(runtime, self._enrolled, self._direction, opening, client, original)
-        admitted = runtime.live.admit(connection)
+        over = runtime.live.admit(connection)
         if dialled == own:
             connection.refuse(
                 Outcome.DIRECT_TO_LISTENER,
                 f"{client} dialled the agent's own port {original}; dial the application's port instead",
             )
-        elif not admitted:
+        elif over is not None:
             connection.refuse(
-                Outcome.TOO_MANY_OPENING,
-                f"{client.address} has more than {MAX_OPENING_PER_SOURCE} connections in set-up with "
-                f"{self._enrolled.key}; is it opening connections and sending nothing?",
+                Outcome.TOO_MANY_OPENING, f"{over}; is {client.address} opening connections and sending nothing?"
             )
         else:
             connection.setup = spawn(self._set_up(connection, opening), name=f"{self._direction} {client}")

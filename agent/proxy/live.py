@@ -1,27 +1,68 @@
 """The register of this worker's connections: those being set up, and those that are relayed."""
 
 import asyncio
+import ipaddress
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import lru_cache
+from typing import NamedTuple
 
 from agent.outcome import Outcome
 from agent.proxy.connection import Connection
 
 MAX_OPENING_PER_SOURCE = 512
-"""Connections that one address may have in set-up with one pod (per worker): a client that sends nothing, or one
-byte a second, costs its own address and nobody else."""
+"""Connections that one source may have in set-up with one pod (per worker, as all of these): a client that sends
+nothing, or one byte a second, costs its own address and nobody else. A stranger's source is its /64 where that is IPv6:
+whoever has one address of it mostly has them all."""
+
+MAX_STRANGERS_PER_POD = 2048
+"""Connections that all strangers together may have in set-up with one pod: addresses that are neither a pod's of the
+catalog nor this node's. So a crowd of sources keeps no meshed client out."""
+
+MAX_STRANGERS = 8192
+"""And with all pods together: a crowd that dials one pod after the other leaves descriptors and memory to the rest."""
+
+MAX_OPENING = 16384
+"""Connections in set-up of everybody together."""
 
 SWEEP_SECONDS = 1.0
 """How often legs that are not being read are asked whether the kernel has given them up."""
+
+
+class Share(NamedTuple):
+    """What a connection in set-up is counted under, and how many of its kind there may be."""
+
+    whose: str
+    pod: str
+    bound: int
+
+
+def source_of(address: str) -> str:
+    """What a stranger's address is counted under: itself, or its /64 (RFC 4291, section 2.5.4)."""
+    if ":" not in address:
+        return address
+    return str(ipaddress.IPv6Network((address, 64), strict=False))
+
+
+@lru_cache(maxsize=4096)
+def shares_of(address: str, pod: str, *, known: bool) -> tuple[Share, ...]:
+    """What a connection from this address to this pod is counted under; `known` says that it is no stranger's."""
+    if known:
+        return (Share(address, pod, MAX_OPENING_PER_SOURCE),)
+    return (
+        Share(source_of(address), pod, MAX_OPENING_PER_SOURCE),
+        Share("all strangers together", pod, MAX_STRANGERS_PER_POD),
+        Share("all strangers together", "all pods", MAX_STRANGERS),
+    )
 
 
 class Live:
     """Every connection is in exactly one of the two sets until it is over."""
 
     def __init__(self) -> None:
-        self._opening: set[Connection] = set()
+        self._opening: dict[Connection, tuple[Share, ...]] = {}
         self._joined: set[Connection] = set()
-        self._opening_from: Counter[tuple[str, str]] = Counter()
+        self._shares: dict[Share, int] = {}
         self._empty: asyncio.Event = asyncio.Event()
         self._empty.set()
 
@@ -32,13 +73,21 @@ class Live:
         """A copy: connections end while they are looked at."""
         return iter([*self._opening, *self._joined])
 
-    def admit(self, connection: Connection) -> bool:
-        """Registers a connection that is being set up; False where its source has too many of those."""
-        key = (connection.pod, connection.client.address)
-        self._opening.add(connection)
-        self._opening_from[key] += 1
+    def admit(self, connection: Connection) -> str | None:
+        """Registers a connection that is being set up. Which bound it is over, in words; None where it may go on."""
+        pod, address = connection.pod, connection.client.address
+        shares = self._opening[connection] = shares_of(address, pod, known=connection.runtime.view.knows(address))
         self._empty.clear()
-        return self._opening_from[key] <= MAX_OPENING_PER_SOURCE
+        over: Share | None = None
+        for share in shares:
+            count = self._shares[share] = self._shares.get(share, 0) + 1
+            if count > share.bound:
+                over = share
+        if over is not None:
+            return f"{over.whose} may have {over.bound} connections in set-up with {over.pod}"
+        if len(self._opening) > MAX_OPENING:
+            return f"a worker has {MAX_OPENING} connections in set-up at most"
+        return None
 
     def joined(self, connection: Connection) -> None:
         """The connection is relayed from now on."""
@@ -53,12 +102,11 @@ class Live:
             self._empty.set()
 
     def _leave_opening(self, connection: Connection) -> None:
-        if connection in self._opening:
-            self._opening.remove(connection)
-            key = (connection.pod, connection.client.address)
-            self._opening_from[key] -= 1
-            if not self._opening_from[key]:
-                del self._opening_from[key]
+        for share in self._opening.pop(connection, ()):
+            if self._shares[share] == 1:
+                del self._shares[share]
+            else:
+                self._shares[share] -= 1
 
     def knows(self, connection: Connection) -> bool:
         """Whether it is not over yet."""

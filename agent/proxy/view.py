@@ -73,6 +73,10 @@ class View:
         self._node_addresses = addresses
         self.policy.set_node_addresses(addresses)
 
+    def knows(self, address: str) -> bool:
+        """Whether an address is a pod's of the catalog, or this node's own; else it is a stranger's."""
+        return self.catalog.pod_at(address) is not None or address in self._node_addresses
+
     def set_bundle(self, bundle: Bundle) -> None:
         """Puts a new bundle in force.
 

@@ -20,6 +20,8 @@ from tests.tls.records import Peer, Writer
 
 PORT = 7000
 SNI = "server.demo.serviceaccount.identity.example.test"
+IPV6_FREEBIND = 78
+"""linux/in6.h: an address that is a route's and no interface's may be bound."""
 GROWTH_LIMIT = 24 << 20
 """Bytes that the workers may grow by under several hundred hostile connections."""
 
@@ -131,6 +133,28 @@ def test_a_malformed_client_hello_is_refused(place: Place) -> None:
     assert denials(place, "client_hello_malformed") == before + 1
 
 
+@pytest.mark.parametrize("address", ["::ffff:0:a00:1", "::ffff:1:2:3", "::fffe:a00:1"])
+def test_an_address_that_only_looks_as_if_it_were_a_mapped_one_is_a_strangers_as_any_other(
+    place: Place, address: str
+) -> None:
+    """::ffff:0:a00:1 is no IPv4-mapped address (RFC 4291, section 2.5.5.2); ::ffff:a00:1 is."""
+    world = place.world
+    for words in (
+        ("ip", "-n", place.stranger.netns, "addr", "add", f"{address}/128", "dev", "eth0", "nodad"),
+        ("ip", "-n", place.server.netns, "route", "add", f"{address}/128", "via", place.stranger.ipv6),
+    ):
+        done = world.run(world.node, *words)
+        assert done.returncode == 0, done.stderr
+    with world.open_socket(place.stranger, 6) as sock:
+        sock.bind((address, 0))
+        sock.connect((place.server.ipv6, PORT))
+        sock.sendall(b"hello")
+        with contextlib.suppress(ConnectionError):
+            assert sock.recv(100) == b""
+        client = f"[{address}]:{sock.getsockname()[1]}"
+    assert world.denial(client=client)["outcome"] == "unauthenticated"
+
+
 def test_garbage_after_a_proper_client_hello_ends_the_handshake(place: Place) -> None:
     before = denials(place, "handshake_failed")
     assert send(place, client_hello() + os.urandom(500))[:1] in {b"\x16", b"\x15"}, "a ServerHello or an alert"
@@ -189,13 +213,28 @@ def test_many_hostile_connections_leave_no_growth_behind(place: Place) -> None:
         assert len(list(Path(f"/proc/{pid}/fd").iterdir())) < 200, "no descriptor is left behind"
 
 
-def test_one_source_cannot_fill_the_set_up_of_a_pod(place: Place) -> None:
+@pytest.mark.parametrize("version", [4, 6])
+def test_one_source_cannot_fill_the_set_up_of_a_pod(place: Place, version: int) -> None:
+    """Over IPv6 it comes from another address of its /64 each time."""
+    world, network = place.world, "2001:db8:77:1"
+    before = denials(place, "too_many_opening")
+    if version == 6:
+        for words in (
+            ("ip", "-n", place.stranger.netns, "route", "add", "local", f"{network}::/64", "dev", "lo"),
+            ("ip", "-n", place.server.netns, "route", "add", f"{network}::/64", "via", place.stranger.ipv6),
+        ):
+            done = world.run(world.node, *words)
+            assert done.returncode == 0, done.stderr
     crowd = []
-    for _ in range(1300):  # two workers hold 512 each
-        sock = place.world.open_socket(place.stranger)
-        sock.connect_ex((place.server.ipv4, PORT))
+    for number in range(1300):  # two workers hold 512 each
+        sock = world.open_socket(place.stranger, version)
+        sock.setblocking(False)
+        if version == 6:
+            sock.setsockopt(socket.IPPROTO_IPV6, IPV6_FREEBIND, 1)
+            sock.bind((f"{network}::{number:x}:1", 0))
+        sock.connect_ex((place.server.address(version), PORT))
         crowd.append(sock)
-    place.world.denial(outcome="too_many_opening")
+    world.until(lambda: denials(place, "too_many_opening") > before, "the bound is met")
     others_are_unaffected(place)
     for sock in crowd:
         sock.close()
@@ -270,25 +309,3 @@ def test_a_client_that_takes_new_keys_for_each_thing_that_it_says_is_served(plac
         assert said(b"word %d" % number, b"word %d" % number)
     commands.close()
     assert client.wait(SOON) == 0
-
-
-@pytest.mark.parametrize("address", ["::ffff:0:a00:1", "::ffff:1:2:3", "::fffe:a00:1"])
-def test_an_address_that_only_looks_as_if_it_were_a_mapped_one_is_a_strangers_as_any_other(
-    place: Place, address: str
-) -> None:
-    """::ffff:0:a00:1 is no IPv4-mapped address (RFC 4291, section 2.5.5.2); ::ffff:a00:1 is."""
-    world = place.world
-    for words in (
-        ("ip", "-n", place.stranger.netns, "addr", "add", f"{address}/128", "dev", "eth0", "nodad"),
-        ("ip", "-n", place.server.netns, "route", "add", f"{address}/128", "via", place.stranger.ipv6),
-    ):
-        done = world.run(world.node, *words)
-        assert done.returncode == 0, done.stderr
-    with world.open_socket(place.stranger, 6) as sock:
-        sock.bind((address, 0))
-        sock.connect((place.server.ipv6, PORT))
-        sock.sendall(b"hello")
-        with contextlib.suppress(ConnectionError):
-            assert sock.recv(100) == b""
-        client = f"[{address}]:{sock.getsockname()[1]}"
-    assert world.denial(client=client)["outcome"] == "unauthenticated"

@@ -60,6 +60,8 @@ class Worker(Runtime):
             view.set_svid(PKI.svid(each.service_account))
         super().__init__(view, AccessLog(enabled=False), Counters())
         self.dialled = asyncio.Event()
+        self.over: str | None = None
+        """Which bound of `Live` the connection that was accepted last is over."""
 
     async def dial(
         self, enrolled: EnrolledPod, opening: Opening, address: str, port: int, client: PeerAddr | None = None
@@ -86,7 +88,7 @@ class Worker(Runtime):
         connection = Connection(
             self, cast("EnrolledPod", Enrolled(key)), direction, leg, PeerAddr(client, 40000), dialled
         )
-        self.live.admit(connection)
+        self.over = self.live.admit(connection)
         return connection, leg
 
     @property
