@@ -1,6 +1,7 @@
 """A worker without sockets: real catalog, policy, certificates and connections; transports that only note."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, cast
 
 from agent.capture.address import OriginalDst, PeerAddr
@@ -60,6 +61,8 @@ class Worker(Runtime):
             view.set_svid(PKI.svid(each.service_account))
         super().__init__(view, AccessLog(enabled=False), Counters())
         self.dialled = asyncio.Event()
+        self.while_dialling: Callable[[], object] = lambda: None
+        """What happens before a dial has its answer."""
         self.over: str | None = None
         """Which bound of `Live` the connection that was accepted last is over."""
 
@@ -67,6 +70,7 @@ class Worker(Runtime):
         self, enrolled: EnrolledPod, opening: Opening, address: str, port: int, client: PeerAddr | None = None
     ) -> None:
         del enrolled, address, port, client
+        self.while_dialling()
         opening.connection_made(Transport(opening))
         self.dialled.set()
 

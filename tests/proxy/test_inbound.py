@@ -5,6 +5,7 @@ import ipaddress
 import logging
 from typing import Any, cast
 
+import msgspec
 import pytest
 
 from agent.catalog.model import Pod
@@ -236,6 +237,26 @@ async def test_a_client_that_takes_its_time_meets_the_certificate_that_is_in_for
     assert (await setting.refusal()).outcome is Outcome.DENIED_BY_DEFAULT
     assert setting.connection.certificates[0] == Certificate(account("api"), renewed.serial, frozenset())
     assert setting.connection.client_id == account("web")
+
+
+@pytest.mark.parametrize("whose", ["the client's", "the pod's own"])
+async def test_who_is_revoked_between_handshake_and_relay_is_served_no_more(whose: str) -> None:
+    """The handshake was good, policy lets it in; the revocation comes while the application is dialled."""
+    worker = Worker(API, WEB)
+    setting = Setting(worker, WEB_IP)
+    await asyncio.sleep(0)
+    revoked = account("web" if whose == "the client's" else "api")
+
+    def revoke() -> None:
+        worker.view.set_bundle(msgspec.structs.replace(PKI.bundle(), revoked_ids=frozenset({str(revoked)})))
+
+    worker.while_dialling = revoke
+    client = TlsMachine.client(Contexts(PKI.svid("web"), PKI.bundle()).client, account("api").dns_name or "", None)
+    await shake(client, setting.leg, lambda: None)
+    refusal = await setting.refusal()
+    assert refusal.outcome is Outcome.IDENTITY_REVOKED
+    assert str(revoked) in refusal.message
+    assert isinstance(setting.connection.decision, Permit), "policy had nothing against it"
 
 
 async def shake(client: TlsMachine, leg: Opening, before_the_last: Any) -> None:

@@ -79,3 +79,33 @@ async def test_whatever_ends_a_connection_is_named_by_its_rule(
     assert denial is not None
     assert (denial.server, denial.outcome) == (rule, Outcome.TERMINATED)
     assert denial.message
+
+
+async def test_what_becomes_meshed_while_it_is_dialled_gets_no_plaintext(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was nobody's address when the dial began."""
+    started: list[Connection] = []
+    monkeypatch.setattr(Connection, "start_relay", lambda connection, *_: started.append(connection))
+    worker = Worker(WEB)
+    connection, leg = worker.accept("demo/web", WEB_IP, (STRANGER_IP, PORT), Direction.OUTBOUND)
+    worker.while_dialling = lambda: worker.change(pod("elsewhere", "10.1.0.77"))
+    await outbound.serve(connection, leg)
+    assert started == [connection], "a change that is about others"
+
+    connection, leg = worker.accept("demo/web", WEB_IP, (STRANGER_IP, PORT), Direction.OUTBOUND)
+    worker.while_dialling = lambda: worker.change(pod("new", STRANGER_IP))
+    with pytest.raises(Refusal) as refused:
+        await outbound.serve(connection, leg)
+    assert refused.value.outcome is Outcome.TERMINATED
+    assert "meshed now: plaintext must end" in refused.value.message
+    assert isinstance(connection.decision, Denial)
+    assert connection.decision.server == "mesh"
+    assert len(started) == 1
+
+
+async def test_an_application_that_left_while_its_connection_was_dialled_gets_no_relay() -> None:
+    worker = Worker(WEB)
+    connection, leg = worker.accept("demo/web", WEB_IP, (STRANGER_IP, PORT), Direction.OUTBOUND)
+    worker.while_dialling = lambda: leg.connection_lost(ConnectionResetError())
+    with pytest.raises(Refusal) as refused:
+        await outbound.serve(connection, leg)
+    assert refused.value.outcome is Outcome.RESET_BY_APPLICATION

@@ -58,11 +58,20 @@ class Pki:
             (directory / f".{name}").rename(directory / name)
 
     def svid(
-        self, service_account: str = "web", namespace: str = "demo", *, begins: float = -60, ends: float = 3600
+        self,
+        service_account: str = "web",
+        namespace: str = "demo",
+        *,
+        begins: float = -60,
+        ends: float = 3600,
+        authority_key_identifier: bool = True,
     ) -> Svid:
-        """A proper SVID."""
+        """A proper SVID; without its authority key identifier it is none."""
         return self.certificate(
-            [f"spiffe://{self.trust_domain}/ns/{namespace}/sa/{service_account}"], begins=begins, ends=ends
+            [f"spiffe://{self.trust_domain}/ns/{namespace}/sa/{service_account}"],
+            begins=begins,
+            ends=ends,
+            authority_key_identifier=authority_key_identifier,
         )
 
     def certificate(
@@ -79,6 +88,7 @@ class Pki:
         san_critical: bool = True,
         subject: str = "",
         constrained: bool = True,
+        authority_key_identifier: bool = True,
         more: Sequence[tuple[x509.ExtensionType, bool]] = (),
     ) -> Svid:
         """A leaf with these URI SANs (none at all is possible), valid from `begins` to `ends` seconds from now.
@@ -91,14 +101,11 @@ class Pki:
         names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(uri) for uri in uris]
         extensions: list[tuple[x509.ExtensionType, bool]] = [
             (x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False),
-            (
-                x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(
-                    self.issuer.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
-                ),
-                False,
-            ),
             *more,
         ]
+        if authority_key_identifier:
+            issuer = self.issuer.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+            extensions.append((x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(issuer), False))
         if san:
             extensions.append((x509.SubjectAlternativeName(names or [x509.DNSName("nobody.test")]), san_critical))
         if constrained:

@@ -419,6 +419,24 @@ def test_the_client_refuses_a_server_of_another_ca() -> None:
     assert caught.value.outcome is Outcome.CERTIFICATE_UNTRUSTED
 
 
+@pytest.mark.parametrize("side", ["client", "server"])
+def test_a_chain_that_is_not_as_rfc_5280_wants_it_is_refused_by_both_sides(side: str) -> None:
+    """A leaf without an authority key identifier (section 4.2.1.1): OpenSSL takes it unless it is strict."""
+    lax = Contexts(PKI.svid(side, authority_key_identifier=False), PKI.bundle())
+    one, other = ends(client=lax) if side == "client" else ends(server=lax)
+    one.start()
+    other.receive(one.outgoing())
+
+    def verify() -> None:
+        one.receive(other.outgoing())
+        other.receive(one.outgoing())
+
+    with pytest.raises(TlsFailure) as caught:
+        verify()
+    assert caught.value.outcome is Outcome.CERTIFICATE_UNTRUSTED
+    assert "uthority Key Identifier" in caught.value.detail
+
+
 def test_close_is_said_once() -> None:
     client, server = joined()
     client.close()
