@@ -28,6 +28,9 @@ MAX_OPENING = 16384
 SWEEP_SECONDS = 1.0
 """How often legs that are not being read are asked whether the kernel has given them up."""
 
+SWEPT_AT_ONCE = 1000
+"""Connections that are asked so before others get their turn."""
+
 
 class Share(NamedTuple):
     """What a connection in set-up is counted under, and how many of its kind there may be."""
@@ -139,8 +142,10 @@ class Live:
             connection.terminate(outcome, message)
         return len(chosen)
 
-    def sweep(self) -> None:
-        """Finds legs that were reset while nobody polled them."""
-        for connection in list(self._joined):
+    async def sweep(self) -> None:
+        """Finds legs that were reset while nobody polled them; a part in each turn of the loop."""
+        for number, connection in enumerate(list(self._joined), 1):
             if connection.relay is not None:
                 connection.relay.sweep()
+            if number % SWEPT_AT_ONCE == 0:
+                await asyncio.sleep(0)

@@ -182,7 +182,7 @@ class Worker:
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
-            self._runtime.live.sweep()
+            await self._runtime.live.sweep()
             self._runtime.access_log.tell_suppressed()
 
     async def _drain(self, seconds: float) -> None:

@@ -1,5 +1,8 @@
 """How many connections may be in set-up at once, and whose: nobody's crowd is at the cost of others."""
 
+import asyncio
+from typing import cast
+
 import pytest
 
 from agent.proxy import live
@@ -12,10 +15,22 @@ from agent.proxy.live import (
     Live,
     source_of,
 )
+from agent.proxy.relay import Relay
+from agent.tasks import spawn
 from tests.proxy.fakes import API_IP, PORT, STRANGER_IP, WEB_IP, Worker, pod
 
 WEB6 = "2001:db8:1::2"
 NODE = "192.0.2.1"
+
+
+class Swept:
+    """A relay that notes whose it is when it is swept."""
+
+    def __init__(self, connection: Connection, swept: list[Connection]) -> None:
+        self._connection, self._swept = connection, swept
+
+    def sweep(self) -> None:
+        self._swept.append(self._connection)
 
 
 @pytest.fixture
@@ -86,6 +101,24 @@ async def test_there_is_a_bound_for_everybody_together(worker: Worker, monkeypat
     assert MAX_STRANGERS < MAX_OPENING
     monkeypatch.setattr(live, "MAX_OPENING", 3)
     assert len(crowd(worker, WEB_IP, WEB6, NODE, WEB_IP)) == 3
+
+
+async def test_a_sweep_takes_turns_with_others(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of ten connections, three in each turn; those that end meanwhile are left out."""
+    monkeypatch.setattr(live, "SWEPT_AT_ONCE", 3)
+    made = crowd(worker, *[WEB_IP] * 10)
+    swept: list[Connection] = []
+    for connection in made:
+        worker.live.joined(connection)
+        connection.relay = cast("Relay", Swept(connection, swept))
+    sweeping = spawn(worker.live.sweep(), name="sweep")
+    await asyncio.sleep(0)
+    assert len(swept) == 3
+    (gone, *_) = set(made) - set(swept)
+    gone.relay = None
+    await sweeping
+    assert len(swept) == 9
+    assert gone not in swept
 
 
 async def test_nothing_is_kept_of_who_has_left(worker: Worker) -> None:
