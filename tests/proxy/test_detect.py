@@ -83,10 +83,12 @@ async def test_a_hello_that_comes_in_pieces_is_waited_for() -> None:
     assert bytes(client.held) == by_python(), "nothing was consumed"
 
 
-async def test_a_hello_that_comes_byte_by_byte_is_looked_at_once() -> None:
+@pytest.mark.parametrize("way", ["a ClientHello is waited for", "whoever speaks first decides"])
+async def test_a_hello_that_comes_byte_by_byte_is_looked_at_once(way: str) -> None:
     """As large and as much cut up as one may be: what is looked at grows with its length, not with the square of it."""
     loop = asyncio.get_running_loop()
-    client = opening(Bell(Deadlines()))
+    bell = Bell(Deadlines())
+    client, application, deadline = opening(bell), opening(bell), loop.time() + 60
     client.held = held = Counted()
     size = MAX_CLIENT_HELLO - 4
     message = b"\x01" + size.to_bytes(3, "big") + bytes(size)
@@ -98,7 +100,10 @@ async def test_a_hello_that_comes_byte_by_byte_is_looked_at_once() -> None:
             await asyncio.sleep(0)
 
     arriving = spawn(arrive(), name="arrives")
-    found = await wait_for_hello(client, NAME, loop.time() + 60)
+    if way == "a ClientHello is waited for":
+        found = await wait_for_hello(client, NAME, deadline)
+    else:
+        found = await first_speaker(client, application, NAME, deadline, lambda: True)
     await arriving
     assert found == Unauthenticated(NotMesh.MALFORMED, Outcome.CLIENT_HELLO_MALFORMED)
     assert held.looked_at < 10 * len(cut)
