@@ -6,6 +6,7 @@ python -m agent.authority --config JSON --parent PID [--log-format FORMAT] [--lo
 import argparse
 import logging
 import os
+import resource
 import signal
 import sqlite3
 import sys
@@ -17,6 +18,7 @@ import uvloop
 from setproctitle import setproctitle
 
 from agent.authority.pki import IssuerError
+from agent.authority.places import MAX_AGENTS, MAX_STRANGERS
 from agent.authority.refusal import Refusal
 from agent.authority.run import AuthorityConfig, serve
 from agent.authority.store import StoreError
@@ -26,9 +28,15 @@ from agent.telemetry import logs
 log = logging.getLogger("quietwire.authority")
 
 
+DESCRIPTORS = MAX_STRANGERS + MAX_AGENTS + 256
+"""What the process may open: every place that may be taken, the ledger, and what it was started with."""
+
+
 def run(config: AuthorityConfig) -> int:
     """Serves in the foreground; the exit status. Says why it cannot start."""
     setproctitle("quietwire authority")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, DESCRIPTORS)), hard))
     try:
         uvloop.run(serve(config))
     except (StoreError, IssuerError, Refusal, sqlite3.Error) as error:

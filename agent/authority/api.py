@@ -14,6 +14,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from agent.authority.ledger import Publication
+from agent.authority.limits import RateLimit
+from agent.authority.places import network
 from agent.authority.refusal import Code, Refusal
 from agent.authority.service import AuthorityService, Caller, Signed
 from agent.identity import bundle_document
@@ -29,6 +31,8 @@ MAX_WAIT_SECONDS = 60.0
 TRUSTS, ISSUERS = "quietwire-trusts", "quietwire-issuers"
 """Request headers of an agent's poll: the bundle sequence it has in force, and under which issuers its SVIDs are."""
 REFRESH_HINT_SECONDS = 300
+REFUSALS_PER_SECOND, REFUSALS_AT_ONCE = 5.0, 50
+"""Of the log's lines."""
 PEER_CERTIFICATE = "quietwire.peer_certificate"
 """Key in the ASGI scope: the caller's verified leaf, DER; see agent.authority.server."""
 
@@ -57,7 +61,7 @@ def application(service: AuthorityService) -> Starlette:
 
     async def join(request: Request, _: Caller | None) -> Response:
         body = msgspec.json.decode(await _body(request), type=JoinBody)
-        address = "nobody" if request.client is None else request.client.host
+        address = "nobody" if request.client is None else network(request.client.host)
         return _signed(await service.join(body.token, body.node, body.csr, address))
 
     async def svid(request: Request, caller: Caller | None) -> Response:
@@ -69,11 +73,16 @@ def application(service: AuthorityService) -> Starlette:
         return _signed(await service.renew(caller, body.csr))
 
     async def bundle(request: Request, caller: Caller | None) -> Response:
-        known = _known(request)
-        if TRUSTS in request.headers:
-            issuers = tuple(filter(None, request.headers.get(ISSUERS, "")[:4096].split(",")))
-            await service.confirm(caller, _number(request.headers[TRUSTS]), issuers)
-        publication = await service.wait(known, min(_number(request.query_params.get("wait", "0")), MAX_WAIT_SECONDS))
+        known, seconds = _known(request), min(_number(request.query_params.get("wait", "0")), MAX_WAIT_SECONDS)
+        trusts = _number(request.headers[TRUSTS]) if TRUSTS in request.headers else None
+        node = await service.agent(caller)
+        if node is None:
+            publication = service.publication  # at once: only agents may wait here
+        else:
+            if trusts is not None:
+                issuers = tuple(filter(None, request.headers.get(ISSUERS, "")[:4096].split(",")))
+                await service.confirm(node, trusts, issuers)
+            publication = await service.wait(known, seconds, node)
         etag = {"ETag": f'"{publication.sequence}"'}
         if publication.sequence == known:
             return Response(status_code=304, headers=etag)
@@ -98,7 +107,7 @@ def application(service: AuthorityService) -> Starlette:
             door("/v1/renew", "POST", renew),
             door("/v1/bundle", "GET", bundle),
         ],
-        exception_handlers={Refusal: _refused, msgspec.DecodeError: _undecodable, HTTPException: _http_error},
+        exception_handlers={Refusal: _Said().refused, msgspec.DecodeError: _undecodable, HTTPException: _http_error},
     )
 
 
@@ -162,10 +171,22 @@ def _error(status: int, code: str, message: str) -> Response:
     return Response(msgspec.json.encode({"code": code, "message": message}), status, media_type="application/json")
 
 
-async def _refused(request: Request, error: Any) -> Response:
-    client = "nobody" if request.client is None else request.client.host
-    log.warning("refused %s from %s: %s", request.url.path, client, error)
-    return _error(error.status, error.code, error.message)
+class _Said:
+    """Refusals in the log, at a rate that strangers cannot raise; what is over is counted, and said with the next."""
+
+    def __init__(self) -> None:
+        self._limit = RateLimit(REFUSALS_PER_SECOND, REFUSALS_AT_ONCE)
+        self._unsaid = 0
+
+    async def refused(self, request: Request, error: Any) -> Response:
+        client = "nobody" if request.client is None else request.client.host
+        if self._limit.admits("all", time.monotonic()):
+            more = f" ({self._unsaid} more since the last that was said)" if self._unsaid else ""
+            log.warning("refused %s from %s: %s%s", request.url.path, client, error, more)
+            self._unsaid = 0
+        else:
+            self._unsaid += 1
+        return _error(error.status, error.code, error.message)
 
 
 async def _undecodable(_: Request, error: Any) -> Response:

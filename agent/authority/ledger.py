@@ -187,18 +187,25 @@ class Book:
             self._db.execute("INSERT INTO tokens VALUES (?, ?, ?, NULL)", (_hash(token), node, expires))
         return token
 
+    def token_problem(self, token: str, node: str, now: float) -> str | None:
+        """Why a token does not serve for a node; None where it does, and is not used up by this."""
+        row = self._db.execute("SELECT node, expires, used FROM tokens WHERE hash = ?", (_hash(token),)).fetchone()
+        if row is None:
+            return "the join token is unknown"
+        if row[2] is not None:
+            return "the join token has been used already"
+        if row[1] <= now:
+            return "the join token has expired"
+        if row[0] != node:
+            return "the join token is for another node"
+        return None
+
     def use_token(self, token: str, node: str, now: float) -> str | None:
         """Uses a token up for its node, once: None, or why it does not serve. Of two at once, one wins."""
         with self.transaction():
-            row = self._db.execute("SELECT node, expires, used FROM tokens WHERE hash = ?", (_hash(token),)).fetchone()
-            if row is None:
-                return "the join token is unknown"
-            if row[2] is not None:
-                return "the join token has been used already"
-            if row[1] <= now:
-                return "the join token has expired"
-            if row[0] != node:
-                return "the join token is for another node"
+            problem = self.token_problem(token, node, now)
+            if problem is not None:
+                return problem
             self._db.execute("UPDATE tokens SET used = ? WHERE hash = ?", (now, _hash(token)))
             self._db.execute(
                 "INSERT INTO agents (node, joined, seen) VALUES (?, ?, ?) "

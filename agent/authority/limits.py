@@ -1,4 +1,7 @@
-"""How often one caller may ask: a token bucket each, forgotten when it is full again. Pure; time is an argument."""
+"""How often one caller may ask: a token bucket each. Pure; time is an argument."""
+
+MAX_CALLERS = 10_000
+"""Whose buckets are kept; beyond, who has been quiet for longest is forgotten, as if his were full."""
 
 
 class RateLimit:
@@ -12,11 +15,10 @@ class RateLimit:
 
     def admits(self, who: str, now: float) -> bool:
         """Whether this one may ask now; asking uses a token up."""
-        used, at = self._used.get(who, (0.0, now))
+        used, at = self._used.pop(who, (0.0, now))
         used = max(used - max(now - at, 0.0) * self.per_second, 0.0)
         admitted = used + 1 <= self._at_once
         self._used[who] = (used + admitted, now)
-        if len(self._used) > 10_000:
-            full = self._at_once / self.per_second
-            self._used = {key: each for key, each in self._used.items() if now - each[1] < full}
+        if len(self._used) > MAX_CALLERS:
+            del self._used[next(iter(self._used))]
         return admitted

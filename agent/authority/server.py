@@ -1,64 +1,85 @@
-"""uvicorn with mutual TLS: the authority's own SVID on this side, the caller's certificate in the ASGI scope."""
+"""uvicorn with mutual TLS: the authority's own SVID on this side, the caller's certificate in the ASGI scope.
+
+Connections are accepted here and not by asyncio, so that they are counted from their first packet on, and what is full
+yields before anything is spent on TLS. One connection carries one request, in bounded time.
+"""
 
 import asyncio
+import errno
 import logging
 import socket
 import ssl
 import time
-from collections import Counter
 from email.utils import formatdate
 from typing import Any
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from agent.authority.api import PEER_CERTIFICATE, application
+from agent.authority.api import MAX_WAIT_SECONDS, PEER_CERTIFICATE, application
+from agent.authority.places import Place, Places, network
 from agent.authority.refusal import Refusal
 from agent.authority.service import AuthorityService, authority_id
 from agent.identity.csr import new_request
 from agent.identity.memfd import load_cert_chain
 from agent.identity.received import UnexpectedSvidError, accept
 from agent.identity.renewal import renew_at
+from agent.tasks import spawn
+from agent.tls import peer
 
 log = logging.getLogger("quietwire.authority")
 
-MAX_REQUESTS = 4096
-"""Requests under way at once, long polls included: one per agent."""
-MAX_STRANGERS = 32
-"""Connections of one address that showed no certificate: agents that join need one, for a moment."""
 HANDSHAKE_SECONDS = 10.0
 HEADER_SECONDS = 10.0
-"""How long a connection may take for the head of its first request."""
-KEEP_ALIVE_SECONDS = 30
+"""How long a connection may take for the head of its request."""
+STRANGER_SECONDS = 40.0
+"""How long a connection without an agent's certificate may last in all, its answer's reading included."""
+AGENT_SECONDS = MAX_WAIT_SECONDS + STRANGER_SECONDS
+TLS_END_SECONDS = 2.0
+"""How long a peer's close_notify is waited for."""
+ACCEPTED_AT_ONCE = 64
+"""Connections that are accepted before anything else has its turn."""
+EXHAUSTED_SECONDS = 0.1
+"""The pause where descriptors or memory have run out; places are given back meanwhile."""
+EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+FAILED_BEFORE = {
+    *(errno.ECONNABORTED, errno.EPERM, errno.EPROTO, errno.ENOPROTOOPT, errno.EOPNOTSUPP, errno.ENETDOWN),
+    *(errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENONET),
+}
+"""What a connection had failed with before it was accepted: accept(2), "Error handling"."""
+SAID_EVERY_SECONDS = 60.0
 RETRY_SECONDS = 5.0
 STOP_SECONDS = 2.0
 
 
 class MutualTlsProtocol(H11Protocol):
-    """uvicorn's h11 protocol, which also tells the application who calls, and bounds what strangers hold."""
+    """uvicorn's h11 protocol, which also tells the application who calls, and bounds what a connection may take."""
 
-    strangers: "Counter[str]"
+    places: Places
+    place: Place
+    trust_domain: str
 
     def connection_made(self, transport: Any) -> None:
-        """Puts the peer's verified certificate where the application finds it."""
+        """Puts the peer's verified certificate where the application finds it, and begins the clocks."""
         super().connection_made(transport)
         tls = transport.get_extra_info("ssl_object")
         certificate = None if tls is None else tls.getpeercert(binary_form=True)
-        self._stranger = ""
-        self._timer = self.loop.call_later(HEADER_SECONDS, self._too_slow)
-        if certificate is None and self.client is not None:
-            self._stranger = self.client[0]
-            self.strangers[self._stranger] += 1
-            if self.strangers[self._stranger] > MAX_STRANGERS:
-                transport.abort()
-                return
+        agent = _agent(certificate, self.trust_domain)
+        self._head = self.loop.call_later(HEADER_SECONDS, transport.abort)
+        self._life = self.loop.call_later(STRANGER_SECONDS if agent is None else AGENT_SECONDS, transport.abort)
+        self.place.is_served = self._is_served
+        self.place.end = transport.abort
+        if agent is not None and not self.places.know(self.place, agent):
+            transport.abort()
+            return
         inner = self.app
 
         async def with_certificate(scope: Any, receive: Any, send: Any) -> None:
             async def dated(message: Any) -> None:
                 if message["type"] == "http.response.start":
                     # Of the moment of the answer, which a long poll's is not: agents compare their clocks with it.
-                    message["headers"] = [*message["headers"], (b"date", formatdate(usegmt=True).encode())]
+                    date = (b"date", formatdate(usegmt=True).encode())
+                    message["headers"] = [*message["headers"], date, (b"connection", b"close")]
                 await send(message)
 
             scope[PEER_CERTIFICATE] = certificate
@@ -70,20 +91,28 @@ class MutualTlsProtocol(H11Protocol):
         """Ends the wait for a request's head once it is there."""
         super().data_received(data)
         if self.cycle is not None:
-            self._timer.cancel()
+            self._head.cancel()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Gives the place back."""
         super().connection_lost(exc)
-        self._timer.cancel()
-        if self._stranger:
-            self.strangers[self._stranger] -= 1
-            if self.strangers[self._stranger] <= 0:
-                del self.strangers[self._stranger]
+        self._head.cancel()
+        self._life.cancel()
+        self.places.leave(self.place)
 
-    def _too_slow(self) -> None:
-        if not self.transport.is_closing():
-            self.transport.abort()
+    def _is_served(self) -> bool:
+        """Whether it waits for us: its request is there, and its answer is not."""
+        return self.cycle is not None and not self.cycle.more_body and not self.cycle.response_complete
+
+
+def _agent(certificate: bytes | None, trust_domain: str) -> str | None:
+    """The node whose agent shows this certificate; None where it is no agent's."""
+    if certificate is None:
+        return None
+    try:
+        return peer.identify(certificate, trust_domain=trust_domain, now=time.time()).spiffe_id.agent
+    except peer.PeerRefused:
+        return None  # a stranger then: what it asks for is refused with the reason
 
 
 class AuthorityServer:
@@ -101,14 +130,13 @@ class AuthorityServer:
             access_log=False,
             server_header=False,
             proxy_headers=False,
-            limit_concurrency=MAX_REQUESTS,
-            timeout_keep_alive=KEEP_ALIVE_SECONDS,
             h11_max_incomplete_event_size=65536,
         )
         self._state = uvicorn.server.ServerState()
-        self._strangers: Counter[str] = Counter()
+        self._places = Places()
         self._listener: socket.socket | None = None
-        self._server: asyncio.Server | None = None
+        self._accepting: asyncio.Task[None] | None = None
+        self._exhausted_said_at = float("-inf")
         self._anchors = b""
         self._issuer = ""
         self._serial = ""
@@ -123,8 +151,12 @@ class AuthorityServer:
         self._listener = listener
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((self._host, self._port))
+        listener.setblocking(False)
         self._config.load()
         await self._renew()
+        listener.listen(1024)
+        self._accepting = spawn(self._accept(listener), name="authority's listener")
+        self._accepting.add_done_callback(lambda _: self._changed.set())
         return int(listener.getsockname()[1])
 
     def changed(self) -> None:
@@ -132,8 +164,8 @@ class AuthorityServer:
         self._changed.set()
 
     async def run(self) -> None:
-        """Renews the authority's own SVID, and follows what is in force."""
-        while True:
+        """Renews the authority's own SVID, and follows what is in force; ends where nothing is accepted any more."""
+        while self._accepting is not None and not self._accepting.done():
             try:
                 async with asyncio.timeout(max(self._due - time.time(), 0.1)):
                     await self._changed.wait()
@@ -162,34 +194,72 @@ class AuthorityServer:
         if self._context is not None and anchors.anchors_pem == self._anchors:
             load_cert_chain(self._context, svid.chain_pem, svid.key_pem)  # for the handshakes to come
             return
-        self._anchors = anchors.anchors_pem
-        context = self._context = _context(self._anchors)
+        # A context cannot forget an anchor: connections to come have a new one.
+        context = _context(anchors.anchors_pem)
         load_cert_chain(context, svid.chain_pem, svid.key_pem)
-        await self._listen(context)
+        self._anchors, self._context = anchors.anchors_pem, context
 
-    async def _listen(self, context: ssl.SSLContext) -> None:
-        """Serves with new anchors: a context cannot forget one. Who came in under the former ones comes again."""
-        if self._listener is None:
+    async def _accept(self, listener: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        accepted = 0
+        while True:
+            try:
+                sock, address = await loop.sock_accept(listener)
+            except OSError as error:
+                if error.errno in EXHAUSTED:
+                    self._say_exhausted(error)
+                    self._places.strangers.crowd_out()  # the process has less than places were counted on
+                elif error.errno not in FAILED_BEFORE:
+                    raise  # of the listener itself: nobody would be served any more
+                await asyncio.sleep(EXHAUSTED_SECONDS)
+                continue
+            self._take(sock, str(address[0]))
+            accepted += 1
+            if accepted % ACCEPTED_AT_ONCE == 0:
+                await asyncio.sleep(0)
+
+    def _take(self, sock: socket.socket, address: str) -> None:
+        def end() -> None:
+            try:
+                sock.shutdown(socket.SHUT_RDWR)  # the transport has the descriptor, and closes it
+            except OSError:
+                return  # it has ended by itself
+
+        place = Place(network(address), end)
+        if not self._places.enter(place):
+            sock.close()
             return
-        former = self._server
-        protocol = type("Protocol", (MutualTlsProtocol,), {"strangers": self._strangers})
-        self._server = await asyncio.get_running_loop().create_server(
-            lambda: protocol(config=self._config, server_state=self._state, app_state={}),
-            sock=self._listener.dup(),
-            ssl=context,
-            ssl_handshake_timeout=HANDSHAKE_SECONDS,
-            backlog=1024,
+        spawn(self._serve(sock, place), name="authority's connection")
+
+    async def _serve(self, sock: socket.socket, place: Place) -> None:
+        protocol = type(
+            "Protocol",
+            (MutualTlsProtocol,),
+            {"places": self._places, "place": place, "trust_domain": self._service.trust_domain},
         )
-        if former is not None:
-            former.close()
-            for connection in list(self._state.connections):
-                if isinstance(connection, MutualTlsProtocol) and connection.cycle is not None:
-                    connection.shutdown()  # one that has not asked yet is asked to hurry by its own timer
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(
+                lambda: protocol(config=self._config, server_state=self._state, app_state={}),
+                sock,
+                ssl=self._context,
+                ssl_handshake_timeout=HANDSHAKE_SECONDS,
+                ssl_shutdown_timeout=TLS_END_SECONDS,
+            )
+        except OSError as error:  # TLS failed, or took too long: there is no connection
+            log.debug("no connection with %s: %s", place.owner, error)
+            self._places.leave(place)
+            sock.close()
+
+    def _say_exhausted(self, error: OSError) -> None:
+        now = time.monotonic()
+        if now - self._exhausted_said_at >= SAID_EVERY_SECONDS:
+            self._exhausted_said_at = now
+            log.error("connections cannot be accepted, and are tried again: %s; is LimitNOFILE too low?", error)
 
     async def stop(self) -> None:
         """Stops listening, and answers what is under way."""
-        if self._server is not None:
-            self._server.close()
+        if self._accepting is not None:
+            self._accepting.cancel()
         self._service.close()
         if self._state.tasks:
             await asyncio.wait(set(self._state.tasks), timeout=STOP_SECONDS)

@@ -85,7 +85,8 @@ class AuthorityService:
         self._tried: object = None
         self._retry, self._trouble = Retry(), Retry()
         self._clock = clock
-        self._news = asyncio.Event()
+        self._polls: dict[str, asyncio.Event] = {}
+        """What each agent's poll waits for, by node."""
         self._closing = False
         self._requests = RateLimit(REQUESTS_PER_SECOND, REQUESTS_AT_ONCE)
         self._joins = RateLimit(JOINS_PER_SECOND, JOINS_AT_ONCE)
@@ -185,8 +186,7 @@ class AuthorityService:
         elif found.anchors != former.anchors or found.left_out != former.left_out:
             self._say_issuer("stays, under other roots")
         if publication != published:
-            self._news.set()
-            self._news = asyncio.Event()
+            self._tell()
             changed()
         return problem
 
@@ -273,16 +273,32 @@ class AuthorityService:
     def close(self) -> None:
         """Ends every wait."""
         self._closing = True
-        self._news.set()
+        self._tell()
 
-    async def wait(self, known: int, seconds: float) -> Publication:
-        """The publication, once its sequence is another than `known`; the same one after `seconds`."""
+    def _tell(self) -> None:
+        for poll in self._polls.values():
+            poll.set()
+
+    async def wait(self, known: int, seconds: float, node: str) -> Publication:
+        """The publication, once its sequence is another than `known`; the same one after `seconds`.
+
+        Of one agent's polls the newest waits: the one before belongs to a connection that it has given up.
+        """
+        mine = asyncio.Event()
+        former, self._polls[node] = self._polls.get(node), mine
+        if former is not None:
+            former.set()
         try:
             async with asyncio.timeout(seconds):
-                while self.publication.sequence == known and not self._closing:
-                    await self._news.wait()  # what agents confirm is news too, and no other publication
+                # What agents confirm is news too, and no other publication.
+                while self.publication.sequence == known and not self._closing and self._polls.get(node) is mine:
+                    mine.clear()
+                    await mine.wait()
         except TimeoutError:
             return self.publication
+        finally:
+            if self._polls.get(node) is mine:
+                del self._polls[node]
         return self.publication
 
     # -- what agents ask --
@@ -297,8 +313,15 @@ class AuthorityService:
             raise Refusal(Code.NOT_RECORDED, f"the ledger cannot be read ({error}): is the disk well?") from error
 
     async def join(self, token: str, node: str, csr_pem: str, address: str) -> Signed:
-        """Attests an agent by its one-time token. Raises Refusal."""
-        self._limit(self._joins, address)
+        """Attests an agent by its one-time token; `address` is whose attempts count together. Raises Refusal."""
+        try:
+            problem = await self._ledger.do(Book.token_problem, token, node, self._clock())
+        except sqlite3.Error as error:
+            raise _not_recorded(error) from error
+        if problem is not None:
+            # Only these are limited: whoever has a token that is good is kept out by nobody else's attempts.
+            self._limit(self._joins, address)
+            raise _bad_token(problem, node)
         requested = csr.read(csr_pem, self.trust_domain)
         self._check_agent_id(requested.spiffe_id, node)
         try:
@@ -308,8 +331,8 @@ class AuthorityService:
             raise _revoked(revoked) from None
         except sqlite3.Error as error:
             raise _not_recorded(error) from error
-        if problem is not None:
-            raise Refusal(Code.BAD_TOKEN, f"{problem}; make a new one: quietwire authority token create --node {node}")
+        if problem is not None:  # another one was quicker
+            raise _bad_token(problem, node)
         log.info("agent of node %s joined", node)
         return await self.sign(requested, node, self._agent_seconds)
 
@@ -334,11 +357,12 @@ class AuthorityService:
             )
         return await self.sign(requested, node, self._svid_seconds)
 
-    async def confirm(self, caller: Caller | None, trusts: int, issuers: tuple[str, ...]) -> None:
-        """An agent says what it trusts and uses. Callers that are no agents are not asked."""
-        if caller is None or caller.spiffe_id.agent is None:
-            return
-        node = await self._node_of(caller)
+    async def agent(self, caller: Caller | None) -> str | None:
+        """The node of an agent that calls; None where it is anybody else, who may read the bundle. Raises Refusal."""
+        return None if caller is None or caller.spiffe_id.agent is None else await self._node_of(caller)
+
+    async def confirm(self, node: str, trusts: int, issuers: tuple[str, ...]) -> None:
+        """An agent says what it trusts and uses."""
         try:
             await self._ledger.do(Book.confirm, node, trusts, issuers, self._clock())
         except sqlite3.Error as error:
@@ -390,6 +414,10 @@ class AuthorityService:
 
 def _revoked(revoked: Revoked) -> Refusal:
     return Refusal(Code.REVOKED, f"{revoked}; quietwire authority unrevoke takes it back")
+
+
+def _bad_token(problem: str, node: str) -> Refusal:
+    return Refusal(Code.BAD_TOKEN, f"{problem}; make a new one: quietwire authority token create --node {node[:253]}")
 
 
 def _not_recorded(error: sqlite3.Error) -> Refusal:

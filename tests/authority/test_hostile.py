@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import resource
 import select
 import socket
 import ssl
@@ -14,14 +15,17 @@ from hypothesis import strategies as st
 
 from agent.authority import server, service
 from agent.authority.ledger import Book, Ledger
-from agent.authority.limits import RateLimit
+from agent.authority.limits import MAX_CALLERS, RateLimit
+from agent.authority.places import MAX_OF_ONE_ADDRESS, MAX_STRANGERS
 from agent.authority.refusal import Code, Refusal
 from agent.authority.service import AuthorityService, Caller
 from agent.authority.store import Store
 from agent.identity.csr import new_request
-from agent.identity.provider import ProviderError
+from agent.identity.provider import ProviderError, Report
 from agent.identity.spiffe import SpiffeId
-from tests.authority.running import TD, WEB, Authority, newer, refused
+from agent.identity.svid import Svid
+from agent.tasks import spawn
+from tests.authority.running import ELSEWHERE, TD, WEB, Authority, newer, refused
 
 
 def stranger(authority: Authority) -> ssl.SSLSocket:
@@ -47,7 +51,7 @@ def ask(sock: ssl.SSLSocket, request: bytes) -> bytes:
 
 async def test_strangers_that_hold_connections_open_are_bounded_and_hinder_nobody(authority: Authority) -> None:
     def hold() -> list[ssl.SSLSocket]:
-        return [stranger(authority) for _ in range(server.MAX_STRANGERS + 20)]
+        return [stranger(authority) for _ in range(MAX_OF_ONE_ADDRESS + 20)]
 
     def ended(held: list[ssl.SSLSocket]) -> list[ssl.SSLSocket]:
         """Those that the authority has hung up on; only an end makes them readable."""
@@ -68,12 +72,166 @@ async def test_strangers_that_hold_connections_open_are_bounded_and_hinder_nobod
 
     held = await asyncio.to_thread(hold)
     assert len(await asyncio.to_thread(ended, held)) == 20
-    bundle = authority.said["bundle_pem"].encode()
-    for sock in held[:5]:
-        sock.close()
-    assert (await authority.client(bundle=bundle).issue(WEB)).spiffe_id == WEB
+    assert (await authority.client().issue(WEB)).spiffe_id == WEB, "from the same address, and as a stranger at first"
     for sock in held:
         sock.close()
+
+
+POLL = b"GET /v1/bundle?wait=60 HTTP/1.1\r\nHost: a\r\n"
+
+
+async def test_strangers_wait_for_no_news_and_hold_nobody_back(authority: Authority) -> None:
+    """More of them than one address may have connections, and each would like to wait for a minute."""
+    known = (await newer(authority.client(), 0)).sequence
+    request = POLL + f'If-None-Match: "{known}"\r\n\r\n'.encode()
+    workload = authority.client("none")
+    workload._agent = await authority.client().issue(WEB)
+
+    def poll() -> bytes:
+        with stranger(authority) as sock:
+            return ask(sock, request)
+
+    answers = [await asyncio.to_thread(poll) for _ in range(MAX_OF_ONE_ADDRESS + 5)]
+    assert {answer.partition(b"\r\n")[0] for answer in answers} == {b"HTTP/1.1 304 Not Modified"}
+    assert all(b"connection: close" in answer.lower() for answer in answers), "a connection is for one request"
+    answer = await workload._request("GET", "/v1/bundle?wait=60", None, {"If-None-Match": f'"{known}"'}, 10)
+    assert answer.status == 304, "who shows a workload's certificate may not wait either"
+    agent = authority.client()
+    await agent.issue(WEB)
+    waiting = spawn(agent.bundle(known, Report(known)), name="poll")
+    assert (await authority.client(node="node-b").issue(ELSEWHERE)).spiffe_id == ELSEWHERE
+    assert not waiting.done(), "an agent's poll waits"
+    waiting.cancel()
+
+
+async def test_a_second_request_on_a_connection_is_not_served(authority: Authority) -> None:
+    request = b"GET /v1/bundle HTTP/1.1\r\nHost: a\r\n\r\n"
+    with await asyncio.to_thread(stranger, authority) as sock:
+        answer = await asyncio.to_thread(ask, sock, request + request)
+    assert answer.count(b"HTTP/1.1 200") == 1
+
+
+async def test_whoever_has_a_good_token_is_kept_out_by_nobody_elses_attempts(authority: Authority) -> None:
+    codes = set()
+    while "rate_limited" not in codes:
+        attempts = (authority.client("wrong").issue(WEB) for _ in range(20))
+        errors = await asyncio.gather(*attempts, return_exceptions=True)
+        codes |= {error.code for error in errors if isinstance(error, ProviderError)}
+    assert (await authority.client().issue(WEB)).spiffe_id == WEB
+
+
+async def test_of_an_agents_polls_the_newest_waits(authority: Authority) -> None:
+    client = authority.client()
+    await client.issue(WEB)
+    known = (await newer(client, 0)).sequence
+    former = spawn(client.bundle(known, Report(known)), name="former")
+    await confirmed(authority, known)
+    newest = spawn(client.bundle(known, Report(known, frozenset({"aa"}))), name="newest")
+    assert await former is None
+    assert not newest.done()
+    newest.cancel()
+
+
+async def test_agents_behind_one_address_are_no_strangers_to_each_other(authority: Authority) -> None:
+    """Each waits in a poll, more of them than one address may have strangers."""
+    agents = [authority.client(node=f"node-{number}") for number in range(MAX_OF_ONE_ADDRESS + 4)]
+    for agent in agents:
+        await agent._ensure_joined()
+    known = (await newer(agents[0], 0)).sequence
+    polls = []
+    for count, agent in enumerate(agents, 1):  # all at once, they would be strangers in their handshakes
+        polls.append(spawn(agent.bundle(known, Report(known)), name="poll"))
+        await confirmed(authority, known, count)
+    assert (await authority.client(node="node-b").issue(ELSEWHERE)).spiffe_id == ELSEWHERE
+    assert not any(poll.done() for poll in polls)
+    for poll in polls:
+        poll.cancel()
+
+
+async def confirmed(authority: Authority, sequence: int, count: int = 1) -> None:
+    """Returns once the polls of so many agents have said what they trust."""
+    async with asyncio.timeout(10):
+        while True:
+            book = authority.book()
+            trusts = [agent.trusts for agent in book.agents()]
+            book.close()
+            if trusts.count(sequence) >= count:
+                return
+            await asyncio.sleep(0.01)
+
+
+def hold_from(authority: Authority, address: str) -> socket.socket:
+    """A connection that says nothing, not even of TLS."""
+    return socket.create_connection(
+        ("127.0.0.1", authority.config.listen.port), timeout=20, source_address=(address, 0)
+    )
+
+
+async def test_strangers_from_many_addresses_leave_agents_their_share_and_newcomers_a_place(
+    authority: Authority,
+) -> None:
+    agent = authority.client()
+    await agent.issue(WEB)
+    known = (await newer(agent, 0)).sequence
+    waiting = spawn(agent.bundle(known, Report(known)), name="poll")
+    await confirmed(authority, known)
+    held: list[socket.socket] = []
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 8192), hard))
+    try:
+        for number in range(MAX_STRANGERS // 16 + 8):
+            held += [hold_from(authority, f"127.0.1.{number}") for _ in range(16)]
+        assert len(held) > MAX_STRANGERS
+        assert (await agent.issue(WEB)).spiffe_id == WEB, "an agent that has joined"
+        assert (await authority.client(node="node-b").issue(ELSEWHERE)).spiffe_id == ELSEWHERE, "one that joins"
+        assert not waiting.done(), "the poll that waited still does"
+        ended = await asyncio.to_thread(gone, held, len(held) - MAX_STRANGERS)
+        assert len(ended) >= len(held) - MAX_STRANGERS
+    finally:
+        for sock in held:
+            sock.close()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        waiting.cancel()
+
+
+def gone(held: list[socket.socket], count: int) -> set[socket.socket]:
+    """Waits until so many were ended by the authority, which says nothing to who says nothing."""
+    poll, found = select.poll(), set[socket.socket]()
+    by_fd = {sock.fileno(): sock for sock in held}
+    for fd in by_fd:
+        poll.register(fd, select.POLLIN | select.POLLRDHUP)
+    deadline = time.monotonic() + 20
+    while len(found) < count and time.monotonic() < deadline:
+        for fd, _ in poll.poll(1000):
+            found.add(by_fd[fd])
+            poll.unregister(fd)
+    return found
+
+
+def starve(pid: int) -> None:
+    """Leaves a process four descriptors more than it has open."""
+    used = len(list(Path(f"/proc/{pid}/fd").iterdir()))
+    _, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (used + 4, hard))
+
+
+async def test_without_descriptors_it_says_so_and_those_who_hold_them_yield(authority: Authority) -> None:
+    starve(authority.process.pid)
+    held = [hold_from(authority, "127.0.0.9") for _ in range(12)]
+    await authority.heard("connections cannot be accepted, and are tried again")
+    assert (await until_issued(authority)).spiffe_id == WEB
+    for sock in held:
+        sock.close()
+
+
+async def until_issued(authority: Authority) -> Svid:
+    """Places are given back one after the other."""
+    for _ in range(200):
+        try:
+            return await authority.client().issue(WEB)
+        except ProviderError:
+            await asyncio.sleep(0.05)
+    raise AssertionError("it did not go on")
 
 
 async def test_a_request_that_does_not_come_is_ended(authority: Authority) -> None:
@@ -190,9 +348,14 @@ def test_a_rate_is_never_exceeded_in_the_long_run(pauses: list[float]) -> None:
         assert limit.admits("another", now) or pause < 0.5
 
 
-def test_callers_that_are_quiet_are_forgotten() -> None:
-    limit = RateLimit(1.0, 10)
-    for number in range(10_001):
+def test_of_too_many_callers_who_was_quiet_for_longest_is_forgotten_and_no_call_costs_more_for_it() -> None:
+    limit = RateLimit(1.0, 1)
+    assert limit.admits("first", 0.0)
+    assert limit.admits("second", 0.0)
+    assert not limit.admits("first", 0.0), "it has asked again, and is the newest now"
+    for number in range(MAX_CALLERS - 1):
         limit.admits(f"caller {number}", 0.0)
-    limit.admits("late", 100.0)
-    assert len(limit._used) == 1
+    assert len(limit._used) == MAX_CALLERS
+    assert not limit.admits("first", 0.0)
+    assert limit.admits("second", 0.0)
+    assert len(limit._used) == MAX_CALLERS
