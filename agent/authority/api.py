@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
@@ -100,15 +100,22 @@ def application(service: AuthorityService) -> Starlette:
 
         return Route(path, endpoint, methods=[method])
 
-    return Starlette(
+    made = Starlette(
         routes=[
             door("/v1/join", "POST", join),
             door("/v1/svid", "POST", svid),
             door("/v1/renew", "POST", renew),
             door("/v1/bundle", "GET", bundle),
         ],
-        exception_handlers={Refusal: _Said().refused, msgspec.DecodeError: _undecodable, HTTPException: _http_error},
+        exception_handlers={
+            Refusal: _Said().refused,
+            msgspec.DecodeError: _undecodable,
+            HTTPException: _http_error,
+            ClientDisconnect: _gone,
+        },
     )
+    made.router.redirect_slashes = False  # it would be a door that is not in the table above
+    return made
 
 
 def as_bundle(publication: Publication, trust_domain: str) -> Bundle:
@@ -191,6 +198,11 @@ class _Said:
 
 async def _undecodable(_: Request, error: Any) -> Response:
     return _error(400, Code.BAD_REQUEST, f"the body is not the JSON that is expected: {error}")
+
+
+async def _gone(_: Request, __: Any) -> Response:
+    # It left in the middle of its request, or broke HTTP there; nobody is left to hear this.
+    return _error(400, Code.BAD_REQUEST, "the request ended in its middle")
 
 
 async def _http_error(_: Request, error: Any) -> Response:

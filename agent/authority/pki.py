@@ -20,7 +20,7 @@ from agent.authority.ca import Signer
 from agent.authority.ledger import Anchors
 from agent.authority.rotation import Rotation
 from agent.authority.store import Store
-from agent.identity import x509_svid
+from agent.identity import pem_file, x509_svid
 from agent.identity.csr import new_request, public_key
 from agent.identity.received import signed_by
 from agent.identity.spiffe import SpiffeId
@@ -182,7 +182,7 @@ def _expired(certificates: list[x509.Certificate], now: float) -> tuple[list[x50
 
 def _certificates(path: Path) -> list[x509.Certificate]:
     try:
-        return x509.load_pem_x509_certificates(path.read_bytes())
+        return x509.load_pem_x509_certificates(pem_file.read(path))
     except OSError as error:
         raise IssuerError(f"{path} cannot be read: {error.strerror}") from error
     except x509_svid.UNREADABLE as error:
@@ -191,7 +191,7 @@ def _certificates(path: Path) -> list[x509.Certificate]:
 
 def _key(path: Path) -> ca.PrivateKey:
     try:
-        key = serialization.load_pem_private_key(path.read_bytes(), password=None)
+        key = serialization.load_pem_private_key(pem_file.read(path), password=None)
     except OSError as error:
         raise IssuerError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:

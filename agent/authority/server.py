@@ -133,6 +133,8 @@ class AuthorityServer:
             h11_max_incomplete_event_size=65536,
         )
         self._state = uvicorn.server.ServerState()
+        # It warns of every request that is no HTTP, at whatever rate strangers send them.
+        logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
         self._places = Places()
         self._listener: socket.socket | None = None
         self._accepting: asyncio.Task[None] | None = None

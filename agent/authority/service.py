@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import shlex
 import sqlite3
 import time
 from collections.abc import Callable
@@ -417,7 +418,8 @@ def _revoked(revoked: Revoked) -> Refusal:
 
 
 def _bad_token(problem: str, node: str) -> Refusal:
-    return Refusal(Code.BAD_TOKEN, f"{problem}; make a new one: quietwire authority token create --node {node[:253]}")
+    shown = shlex.quote(node[:253])  # a stranger's word, in a line that an operator may copy
+    return Refusal(Code.BAD_TOKEN, f"{problem}; make a new one: quietwire authority token create --node {shown}")
 
 
 def _not_recorded(error: sqlite3.Error) -> Refusal:

@@ -12,7 +12,7 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 
-from agent.identity import x509_svid
+from agent.identity import pem_file, x509_svid
 from agent.identity.received import issuer_of
 from agent.identity.spiffe import SpiffeId
 from agent.identity.svid import Svid
@@ -30,7 +30,7 @@ class FileCredential:
     def load(self) -> Svid | None:
         """The SVID that was kept; None where there is none, or it is no longer this agent's."""
         try:
-            pem = (self._directory / "svid.pem").read_bytes()
+            pem = pem_file.read(self._directory / "svid.pem")
             leaf = x509.load_pem_x509_certificate(pem)
             kept = x509_svid.leaf_id(leaf)
             key = serialization.load_pem_private_key(pem, password=None)
@@ -61,9 +61,9 @@ class FileCredential:
         self._write("svid.pem", svid.chain_pem + svid.key_pem)
 
     def anchors(self) -> bytes | None:
-        """The bundle that was kept."""
+        """The bundle that was kept; None where it cannot be read: the one that was given at first counts then."""
         try:
-            return (self._directory / "bundle.pem").read_bytes()
+            return pem_file.read(self._directory / "bundle.pem")
         except OSError:
             return None
 

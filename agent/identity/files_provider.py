@@ -20,7 +20,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from msgspec import Struct
 
-from agent.identity import x509_svid
+from agent.identity import pem_file, x509_svid
 from agent.identity.provider import ProviderError, Report
 from agent.identity.received import issuer_of
 from agent.identity.spiffe import SpiffeId
@@ -143,7 +143,7 @@ def _state(directory: Path) -> str:
 
 def _anchors(path: Path, now: float) -> bytes:
     try:
-        certificates = x509.load_pem_x509_certificates(path.read_bytes())
+        certificates = x509.load_pem_x509_certificates(pem_file.read(path))
         for certificate in certificates:
             x509_svid.check_signing(certificate)
     except OSError as error:
@@ -166,7 +166,7 @@ def _read(directory: Path, spiffe_id: SpiffeId) -> Svid:
 
 def _svid(chain_path: Path, key_path: Path, spiffe_id: SpiffeId) -> Svid:
     try:
-        chain, key_pem = chain_path.read_bytes(), key_path.read_bytes()
+        chain, key_pem = pem_file.read(chain_path), pem_file.read(key_path)
     except FileNotFoundError as error:
         raise _HalfWritten("no_svid", f"{error.filename} cannot be read: {error.strerror}") from error
     except OSError as error:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.authority import server, service
+from agent.authority import api, server, service
 from agent.authority.ledger import Book, Ledger
 from agent.authority.limits import MAX_CALLERS, RateLimit
 from agent.authority.places import MAX_OF_ONE_ADDRESS, MAX_STRANGERS
@@ -252,24 +252,86 @@ async def test_bodies_are_bounded_in_size(authority: Authority) -> None:
     assert b"too_large" in answer
 
 
-@pytest.mark.parametrize(
-    "request_bytes",
-    [
-        b"GET /v1/nothing HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
-        b"DELETE /v1/bundle HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
-        b"GET /v1/bundle?wait=soon HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
-        b"GET /v1/bundle HTTP/1.1\r\nHost: a\r\nConnection: close\r\nQuietwire-Trusts: -1\r\n\r\n",
-        b"POST /v1/join HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 2\r\n\r\n[]",
-        b"POST /v1/join HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 3\r\n\r\n\xff\xfe\xfd",
-        b"\x16\x03\x01\x00\x00 this is no HTTP\r\n\r\n",
-    ],
-)
-async def test_nonsense_is_an_error_and_never_a_fault(authority: Authority, request_bytes: bytes) -> None:
-    with await asyncio.to_thread(stranger, authority) as sock:
-        answer = await asyncio.to_thread(ask, sock, request_bytes)
-    assert answer.startswith((b"HTTP/1.1 400", b"HTTP/1.1 404", b"HTTP/1.1 405")), answer[:200]
-    authority.stop()
-    assert "Traceback" not in authority._said
+def post(path: str, body: bytes, more: str = "") -> bytes:
+    return f"POST {path} HTTP/1.1\r\nHost: a\r\n{more}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+def chunked(body: bytes) -> bytes:
+    return b"POST /v1/join HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n" + body
+
+
+def get(target: str = "/v1/bundle", more: str = "") -> bytes:
+    return f"GET {target} HTTP/1.1\r\nHost: a\r\n{more}\r\n".encode("latin-1")
+
+
+JOIN = {"token": "x", "node": "a", "csr": "x"}
+NONSENSE: dict[str, tuple[bytes, int]] = {
+    "an unknown path": (get("/v1/nothing"), 404),
+    "a known path with a slash": (get("/v1/bundle/"), 404),
+    "a path that is no UTF-8": (get("/%ff%fe"), 404),
+    "an absolute target": (get("http://x/v1/bundle"), 404),
+    "another method": (b"DELETE /v1/bundle HTTP/1.1\r\nHost: a\r\n\r\n", 405),
+    "a join by GET": (get("/v1/join"), 405),
+    "CONNECT": (b"CONNECT a:443 HTTP/1.1\r\nHost: a\r\n\r\n", 404),
+    "a wait that is no number": (get("/v1/bundle?wait=soon"), 400),
+    "a wait that is no UTF-8": (get("/v1/bundle?wait=%ff"), 400),
+    "a negative sequence": (get(more="Quietwire-Trusts: -1\r\n"), 400),
+    "a sequence of other bytes": (get(more="Quietwire-Trusts: \xff\r\n"), 400),
+    "an array": (post("/v1/join", b"[]"), 400),
+    "deep arrays": (post("/v1/join", b"[" * 16000), 400),
+    "no UTF-8": (post("/v1/join", b"\xff\xfe\xfd"), 400),
+    "UTF-16": (post("/v1/join", '{"token":"x"}'.encode("utf-16")), 400),
+    "half a surrogate pair": (post("/v1/join", json.dumps(JOIN | {"token": "\ud800"}).encode()), 400),
+    "an infinite number": (post("/v1/join", b'{"token":1e999,"node":"a","csr":"b"}'), 400),
+    "a node with a NUL": (post("/v1/join", json.dumps(JOIN | {"node": "a\0b"}).encode()), 401),
+    "a node that is a command": (post("/v1/join", json.dumps(JOIN | {"node": "a; reboot"}).encode()), 401),
+    "two lengths": (post("/v1/join", b"{}", "Content-Length: 3\r\n"), 400),
+    "a negative length": (b"POST /v1/join HTTP/1.1\r\nHost: a\r\nContent-Length: -2\r\n\r\n{}", 400),
+    "chunks and a length": (
+        (
+            b"POST /v1/join HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n"
+            b"2\r\n{}\r\n0\r\n\r\n"
+        ),
+        400,
+    ),
+    "chunks": (chunked(b"2\r\n{}\r\n0\r\n\r\n"), 400),
+    "a chunk's size that is none": (chunked(b"zz\r\n{}\r\n0\r\n\r\n"), 400),
+    "a chunk without an end": (chunked(b"ffffffffffffffff\r\n" + b"x" * 100_000), 413),
+    "an upgrade": (get(more="Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"), 200),
+    "HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 404),
+    "HTTP/0.9": (b"GET /v1/bundle\r\n\r\n", 400),
+    "TLS within TLS": (b"\x16\x03\x01\x00\x00 this is no HTTP\r\n\r\n", 400),
+}
+
+
+async def test_nonsense_is_an_error_and_never_a_fault(authority: Authority) -> None:
+    statuses = {}
+    for name, (request, _) in NONSENSE.items():
+        with await asyncio.to_thread(stranger, authority) as sock:
+            answer = await asyncio.to_thread(ask, sock, request)
+        statuses[name] = answer.partition(b"\r\n")[0].split()[1:2]
+    assert statuses == {name: [str(status).encode()] for name, (_, status) in NONSENSE.items()}
+    assert (await authority.client().issue(WEB)).spiffe_id == WEB
+    said = authority.stop()
+    assert "Traceback" not in said
+    assert "--node 'a; reboot'" in said, "what an operator copies is no command of a stranger's"
+
+
+async def test_who_leaves_in_the_middle_of_a_request_is_no_fault(authority: Authority) -> None:
+    for _ in range(3):
+        with await asyncio.to_thread(stranger, authority) as sock:
+            sock.sendall(b"POST /v1/join HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n{")
+    assert (await authority.client().issue(WEB)).spiffe_id == WEB
+    assert "Traceback" not in authority.stop()
+
+
+async def test_refusals_are_logged_at_a_rate_that_strangers_cannot_raise(authority: Authority) -> None:
+    request = get("/v1/bundle?wait=soon")
+    for _ in range(api.REFUSALS_AT_ONCE * 2):
+        with await asyncio.to_thread(stranger, authority) as sock:
+            assert b" 400 " in await asyncio.to_thread(ask, sock, request)
+    lines = authority.stop().count("refused /v1/bundle")
+    assert api.REFUSALS_AT_ONCE <= lines < api.REFUSALS_AT_ONCE * 2
 
 
 class Everywhere:

@@ -18,6 +18,7 @@ from agent.authority.ledger import Book, Kind, Ledger
 from agent.authority.pki import GivenFiles
 from agent.authority.service import WARN_EVERY_SECONDS, AuthorityService
 from agent.authority.store import Store
+from agent.identity import pem_file
 from agent.identity.csr import new_request, public_key
 from tests.authority.running import TD, WEB, Authority
 from tests.authority.test_hostile import Everywhere
@@ -197,7 +198,7 @@ async def test_an_issuer_that_cannot_be_read_for_a_moment_is_tried_again_with_gr
         raise OSError(errno.EIO, "Input/output error")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "read_bytes", broken)
+        patch.setattr(pem_file, "read", broken)
         for _ in range(600):
             await case.look(0.2)
     assert in_force(case) == "CN=first"
