@@ -64,7 +64,8 @@ class PodPolicy(Struct, frozen=True):
 
     def otherwise(self, port: int) -> Permits:
         """The same, where nothing selects it."""
-        return self.demanding if any(port in ports for ports in self.pod.settings.identity_ports) else self.default
+        demanded = self.pod.settings.identity_ports
+        return self.demanding if demanded and any(port in ports for ports in demanded) else self.default
 
 
 class _Namespace:

@@ -22,6 +22,7 @@ from agent.outcome import Outcome
 from agent.policy.authorize import authorize
 from agent.policy.index import PolicyIndex, PolicySettings
 from agent.policy.model import DefaultPolicy, Denial, Permit, ServerPort
+from agent.policy.objects import Route
 from tests.policy.world import TRUST_DOMAIN, Manifest, World, client, manifest, read, text_of, verdict
 
 REFUSED = Path(__file__).parent / "refused"
@@ -408,6 +409,42 @@ def test_every_version_that_linkerd_serves_is_accepted(title_of: str) -> None:
     loaded = read(text_of([made]))
     assert loaded.faults == ()
     assert len(loaded.objects) == 1
+
+
+SOUND_MATCHES: dict[str, list[dict[str, Any]]] = {
+    "HTTPRoute": [
+        {},
+        {"path": {"value": "/a"}},
+        {"path": {"type": "PathPrefix"}},
+        {"path": {"type": "Exact", "value": "/"}},
+        {"path": {"type": "RegularExpression", "value": "a.*"}},
+        {"method": "GET", "headers": [{"name": "x-a", "value": "1"}, {"name": "b", "type": "Exact", "value": ""}]},
+        {"headers": [{"name": "x", "type": "RegularExpression", "value": ".*"}]},
+        {"queryParams": [{"name": "a b", "value": "1"}]},
+    ],
+    "GRPCRoute": [
+        {},
+        {"method": {"service": "a.B"}},
+        {"method": {"method": "C"}},
+        {"method": {"type": "Exact", "service": "a.B", "method": "C"}},
+        {"headers": [{"name": "x", "value": "1"}]},
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "match"), [(kind, match) for kind, matches in SOUND_MATCHES.items() for match in matches]
+)
+def test_what_linkerd_takes_as_a_match_is_taken(kind: str, match: dict[str, Any]) -> None:
+    backends = [{"name": "cart", "port": 80}, {"group": "example.test", "kind": "Other", "name": "x"}]
+    rules = [{"matches": [match], "filters": [{"type": "RequestHeaderModifier"}], "backendRefs": backends}]
+    parents = [{"group": "policy.linkerd.io", "kind": "Server", "name": "s"}, {"name": "a-gateway"}]
+    group = "gateway.networking.k8s.io/v1"
+    loaded = read(text_of([manifest(f"{kind}@{group} demo/r", {"parentRefs": parents, "rules": rules})]))
+    assert loaded.faults == ()
+    (route,) = loaded.objects.values()
+    assert isinstance(route, Route)
+    assert (route.servers, route.group) == (("s",), "gateway.networking.k8s.io")
 
 
 LABELLED = {**SERVER, "metadata": {**SERVER["metadata"], "labels": {"open": "yes"}}}
