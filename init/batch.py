@@ -10,7 +10,7 @@ import time
 from dataclasses import asdict
 from typing import Any
 
-from init.engine import Request, run
+from init.engine import REPAIR, Request, repair, run
 from init.model import OptionError, Options
 
 
@@ -34,6 +34,7 @@ def main() -> int:
             sys.stderr.write(f"quietwire init batch: {error}\n")
             return 2
         requests.append(Request(given["op"], given["netns_fd"], parsed, given["backend"], recall=True))
-    for result in run(requests, time.clock_gettime(time.CLOCK_BOOTTIME)):
+    work = repair if {request.op for request in requests} == {REPAIR} else run
+    for result in work(requests, time.clock_gettime(time.CLOCK_BOOTTIME)):
         sys.stdout.write(json.dumps(asdict(result)) + "\n")
     return 0

@@ -11,7 +11,10 @@ from init.model import Options
 
 @dataclass(frozen=True)
 class BatchRequest:
-    """One namespace, `op` is apply, check or remove. `id` comes back with the result."""
+    """One namespace; `id` comes back with the result.
+
+    `op` is apply, check, repair (a check that applies what is missing) or remove, and the same in all of a batch.
+    """
 
     id: int
     op: str

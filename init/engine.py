@@ -29,7 +29,7 @@ from init.nft import NftError
 
 T = TypeVar("T")
 
-APPLY, CHECK, REMOVE = "apply", "check", "remove"
+APPLY, CHECK, REMOVE, REPAIR = "apply", "check", "remove", "repair"
 
 TRUST_SECONDS = 600.0
 """For how long tables whose bytes have not changed are not read again. What is found is what was there in the moment of
@@ -111,10 +111,14 @@ def run(requests: Sequence[Request], now: float) -> list[Result]:
                     backend = "nft"  # written by an init step that could keep no memory
             result.backend = backend
             families = request.options.families
-            reason = kernel.ipv6_reason()
-            if reason is not None and Family.IPV6 in families:
+            if Family.IPV6 in families and not kernel.has_ipv6():
                 families = (Family.IPV4,)
-                result.notes.append(f"no IPv6 rules: {reason}")
+                result.notes.append("no IPv6 rules: the kernel has no IPv6")
+            elif Family.IPV6 in families and kernel.ipv6_is_disabled():
+                result.notes.append(
+                    "IPv6 is disabled (disable_ipv6): its rules are there, its route must wait. The node's agent adds "
+                    "it once IPv6 is enabled; without one apply again then"
+                )
             jobs.append(_Job(request, result, families, memory, backend, memory.backend != backend, now))
         except (OSError, NftError) as error:
             result.fail(f"the network namespace cannot be entered: {error}")
@@ -133,6 +137,17 @@ def run(requests: Sequence[Request], now: float) -> list[Result]:
         job.result.ok = job.result.ok and not job.result.missing
         if job.result.error is None:
             _remember(job)
+    return results
+
+
+def repair(requests: Sequence[Request], now: float) -> list[Result]:
+    """Checks, and applies what is found missing; `missing` is then what was. The rest as `run`."""
+    results = run([replace(request, op=CHECK) for request in requests], now)
+    broken = [number for number, result in enumerate(results) if not result.ok]
+    again = run([replace(requests[number], op=APPLY) for number in broken], now)
+    for number, result in zip(broken, again, strict=True):
+        found = results[number]
+        results[number] = replace(result, missing=found.missing or [found.error or "it could not be checked"])
     return results
 
 

@@ -16,6 +16,7 @@ from init.model import Family
 SO_NETNS_COOKIE = 71
 """asm-generic/socket.h, Linux 5.14: a number that no other namespace gets until the next boot."""
 
+IPV6 = Path("/proc/sys/net/ipv6")
 RP_FILTER = Path("/proc/sys/net/ipv4/conf")
 STRICT, LOOSE = 1, 2
 LOOPBACK = 1
@@ -125,15 +126,14 @@ def inode() -> int:
     return os.stat("/proc/thread-self/ns/net").st_ino
 
 
-def ipv6_reason() -> str | None:
-    """None where the current namespace has IPv6; else why it needs no rules."""
-    root = Path("/proc/sys/net/ipv6/conf")
-    if not root.is_dir():
-        return "the kernel has no IPv6"
-    for interface in root.iterdir():
-        if interface.name not in {"all", "default"} and _read_int(interface / "disable_ipv6") == 0:
-            return None
-    return "IPv6 is disabled on every interface (disable_ipv6)"
+def has_ipv6() -> bool:
+    """Whether the kernel has IPv6 at all. Where it is only disabled in a namespace, it can be enabled at any time."""
+    return IPV6.is_dir()
+
+
+def ipv6_is_disabled() -> bool:
+    """Whether the loopback interface can have no IPv6 routes in the current namespace (disable_ipv6)."""
+    return has_ipv6() and _read_int(IPV6 / "conf/lo/disable_ipv6") != 0
 
 
 def prepare(families: tuple[Family, ...], memory: Memory) -> bool:
@@ -167,7 +167,7 @@ def missing(families: tuple[Family, ...]) -> list[str]:
                 found.append(
                     f"{family}: ip rule 'fwmark {REPLY_MARK:#x}/{MARK_MASK:#x} lookup {ROUTE_TABLE}' is missing"
                 )
-            if not _routes(netlink, family):
+            if not _routes(netlink, family) and not _must_wait(family):
                 found.append(f"{family}: route 'local {_ANYWHERE[family]} dev lo table {ROUTE_TABLE}' is missing")
     if _strict_on_loopback() is not None:
         found.append(
@@ -233,9 +233,14 @@ def _routes(netlink: Any, family: Family) -> list[Any]:
     ]
 
 
+def _must_wait(family: Family) -> bool:
+    """No route yet where no packet can come: with IPv6 disabled the kernel takes the rules for it, and no routes."""
+    return family is Family.IPV6 and ipv6_is_disabled()
+
+
 def _add_routes(netlink: Any, family: Family) -> bool:
     changed = False
-    if not _routes(netlink, family):
+    if not _routes(netlink, family) and not _must_wait(family):
         netlink.route(
             "replace",
             family=_AF[family],
@@ -260,7 +265,7 @@ def _add_routes(netlink: Any, family: Family) -> bool:
 
 
 def _remove_routes(netlink: Any, family: Family) -> bool:
-    if family is Family.IPV6 and not Path("/proc/sys/net/ipv6").is_dir():
+    if family is Family.IPV6 and not has_ipv6():
         return False
     changed = False
     for rule in _rules(netlink, family):

@@ -43,11 +43,6 @@ def holds_address(address: str) -> bool:
     return True
 
 
-def has_ipv6() -> bool:
-    """Whether the namespace of the calling thread has IPv6 at all: ::1 can be bound."""
-    return holds_address("::1")
-
-
 def host_netns() -> NetnsId:
     """The namespace of the agent's main thread, which is never a pod's."""
     status = os.stat("/proc/self/ns/net")

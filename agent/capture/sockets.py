@@ -18,6 +18,8 @@ from init.constants import INBOUND_PORT, OUTBOUND_PORT
 
 __all__ = ["BACKLOG", "at_end", "cork", "dial", "ends", "finish_on_close", "has_died", "listeners", "reset_on_close"]
 
+IPV6_FREEBIND = 78
+"""linux/in6.h; Python has no name for it."""
 BACKLOG = 4096
 """Connections that the kernel queues per listener; net.core.somaxconn of the namespace caps it."""
 
@@ -27,7 +29,8 @@ def listeners(
 ) -> dict[str, socket.socket]:
     """One worker's listening sockets for one pod: bound, not yet listening; keys `outbound4`, `inbound6`, ….
 
-    The outbound ones are bound to loopback: REDIRECT in OUTPUT sends there, and nobody else can.
+    The outbound ones are bound to loopback: REDIRECT in OUTPUT sends there, and nobody else can. ::1 is bound where
+    the namespace has none, too (IPV6_FREEBIND), so that IPv6 which is enabled later finds us listening.
     """
     made: dict[str, socket.socket] = {}
     try:
@@ -50,6 +53,7 @@ def _listener(family: int, address: str, port: int) -> socket.socket:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            sock.setsockopt(socket.IPPROTO_IPV6, IPV6_FREEBIND, 1)
         _sockets.prepare(sock.fileno())
         sock.bind((address, port))
     except OSError:

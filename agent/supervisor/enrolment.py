@@ -29,10 +29,11 @@ from msgspec import Struct
 
 from agent.capture import inhabitants, netns, sockets
 from agent.capture.netns import NetnsId, NetnsThread
+from agent.capture.rule_watch import Ears, RuleWatch
 from agent.catalog.model import Pod
 from agent.supervisor import messages
 from agent.supervisor.workers import WorkerHandle, Workers
-from init import agent_mark
+from init import agent_mark, kernel
 from init.client import BatchRequest, BatchResult, run_batch
 from init.model import Options
 from init.netns import NetnsError, Whose, open_netns, path_of, whose
@@ -43,8 +44,6 @@ log = logging.getLogger("quietwire.enrolment")
 BATCH_SECONDS = 60.0
 BATCH_SECONDS_PER_POD = 0.5
 """How long one child process may take to apply or verify the rules of all pods that are waiting."""
-REPAIRED_AT_ONCE = 32
-"""Pods whose rules one child process repairs: one that does not end in time has repaired nobody."""
 
 
 class Desired(Struct, frozen=True):
@@ -100,10 +99,15 @@ def named(name: str) -> NetnsId | None:
 class Enrolment:
     """All local pods. Used on the supervisor's loop; what blocks is done on its threads."""
 
-    def __init__(self, workers: Workers, *, backend: str, verify_seconds: float) -> None:
+    def __init__(
+        self, workers: Workers, *, backend: str, verify_seconds: float, rang: Callable[[], None] = lambda: None
+    ) -> None:
+        """`rang` is called when rules must be verified before their time: soon after, `verify` does it."""
         self._workers = workers
         self._backend = backend
         self._verify_seconds = verify_seconds
+        self.watch = RuleWatch(rang)
+        """Must run: it hears of rules that somebody changes."""
         self._thread = NetnsThread()
         self._blocks = ThreadPoolExecutor(max_workers=1, thread_name_prefix="rules")
         self._pods: dict[str, Enrolled] = {}
@@ -244,28 +248,41 @@ class Enrolment:
                     handle.channel.send(*self._offer(enrolled, handle))
 
     async def verify(self, now: float) -> None:
-        """Verifies the rules of every enrolled pod as often as was asked for, and repairs what is gone."""
+        """Verifies rules, and repairs what is gone: of pods that were heard of, and now and then of every one.
+
+        That is as often as was asked for, whatever was heard. Time is the loop's.
+        """
         self._last_verified = min(self._last_verified, now)  # whoever has just applied them need not look yet
-        if now - self._last_verified < self._verify_seconds:
-            return
-        self._last_verified = now
-        await self._clear_left()
-        ruled = [enrolled for enrolled in self._pods.values() if enrolled.ruled]
-        checked = zip(ruled, await self._batch("check", ruled), strict=True)
-        broken = {enrolled: result for enrolled, result in checked if not result.ok}
-        for enrolled, result in broken.items():
-            log.error(
-                "the rules of %s were changed by somebody else (%s): repairing them",
-                enrolled.key,
-                result.error or ", ".join(result.missing),
-            )
-        self.repairs += len(broken)
-        for first in range(0, len(broken), REPAIRED_AT_ONCE):
-            some = list(broken)[first : first + REPAIRED_AT_ONCE]
-            for enrolled, result in zip(some, await self._batch("apply", some), strict=True):
-                if not result.ok:
-                    log.error("the rules of %s could not be repaired: %s", enrolled.key, result.error)
-                    enrolled.ruled = False
+        keys: Iterable[str] = self.watch.due(now)
+        left: list[Enrolled] = []
+        if now - self._last_verified >= self._verify_seconds:
+            self._last_verified = now
+            await self._clear_left()
+            keys, left = list(self._pods), list(self._left.values())
+        for key in keys:
+            self.watch.looking(key)
+        ruled = [self._pods[key] for key in keys if key in self._pods and self._pods[key].ruled]
+        for enrolled, result in zip(ruled, await self._batch("repair", ruled), strict=True):
+            self._looked(enrolled.key, result, broken=self._was_broken(enrolled, result))
+            if not result.ok:
+                enrolled.ruled = False
+        for enrolled, result in zip(left, await self._batch("repair", left), strict=True):
+            self._was_broken(enrolled, result)
+
+    def _was_broken(self, enrolled: Enrolled, result: BatchResult) -> bool:
+        """Whether rules were not in force any more; says so."""
+        broken = bool(result.missing) or not result.ok
+        if broken:
+            self.repairs += 1
+            found = ", ".join(result.missing) or result.error
+            log.error("the rules of %s were changed by somebody else: %s", enrolled.key, found)
+        if not result.ok:
+            log.error("the rules of %s could not be repaired: %s", enrolled.key, result.error)
+        return broken
+
+    def _looked(self, key: str, result: BatchResult, *, broken: bool) -> None:
+        now = asyncio.get_running_loop().time()
+        self.watch.looked(key, now, broken=broken, legacy=result.backend == "legacy")
 
     def refuse_all(self) -> None:
         """Closes every listener, so that the kernel refuses: the rules stay, so nothing goes out in plaintext."""
@@ -274,6 +291,7 @@ class Enrolment:
 
     def close(self) -> None:
         """Closes everything but leaves the rules: without an agent, enrolled pods are refused."""
+        self.watch.close()
         for enrolled in (*self._pods.values(), *self._left.values()):
             enrolled.close()
         self._pods.clear()
@@ -351,8 +369,17 @@ class Enrolment:
         self._pods[key] = Enrolled(pod, fd, number, want.options)
 
     async def _rule(self, desired: dict[str, Desired], waiting: dict[str, str]) -> None:
-        unruled = [enrolled for key, enrolled in self._pods.items() if not enrolled.ruled and key in desired]
+        unruled = []
+        for key, enrolled in self._pods.items():
+            if enrolled.ruled or key not in desired:
+                continue
+            try:
+                await self._get_to_know(enrolled)
+                unruled.append(enrolled)
+            except OSError as error:
+                waiting[key] = f"its namespace cannot be watched: {error.strerror}"
         for enrolled, result in zip(unruled, await self._batch("apply", unruled), strict=True):
+            self._looked(enrolled.key, result, broken=True)
             if result.ok:
                 enrolled.ruled = True
             else:
@@ -362,7 +389,7 @@ class Enrolment:
         while len(enrolled.listeners) < len(self._workers.handles):
             enrolled.listeners.append(
                 await self._in_netns(
-                    enrolled.fd, lambda: sockets.listeners(ipv6=enrolled.options.ipv6 and netns.has_ipv6())
+                    enrolled.fd, lambda: sockets.listeners(ipv6=enrolled.options.ipv6 and kernel.has_ipv6())
                 )
             )
 
@@ -380,6 +407,7 @@ class Enrolment:
         if not leaving:
             return
         for enrolled in leaving:
+            self.watch.remove(enrolled.key)
             enrolled.refuse()
             await self._workers.release(enrolled.key, f"{enrolled.key} left the mesh: {reason}")
         living = {} if strip else await self._inhabitants(leaving)
@@ -434,7 +462,7 @@ class Enrolment:
                 id=number,
                 op=op,
                 netns_fd=enrolled.fd,
-                options=replace(enrolled.options, mark=await self._mark(enrolled)),
+                options=replace(enrolled.options, mark=enrolled.mark),
                 backend=self._backend,
             )
             for number, enrolled in enumerate(pods)
@@ -446,10 +474,13 @@ class Enrolment:
         """On the one thread for whatever blocks: it is there already when memory for another one is not."""
         return await asyncio.get_running_loop().run_in_executor(self._blocks, work, *given)
 
-    async def _mark(self, enrolled: Enrolled) -> int:
-        if enrolled.mark is None:
-            enrolled.mark = await self._in_netns(enrolled.fd, lambda: agent_mark.mark_of_namespace(self._key))
-        return enrolled.mark
+    async def _get_to_know(self, enrolled: Enrolled) -> None:
+        """What is needed of a namespace before rules are written: by what to know ours, and ears. Raises OSError."""
+        if enrolled.key in self.watch:
+            return
+        key = self._key
+        enrolled.mark, ears = await self._in_netns(enrolled.fd, lambda: (agent_mark.mark_of_namespace(key), Ears()))
+        self.watch.add(enrolled.key, ears)
 
     async def _in_netns(self, fd: int, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread.executor, self._thread.run, fd, work)

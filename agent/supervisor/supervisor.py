@@ -76,7 +76,9 @@ class Supervisor:
             changed=self._poke,
             counted=self._counted,
         )
-        self.enrolment = Enrolment(self.workers, backend=config.backend, verify_seconds=config.verify_seconds)
+        self.enrolment = Enrolment(
+            self.workers, backend=config.backend, verify_seconds=config.verify_seconds, rang=self._poke
+        )
         self.bundle: Bundle | None = None
         self.svids: dict[SpiffeId, Svid] = {}
         self.keeper: IdentityKeeper | None = None
@@ -122,6 +124,7 @@ class Supervisor:
                 spawn(node_addresses.follow(self.node_addresses, self._node_addresses_changed), name="node addresses"),
                 spawn(self._look_for_oddities(), name="policy warnings"),
                 spawn(self._reconcile(), name="enrolment"),
+                spawn(self.enrolment.watch.run(), name="rules that are changed"),
                 spawn(self._report(self.keeper), name="identity report"),
                 spawn(identity.run(), name="identity source"),
             ]

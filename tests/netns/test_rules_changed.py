@@ -1,0 +1,116 @@
+"""Rules, routes and what else capture stands on, changed by somebody else: put back long before the next verification.
+
+The agents here verify once an hour: what is repaired was heard of.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import pytest
+
+from agent.capture.address import show
+from agent.cli.demo.stage import Player
+from tests.netns.test_catalog import asks
+from tests.netns.test_init import init
+from tests.netns.world import Echo, World
+
+PORT = 8080
+
+
+BROKEN = {
+    "legacy": (
+        "iptables-legacy -t nat -F",
+        "ip6tables-legacy -t nat -F",
+        "iptables-legacy -t raw -F",
+        "iptables-legacy -t mangle -F QUIETWIRE_OUTPUT",
+        "iptables-legacy -t nat -D OUTPUT 1",
+        "iptables-legacy -t nat -I OUTPUT 1 -j ACCEPT",
+        "echo '*nat\nCOMMIT' | iptables-legacy-restore",
+        "iptables-legacy-save | grep -v QUIETWIRE | iptables-legacy-restore",
+    ),
+    "nft": (
+        "nft flush ruleset",
+        "nft delete table ip quietwire",
+        "nft delete table ip6 quietwire",
+        "nft flush chain ip quietwire nat_output",
+        "nft insert rule ip6 quietwire nat_output accept",
+        "nft -f - <<< 'flush ruleset; add table ip other'",
+    ),
+}
+BESIDES = (
+    "ip rule del priority 100",
+    "ip -6 rule del priority 100",
+    "ip route flush table 100",
+    "ip -6 route flush table 100",
+    "ip link set lo down",
+    "sysctl -w net.ipv4.conf.lo.rp_filter=1",
+)
+
+
+class Place(NamedTuple):
+    world: World
+    backend: str
+    pods: list[Player]
+    outside: Player
+
+    def repairs(self) -> float:
+        """How often the agent found something broken."""
+        return self.world.count("quietwire_rule_repairs_total")
+
+    def break_all(self, commands: tuple[str, ...]) -> None:
+        """Runs each in a pod of its own; each is noticed, and everything is in force again everywhere."""
+        before = self.repairs()
+        for pod, command in zip(self.pods, commands, strict=False):
+            done = self.world.run(pod, "bash", "-c", command)
+            assert done.returncode == 0, f"{command}: {done.stderr}"
+        self.world.until(lambda: self.repairs() >= before + len(commands), f"each of {commands} is noticed")
+        for pod in self.pods:
+            self.world.until(partial(self.is_whole, pod), f"{pod.name} is whole")
+
+    def is_whole(self, pod: Player) -> bool:
+        """Whether everything is in force in it."""
+        return init(pod, "check", "--backend", self.backend).returncode == 0
+
+
+@pytest.fixture(scope="module", params=["legacy", "nft"])
+def place(request: pytest.FixtureRequest, make_shared_world: Callable[..., World]) -> Place:
+    world = make_shared_world(
+        *("--backend", request.param, "--verify-interval", "3600", "--egress-mode", "meshed-only")
+    )
+    pods = [world.pod(f"pod-{number}") for number in range(max(len(BROKEN[request.param]), len(BESIDES)) + 1)]
+    outside = world.stranger("outside")
+    world.start()
+    return Place(world, request.param, pods, outside)
+
+
+def test_rules_that_somebody_takes_away_or_spoils_are_back(place: Place) -> None:
+    place.break_all(BROKEN[place.backend])
+
+
+def test_what_the_rules_stand_on_is_back(place: Place) -> None:
+    place.break_all(BESIDES)
+
+
+def test_a_pod_whose_rules_were_flushed_is_captured_again(place: Place) -> None:
+    world, echo, pod = place.world, Echo(place.world, place.outside, PORT, 6), place.pods[0]
+    place.break_all(BROKEN[place.backend][:1])
+    with pytest.raises(ConnectionResetError):
+        asks(world, pod, place.outside.ipv4, PORT)
+    world.denial(pod=f"demo/{pod.name}", destination=show(place.outside.ipv4, PORT))
+    assert echo.peers == []
+    echo.close()
+
+
+def test_a_pod_that_rings_for_nothing_is_still_heard_and_others_are_not_told_broken(place: Place) -> None:
+    before = place.repairs()
+    noise = {
+        "legacy": "for i in $(seq 100); do iptables-legacy -t nat -A POSTROUTING -p udp -j ACCEPT; done",
+        "nft": "for i in $(seq 100); do nft add chain ip quietwire theirs; nft delete chain ip quietwire theirs; done",
+    }[place.backend]
+    done = place.world.run(place.pods[0], "bash", "-c", noise, seconds=60)
+    assert done.returncode == 0, done.stderr
+    place.break_all(("ip rule del priority 100",))
+    assert place.repairs() == before + 1
+    said = [line for line in place.world.mesh.lines() if "changed by somebody else" in str(line.get("msg"))]
+    assert not [line for line in said if f"demo/{place.pods[-1].name} " in str(line["msg"])]
