@@ -19,10 +19,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from agent.capture.netns import NetnsThread
 from agent.cli.demo.mesh import Mesh
 from agent.cli.demo.stage import Player, Stage
 from bench import usage
+from init import agent_mark
 from init.client import BatchRequest, run_batch
+from init.model import Options
 from init.netns import open_netns
 
 NODE = "node-a"
@@ -40,8 +43,15 @@ def seconds(work: Callable[[], object]) -> float:
 def verify(players: list[Player]) -> float:
     """CPU seconds of a look at everybody's rules."""
     fds = [open_netns(player.netns) for player in players]
+    key, visits = agent_mark.draw(), NetnsThread()
+    marks = [visits.executor.submit(visits.run, fd, lambda: agent_mark.mark_of_namespace(key)).result() for fd in fds]
+    visits.close()
+    requests = [
+        BatchRequest(number, "check", fd, Options(mark=mark))
+        for number, (fd, mark) in enumerate(zip(fds, marks, strict=True))
+    ]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    results = run_batch([BatchRequest(number, "check", fd) for number, fd in enumerate(fds)], BATCH_SECONDS)
+    results = run_batch(requests, BATCH_SECONDS)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     for fd in fds:
         os.close(fd)

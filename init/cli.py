@@ -23,6 +23,7 @@ EPILOG = """examples:
   quietwire init apply --enrol                         in a pod's own init container: current namespace
 
 Only TCP is captured; UDP and QUIC pass."""
+PRIVILEGED_HINT = "drop the capabilities NET_RAW and NET_ADMIN from whatever does not need them"
 SHOWN_MARK = (
     f"# {AGENT_MARK}: a number that the agent draws, another one for each pod, and that is shown to nobody.\n"
     "# Where no agent has run since the machine was started, rules with it are left out: all is refused until one does."
@@ -155,6 +156,8 @@ def _act(given: argparse.Namespace, options: Options, fd: int) -> int:
     )
     for note in result.notes:
         sys.stderr.write(f"quietwire init: {note}\n")
+    if result.privileged and given.verb == "check":
+        sys.stderr.write(f"quietwire init: capture cannot hold {', '.join(result.privileged)}: {PRIVILEGED_HINT}\n")
     if result.error is not None:
         hint = "; run as root, or with NET_ADMIN" if os.geteuid() != 0 else ""
         return _failed(f"{result.error}{hint}", as_json=given.json, status=1)

@@ -34,6 +34,7 @@ class BatchResult:
     notes: tuple[str, ...] = ()
     error: str | None = None
     backend: str | None = None
+    privileged: tuple[str, ...] = ()
 
 
 def run_batch(requests: Sequence[BatchRequest], timeout: float) -> list[BatchResult]:
@@ -79,6 +80,7 @@ def run_batch(requests: Sequence[BatchRequest], timeout: float) -> list[BatchRes
             notes=tuple(answer["notes"]),
             error=answer["error"],
             backend=answer["backend"],
+            privileged=tuple(answer["privileged"]),
         )
         for request, answer in zip(requests, answers, strict=True)
     ]

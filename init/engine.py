@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from init import kernel, nft, tables
+from init import kernel, nft, privileged, tables
 from init.agent_mark import mark_of_namespace
 from init.constants import MARK_MASK, MEMORY_DIRECTORY
 from init.kernel import KernelError, Memory
@@ -61,6 +61,8 @@ class Result:
     notes: list[str] = field(default_factory=list)
     error: str | None = None
     backend: str | None = None
+    privileged: list[str] = field(default_factory=list)
+    """Processes in there that capture cannot hold (init.privileged)."""
 
     def fail(self, error: str) -> None:
         """Notes a failure; the first one is kept."""
@@ -95,8 +97,10 @@ def run(requests: Sequence[Request], now: float) -> list[Result]:
     results = [Result() for _ in requests]
     jobs: list[_Job] = []
     chosen: str | None = None
+    holders = privileged.holders()  # before anything is entered: we are none of a pod's processes
     for request, result in zip(requests, results, strict=True):
         try:
+            result.privileged = privileged.named(holders.get(os.fstat(request.netns_fd).st_ino, []), request.netns_fd)
             enter(request.netns_fd)
             if request.key is not None and request.options.mark is None:
                 marked = replace(request.options, mark=mark_of_namespace(request.key))

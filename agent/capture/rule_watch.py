@@ -26,6 +26,9 @@ SWEPT_AT_ONCE = 100
 """Namespaces that are asked before others get their turn: a millisecond."""
 PAUSE_SECONDS = 1.0
 """Least time between two looks at one pod's rules."""
+FIRST_LOOK_SECONDS = 5.0
+"""How long after rules were written they are read for the first time, unless something is heard: when an agent starts
+many are written, and it has other things to do."""
 FALSE_ALARMS = 3
 """Looks in a row that may find nothing, before each doubles the pause."""
 LONGEST_PAUSE_SECONDS = 30.0
@@ -133,8 +136,10 @@ class Pace:
         if now - self._last_bell > QUIET_SECONDS:
             self._false_alarms = 0
         self._last_bell = now
-        if self._rung is None:
-            self._rung = now
+        self._look_at(now)
+
+    def _look_at(self, when: float) -> None:
+        self._rung = when if self._rung is None else min(self._rung, when)
 
     @property
     def due(self) -> float | None:
@@ -145,9 +150,11 @@ class Pace:
         """The look begins: what is heard from here on is news."""
         self._rung = None
 
-    def looked(self, now: float, *, broken: bool) -> None:
-        """The look has ended."""
-        self._false_alarms = 0 if broken else self._false_alarms + 1
+    def looked(self, now: float, *, wrote: bool) -> None:
+        """The look has ended; what was written in it is to be looked at too, in a while."""
+        self._false_alarms = 0 if wrote else self._false_alarms + 1
+        if wrote:
+            self._look_at(now + FIRST_LOOK_SECONDS)
         excess = min(max(0, self._false_alarms - FALSE_ALARMS), 16)
         self._not_before = now + min(PAUSE_SECONDS * 2**excess, LONGEST_PAUSE_SECONDS)
 
@@ -216,24 +223,30 @@ class RuleWatch:
         return [key for _, key in ready[:DUE_AT_ONCE]]
 
     def looking(self, key: str) -> None:
-        """Somebody looks at a pod's rules now: what is heard from here on is news."""
+        """Somebody looks at a pod's rules from now on: what is heard after this is news."""
         if (pod := self._pods.get(key)) is not None:
             pod.pace.looking()
             pod.shapes_before_look = pod.ears.shapes() if pod.shapes is not None else b""
 
-    def looked(self, key: str, now: float, *, broken: bool, legacy: bool) -> None:
-        """Somebody has looked, repaired what was `broken`, and found or written rules in iptables' own tables or not.
+    def looked(self, key: str, now: float, *, wrote: bool, legacy: bool) -> None:
+        """Somebody has looked, and `wrote` what was missing, or not; `legacy`: the rules are in iptables' own tables.
 
-        What was just written is not believed to be there before somebody has read it.
+        What was heard while something was written may be our own doing: that is looked at only in a while.
         """
         pod = self._pods.get(key)
         if pod is None:
             return
-        pod.pace.looked(now, broken=broken)
+        if wrote:
+            pod.pace.looking()
+            _rings(pod.ears.rules, concerns_rules)
+            _rings(pod.ears.routes, concerns_routes)
+        pod.pace.looked(now, wrote=wrote)
         if not legacy:
             pod.shapes = None  # to ask would make the tables, and every packet would go through them
+        elif wrote or pod.shapes is None:
+            pod.shapes = pod.ears.shapes()
         else:
-            pod.shapes = b"" if broken else pod.shapes_before_look
+            pod.shapes = pod.shapes_before_look
         if pod.pace.due is not None:
             self._wake_at(pod.pace.due)
 

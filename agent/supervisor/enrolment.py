@@ -15,8 +15,8 @@ call brings everything as far as it can come.
 """
 
 import asyncio
+import contextlib
 import logging
-import math
 import os
 import socket
 from collections.abc import Callable, Collection, Iterable
@@ -41,6 +41,8 @@ from init.netns import NetnsError, Whose, open_netns, path_of, whose
 T = TypeVar("T")
 log = logging.getLogger("quietwire.enrolment")
 
+RETRY_SECONDS = 1.0
+"""After this, what could not be verified is tried again."""
 BATCH_SECONDS = 60.0
 BATCH_SECONDS_PER_POD = 0.5
 """How long one child process may take to apply or verify the rules of all pods that are waiting."""
@@ -72,6 +74,8 @@ class Enrolled:
         """One set per worker."""
         self.offered = False
         """The workers have been told to serve it."""
+        self.warned = False
+        """It was said that processes in there can get past capture."""
 
     def refuse(self) -> None:
         """Closes the listeners: once the workers have closed theirs, the kernel refuses."""
@@ -96,24 +100,29 @@ def named(name: str) -> NetnsId | None:
     return NetnsId(status.st_dev, status.st_ino)
 
 
+def _run_and_close(requests: list[BatchRequest], seconds: float) -> list[BatchResult]:
+    try:
+        return run_batch(requests, seconds)
+    finally:
+        for request in requests:
+            os.close(request.netns_fd)
+
+
 class Enrolment:
     """All local pods. Used on the supervisor's loop; what blocks is done on its threads."""
 
-    def __init__(
-        self, workers: Workers, *, backend: str, verify_seconds: float, rang: Callable[[], None] = lambda: None
-    ) -> None:
-        """`rang` is called when rules must be verified before their time: soon after, `verify` does it."""
+    def __init__(self, workers: Workers, *, backend: str, verify_seconds: float) -> None:
         self._workers = workers
         self._backend = backend
         self._verify_seconds = verify_seconds
-        self.watch = RuleWatch(rang)
+        self._rung = asyncio.Event()
+        self.watch = RuleWatch(self._rung.set)
         """Must run: it hears of rules that somebody changes."""
         self._thread = NetnsThread()
         self._blocks = ThreadPoolExecutor(max_workers=1, thread_name_prefix="rules")
         self._pods: dict[str, Enrolled] = {}
         self._handed: dict[str, int] = {}
         """Namespaces that an init step handed over, by pod."""
-        self._last_verified = math.inf
         self._left: dict[NetnsId, Enrolled] = {}
         """Namespaces that are no pod's any more, and in which somebody lives: their rules stay, and refuse."""
         self._waiting: dict[str, str] = {}
@@ -247,42 +256,61 @@ class Enrolment:
                 if enrolled is not None and enrolled.offered and handle.channel is not None:
                     handle.channel.send(*self._offer(enrolled, handle))
 
-    async def verify(self, now: float) -> None:
-        """Verifies rules, and repairs what is gone: of pods that were heard of, and now and then of every one.
+    async def keep_rules(self) -> None:
+        """Verifies rules, and repairs what is gone, until it is cancelled.
 
-        That is as often as was asked for, whatever was heard. Time is the loop's.
+        Of pods of which something was heard, at once; and every pod's as often as was asked for, whatever was heard.
         """
-        self._last_verified = min(self._last_verified, now)  # whoever has just applied them need not look yet
-        keys: Iterable[str] = self.watch.due(now)
-        left: list[Enrolled] = []
-        if now - self._last_verified >= self._verify_seconds:
-            self._last_verified = now
-            await self._clear_left()
-            keys, left = list(self._pods), list(self._left.values())
-        for key in keys:
-            self.watch.looking(key)
-        ruled = [self._pods[key] for key in keys if key in self._pods and self._pods[key].ruled]
+        clock = asyncio.get_running_loop().time
+        next_round = clock() + self._verify_seconds  # whoever has just applied them need not look yet
+        while True:
+            try:
+                async with asyncio.timeout_at(next_round):
+                    await self._rung.wait()
+            except TimeoutError:
+                next_round = clock() + self._verify_seconds
+                everybody = True
+            else:
+                self._rung.clear()
+                everybody = False
+            try:
+                if everybody:
+                    await self._clear_left()
+                    await self._verify([*self._pods.values(), *self._left.values()])
+                else:
+                    await self._verify([self._pods[key] for key in self.watch.due(clock()) if key in self._pods])
+            except OSError as error:  # no descriptors, no memory, no process numbers
+                log.error("rules could not be verified (%s): they are soon again", error)
+                next_round = min(next_round, clock() + RETRY_SECONDS)
+
+    async def _verify(self, pods: list[Enrolled]) -> None:
+        ruled = [enrolled for enrolled in pods if enrolled.ruled]
+        for enrolled in ruled:
+            if self._pods.get(enrolled.key) is enrolled:
+                self.watch.looking(enrolled.key)
         for enrolled, result in zip(ruled, await self._batch("repair", ruled), strict=True):
-            self._looked(enrolled.key, result, broken=self._was_broken(enrolled, result))
+            broken = bool(result.missing) or not result.ok
+            self._looked(enrolled, result, wrote=broken)
+            if broken:
+                self.repairs += 1
+                found = ", ".join(result.missing) or result.error
+                log.error("the rules of %s were changed by somebody else: %s", enrolled.key, found)
             if not result.ok:
-                enrolled.ruled = False
-        for enrolled, result in zip(left, await self._batch("repair", left), strict=True):
-            self._was_broken(enrolled, result)
+                log.error("the rules of %s could not be repaired: %s", enrolled.key, result.error)
+                enrolled.ruled = enrolled.identity in self._left  # a round of enrolment writes those of the others anew
 
-    def _was_broken(self, enrolled: Enrolled, result: BatchResult) -> bool:
-        """Whether rules were not in force any more; says so."""
-        broken = bool(result.missing) or not result.ok
-        if broken:
-            self.repairs += 1
-            found = ", ".join(result.missing) or result.error
-            log.error("the rules of %s were changed by somebody else: %s", enrolled.key, found)
-        if not result.ok:
-            log.error("the rules of %s could not be repaired: %s", enrolled.key, result.error)
-        return broken
-
-    def _looked(self, key: str, result: BatchResult, *, broken: bool) -> None:
+    def _looked(self, enrolled: Enrolled, result: BatchResult, *, wrote: bool) -> None:
+        if self._pods.get(enrolled.key) is not enrolled:
+            return  # it has left meanwhile
+        if result.privileged and not enrolled.warned:
+            enrolled.warned = True
+            log.warning(
+                "capture cannot hold %s in %s: drop NET_RAW and NET_ADMIN from whatever does not need them",
+                ", ".join(result.privileged),
+                enrolled.key,
+            )
         now = asyncio.get_running_loop().time()
-        self.watch.looked(key, now, broken=broken, legacy=result.backend == "legacy")
+        self.watch.looked(enrolled.key, now, wrote=wrote, legacy=result.backend == "legacy")
 
     def refuse_all(self) -> None:
         """Closes every listener, so that the kernel refuses: the rules stay, so nothing goes out in plaintext."""
@@ -379,7 +407,7 @@ class Enrolment:
             except OSError as error:
                 waiting[key] = f"its namespace cannot be watched: {error.strerror}"
         for enrolled, result in zip(unruled, await self._batch("apply", unruled), strict=True):
-            self._looked(enrolled.key, result, broken=True)
+            self._looked(enrolled, result, wrote=True)
             if result.ok:
                 enrolled.ruled = True
             else:
@@ -407,8 +435,10 @@ class Enrolment:
         if not leaving:
             return
         for enrolled in leaving:
+            enrolled.ruled = False  # nobody repairs them from here on
             self.watch.remove(enrolled.key)
             enrolled.refuse()
+            enrolled.ruled = False  # nobody repairs from here on what is about to be removed
             await self._workers.release(enrolled.key, f"{enrolled.key} left the mesh: {reason}")
         living = {} if strip else await self._inhabitants(leaving)
         empty = [enrolled for enrolled in leaving if enrolled.number not in living]
@@ -419,6 +449,7 @@ class Enrolment:
             if enrolled.number not in living:
                 enrolled.close()
                 continue
+            enrolled.ruled = True
             self._left[enrolled.identity] = enrolled
             log.warning(
                 "%s left the mesh (%s), but %s still lives in its namespace: its rules stay, and its connections are "
@@ -457,18 +488,17 @@ class Enrolment:
         """What came of it, in the same order."""
         if not pods:
             return []
-        requests = [
-            BatchRequest(
-                id=number,
-                op=op,
-                netns_fd=enrolled.fd,
-                options=replace(enrolled.options, mark=enrolled.mark),
-                backend=self._backend,
-            )
-            for number, enrolled in enumerate(pods)
-        ]
         seconds = BATCH_SECONDS + len(pods) * BATCH_SECONDS_PER_POD
-        return await self._blocking(run_batch, requests, seconds)
+        # Descriptors of its own: a pod may leave while its turn has not come, and its number be another namespace's.
+        requests: list[BatchRequest] = []
+        with contextlib.ExitStack() as unless_done:
+            for number, enrolled in enumerate(pods):
+                fd = os.dup(enrolled.fd)
+                unless_done.callback(os.close, fd)
+                options = replace(enrolled.options, mark=enrolled.mark)
+                requests.append(BatchRequest(id=number, op=op, netns_fd=fd, options=options, backend=self._backend))
+            unless_done.pop_all()
+        return await self._blocking(_run_and_close, requests, seconds)
 
     async def _blocking(self, work: Callable[..., T], *given: Any) -> T:
         """On the one thread for whatever blocks: it is there already when memory for another one is not."""

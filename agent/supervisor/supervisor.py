@@ -76,9 +76,7 @@ class Supervisor:
             changed=self._poke,
             counted=self._counted,
         )
-        self.enrolment = Enrolment(
-            self.workers, backend=config.backend, verify_seconds=config.verify_seconds, rang=self._poke
-        )
+        self.enrolment = Enrolment(self.workers, backend=config.backend, verify_seconds=config.verify_seconds)
         self.bundle: Bundle | None = None
         self.svids: dict[SpiffeId, Svid] = {}
         self.keeper: IdentityKeeper | None = None
@@ -124,7 +122,8 @@ class Supervisor:
                 spawn(node_addresses.follow(self.node_addresses, self._node_addresses_changed), name="node addresses"),
                 spawn(self._look_for_oddities(), name="policy warnings"),
                 spawn(self._reconcile(), name="enrolment"),
-                spawn(self.enrolment.watch.run(), name="rules that are changed"),
+                spawn(self.enrolment.keep_rules(), name="rules"),
+                spawn(self.enrolment.watch.run(), name="rule watch"),
                 spawn(self._report(self.keeper), name="identity report"),
                 spawn(identity.run(), name="identity source"),
             ]
@@ -353,12 +352,10 @@ class Supervisor:
         await self.enrolment.reconcile(desired, {pod.key: self._certified(pod) for pod in local}, unmeshed)
 
     async def _reconcile(self) -> None:
-        clock = asyncio.get_running_loop().time
         while True:
             self._poked.clear()
             try:
                 await self._round()
-                await self.enrolment.verify(clock())
             except OSError as error:
                 # No descriptors, no memory, no process numbers: what is captured stays, what is not waits, and says so.
                 log.error("enrolment: a round failed (%s): the next one tries again", error)
@@ -371,9 +368,7 @@ class Supervisor:
                 sys.stdout.write("ready\n")
                 sys.stdout.flush()
             try:
-                async with asyncio.timeout(
-                    TICK_SECONDS if waiting else min(IDLE_TICK_SECONDS, self.config.verify_seconds)
-                ):
+                async with asyncio.timeout(TICK_SECONDS if waiting else IDLE_TICK_SECONDS):
                     await self._poked.wait()
             except TimeoutError:
                 continue

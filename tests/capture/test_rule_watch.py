@@ -14,6 +14,7 @@ from agent.capture import rule_watch
 from agent.capture.rule_watch import (
     DUE_AT_ONCE,
     FALSE_ALARMS,
+    FIRST_LOOK_SECONDS,
     LONGEST_PAUSE_SECONDS,
     PAUSE_SECONDS,
     QUIET_SECONDS,
@@ -90,12 +91,12 @@ def test_two_looks_are_a_pause_apart_and_what_was_heard_is_looked_at(events: lis
         if pace.due is not None and pace.due <= now:
             assert now - last_look >= PAUSE_SECONDS
             pace.looking()
-            pace.looked(now, broken=False)
+            pace.looked(now, wrote=False)
             last_look, heard = now, False
         assert pace.due is None or pace.due <= max(now, last_look + LONGEST_PAUSE_SECONDS)
 
 
-def looks(seconds: float, *, broken: bool) -> int:
+def looks(seconds: float, *, wrote: bool) -> int:
     """How many looks at a pod that never stops ringing."""
     pace, found = Pace(), 0
     for tick in range(int(seconds * 10)):
@@ -103,14 +104,14 @@ def looks(seconds: float, *, broken: bool) -> int:
         pace.ring(now)
         if pace.due is not None and pace.due <= now:
             pace.looking()
-            pace.looked(now, broken=broken)
+            pace.looked(now, wrote=wrote)
             found += 1
     return found
 
 
 def test_whoever_rings_for_nothing_is_looked_at_ever_less_often_and_who_is_broken_is_not() -> None:
-    assert looks(300, broken=True) in range(270, 301)
-    assert looks(300, broken=False) < FALSE_ALARMS + 5 + 300 / LONGEST_PAUSE_SECONDS
+    assert looks(300, wrote=True) in range(270, 301)
+    assert looks(300, wrote=False) < FALSE_ALARMS + 5 + 300 / LONGEST_PAUSE_SECONDS
 
 
 def test_false_alarms_are_forgotten_after_a_quiet_while() -> None:
@@ -118,12 +119,12 @@ def test_false_alarms_are_forgotten_after_a_quiet_while() -> None:
     for _ in range(20):
         pace.ring(now)
         pace.looking()
-        pace.looked(now, broken=False)
+        pace.looked(now, wrote=False)
         now += 1
     now += LONGEST_PAUSE_SECONDS + QUIET_SECONDS
     pace.ring(now)
     pace.looking()
-    pace.looked(now, broken=False)
+    pace.looked(now, wrote=False)
     pace.ring(now)
     assert pace.due == now + PAUSE_SECONDS
 
@@ -237,24 +238,27 @@ async def sweeps(watch: Watched, monkeypatch: pytest.MonkeyPatch) -> AsyncIterat
 
 @pytest.mark.usefixtures("sweeps")
 async def test_tables_of_another_shape_than_when_they_were_looked_at_ring(watch: Watched, ears: PairedEars) -> None:
-    watch.looked("demo/web", loop_time() - 10, broken=True, legacy=True)
-    await watch.until_rung()  # nobody has looked yet at what was written
-    watch.looking("demo/web")
-    watch.looked("demo/web", loop_time() - 10, broken=False, legacy=True)
-    watch.rung.clear()
+    watch.looked("demo/web", loop_time(), wrote=True, legacy=True)
     await ears.until_asked(3)
     assert not watch.rung.is_set()
     ears.now = b"shorter"
+    await watch.until_rung()
+    watch.looking("demo/web")
+    watch.looked("demo/web", loop_time() - 10, wrote=False, legacy=True)
+    watch.rung.clear()
+    await ears.until_asked(3)
+    assert not watch.rung.is_set(), "it was looked at, and fine"
+    ears.now = b"longer"
     await watch.until_rung()
 
 
 @pytest.mark.usefixtures("sweeps")
 async def test_tables_that_hold_nothing_of_ours_are_not_asked_for(watch: Watched, ears: PairedEars) -> None:
     watch.looking("demo/web")
-    watch.looked("demo/web", loop_time() - 10, broken=False, legacy=False)
+    watch.looked("demo/web", loop_time() - 10, wrote=False, legacy=False)
     other = PairedEars()
     watch.add("demo/other", cast("Ears", other))
-    watch.looked("demo/other", loop_time() - 10, broken=True, legacy=True)
+    watch.looked("demo/other", loop_time() - 10, wrote=True, legacy=True)
     await other.until_asked(3)
     assert ears.asked.locked(), "to ask would make them"
     watch.remove("demo/other")
@@ -264,12 +268,23 @@ async def test_tables_that_hold_nothing_of_ours_are_not_asked_for(watch: Watched
 
 @pytest.mark.usefixtures("sweeps")
 async def test_what_changes_while_somebody_looks_rings_again(watch: Watched, ears: PairedEars) -> None:
-    watch.looked("demo/web", loop_time() - 10, broken=True, legacy=True)
-    await watch.until_rung()
+    watch.looked("demo/web", loop_time() - 10, wrote=True, legacy=True)
     watch.looking("demo/web")
     ears.now = b"changed while they were read"
-    watch.looked("demo/web", loop_time() - 10, broken=False, legacy=True)
+    watch.looked("demo/web", loop_time() - 10, wrote=False, legacy=True)
     await watch.until_rung()
+
+
+async def test_what_was_written_is_looked_at_in_a_while_and_is_no_news_itself(watch: Watched, ears: PairedEars) -> None:
+    ears.nft.send(b"quietwire\0")
+    ears.ip.send(message(33, bytes(12)))
+    now = loop_time()
+    watch.looked("demo/web", now, wrote=True, legacy=False)
+    assert watch.due(now + FIRST_LOOK_SECONDS - 0.1) == []
+    assert watch.due(now + FIRST_LOOK_SECONDS) == ["demo/web"]
+    ears.nft.send(b"quietwire\0")
+    await watch.until_rung()
+    assert watch.due(loop_time()) == ["demo/web"], "and what is heard later is not waited with"
 
 
 async def test_many_are_due_in_parts() -> None:
@@ -299,5 +314,5 @@ async def test_whoever_has_left_is_not_heard(watch: Watched, ears: PairedEars) -
     assert "demo/web" not in watch
     assert ears.rules.fileno() == ears.routes.fileno() == -1
     watch.looking("demo/web")
-    watch.looked("demo/web", loop_time(), broken=True, legacy=True)  # the look that was under way
+    watch.looked("demo/web", loop_time(), wrote=True, legacy=True)  # the look that was under way
     assert watch.due(loop_time()) == []

@@ -409,6 +409,28 @@ def _until_it_polls_the_lock(parent: int) -> None:
     raise AssertionError("nobody opened the lock")
 
 
+def test_check_names_processes_that_capture_cannot_hold(make_world: Callable[..., World]) -> None:
+    world = make_world()
+    pod = world.stranger("pod")
+    assert init(pod, "apply").returncode == 0
+    assert init(pod, "check").stderr == ""
+    keeps = {"sleep": "net_raw", "cat": "net_admin", "tail": "chown"}
+    arguments = {"sleep": ("1000",), "cat": (), "tail": ("-f", "/dev/null")}
+    running = {
+        name: world.spawn(
+            pod,
+            *("setpriv", f"--bounding-set=-all,+{kept}", f"--inh-caps=-all,+{kept}", name, *arguments[name]),
+            stdin=subprocess.PIPE,
+        )
+        for name, kept in keeps.items()
+    }
+    wanted = [f"sleep (process {running['sleep'].pid}, NET_RAW)", f"cat (process {running['cat'].pid}, NET_ADMIN)"]
+    world.until(lambda: all(words in init(pod, "check").stderr for words in wanted), "both are named")
+    found = init(pod, "check", "--json")
+    assert found.returncode == 0, "it is no fault of the rules"
+    assert sorted(json.loads(found.stdout)["privileged"]) == sorted(wanted)
+
+
 # -- as a pod's own init step --
 
 
