@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from init import kernel, nft, privileged, tables
+from init import conntrack, kernel, nft, privileged, tables
 from init.agent_mark import mark_of_namespace
 from init.constants import MARK_MASK, MEMORY_DIRECTORY
 from init.kernel import KernelError, Memory
@@ -145,12 +145,21 @@ def run(requests: Sequence[Request], now: float) -> list[Result]:
 
 
 def repair(requests: Sequence[Request], now: float) -> list[Result]:
-    """Checks, and applies what is found missing; `missing` is then what was. The rest as `run`."""
+    """Checks, and applies what is found missing; `missing` is then what was. The rest as `run`.
+
+    What was opened meanwhile, past the rules that were not there, goes on only where they would have left it alone.
+    """
     results = run([replace(request, op=CHECK) for request in requests], now)
     broken = [number for number, result in enumerate(results) if not result.ok]
     again = run([replace(requests[number], op=APPLY) for number in broken], now)
     for number, result in zip(broken, again, strict=True):
         found = results[number]
+        if result.ok and found.missing:
+            try:
+                enter(requests[number].netns_fd)
+                conntrack.forget_untranslated()
+            except OSError as error:  # the rules are in force again all the same
+                result.notes.append(f"connections that were opened without the rules may go on uncaptured: {error}")
         results[number] = replace(result, missing=found.missing or [found.error or "it could not be checked"])
     return results
 

@@ -34,8 +34,8 @@ FALSE_ALARMS = 3
 LONGEST_PAUSE_SECONDS = 30.0
 QUIET_SECONDS = 60.0
 """After so long without a bell false alarms are forgotten."""
-DUE_AT_ONCE = 32
-"""Pods that are looked at together."""
+DUE_AT_ONCE = 16
+"""Pods that are looked at together: a new pod waits for no more."""
 MESSAGES_AT_ONCE = 64
 """What is read of a netlink socket in one go."""
 MESSAGE_BYTES = 65536

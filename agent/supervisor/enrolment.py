@@ -294,7 +294,8 @@ class Enrolment:
             if broken:
                 self.repairs += 1
                 found = ", ".join(result.missing) or result.error
-                log.error("the rules of %s were changed by somebody else: %s", enrolled.key, found)
+                said = "; ".join([found or "", *result.notes])
+                log.error("the rules of %s were changed by somebody else: %s", enrolled.key, said)
             if not result.ok:
                 log.error("the rules of %s could not be repaired: %s", enrolled.key, result.error)
                 enrolled.ruled = enrolled.identity in self._left  # a round of enrolment writes those of the others anew

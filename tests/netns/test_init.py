@@ -20,7 +20,7 @@ from init.engine import TRUST_SECONDS
 from init.kernel import Memory
 from init.model import Family, Options, chains
 from init.netns import open_netns, path_of
-from tests.netns.world import SOON, Echo, World
+from tests.netns.world import SOON, Echo, World, alive
 
 PORT = 8080
 OPTIONS = (
@@ -238,10 +238,10 @@ def test_check_notices_rules_that_somebody_put_before_or_among_ours(pod: Player)
     assert "chain nat_output has other rules, or another order, than ours" in said
 
 
-def batch(player: Player, op: str, options: Options) -> BatchResult:
+def batch(player: Player, op: str, options: Options, backend: str = "auto") -> BatchResult:
     """What the agent does for each of its pods."""
     fd = open_netns(player.netns)
-    (result,) = run_batch([BatchRequest(0, op, fd, options)], 60)
+    (result,) = run_batch([BatchRequest(0, op, fd, options, backend)], 60)
     os.close(fd)
     return result
 
@@ -429,6 +429,32 @@ def test_check_names_processes_that_capture_cannot_hold(make_world: Callable[...
     found = init(pod, "check", "--json")
     assert found.returncode == 0, "it is no fault of the rules"
     assert sorted(json.loads(found.stdout)["privileged"]) == sorted(wanted)
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_what_was_opened_while_the_rules_were_gone_does_not_outlive_their_repair(
+    make_world: Callable[..., World], backend: str, version: int
+) -> None:
+    world = make_world()
+    pod, peer = world.stranger("pod"), world.stranger("peer")
+    options = Options(skip_outbound_ports=((PORT + 1, PORT + 1),))
+    echoes = [Echo(world, peer, PORT + number, 6) for number in range(2)] + [Echo(world, pod, PORT, 6)]
+    assert batch(pod, "apply", options, backend).ok
+    flush = {"legacy": f"ip{'6' if version == 6 else ''}tables-legacy -t nat -F", "nft": "nft flush ruleset"}[backend]
+    inside(pod, *flush.split())
+    outward = world.connect(pod, peer.address(version), PORT)
+    inward = world.connect(peer, pod.address(version), PORT)
+    skipped = world.connect(pod, peer.address(version), PORT + 1)
+    itself = world.connect(pod, pod.address(version), PORT)
+    with outward, inward, skipped, itself:
+        for sock in (outward, inward, skipped, itself):
+            assert alive(sock)
+        repaired = batch(pod, "repair", options, backend)
+        assert repaired.ok
+        assert repaired.missing
+        assert [alive(sock) for sock in (outward, inward, skipped, itself)] == [False, False, True, True]
+    for echo in echoes:
+        echo.close()
 
 
 # -- as a pod's own init step --
