@@ -219,7 +219,7 @@ def test_descriptors_that_ran_out_end_nothing_and_pods_are_enrolled_once_there_a
             crowd.append(sock)
         world.declare(late)
         declare_without_namespace(world, "handed", handed)
-        for words in ("nobody is accepted for", "enrolment: a round failed"):
+        for words in ("nobody is accepted for", "rules could not be verified"):
             assert world.mesh.wait_for_log(partial(says, words)), words
         assert asks(world, client, server.ipv4) == b"hello", "what is captured is served"
     finally:
