@@ -148,7 +148,6 @@ cdef extern from "openssl/ssl.h":
     int SSL_session_reused(const SSL *)
     int SSL_do_handshake(SSL *)
     int SSL_read(SSL *, void *, int)
-    int SSL_has_pending(const SSL *)
     int SSL_write(SSL *, const void *, int)
     int SSL_shutdown(SSL *)
     void SSL_set_shutdown(SSL *, int)
@@ -498,10 +497,9 @@ cdef class Connection:
             if self.incoming_left == 0:
                 if work <= 0:
                     break
-                if self.beyond:
-                    whole = self._next_record()
-                elif not SSL_has_pending(self.ssl):
-                    break
+                if self.beyond == 0:
+                    break  # a message behind another one in its record is looked at when the next record comes
+                whole = self._next_record()
             got = SSL_read(self.ssl, plain + used, <int>(size - used))
             if got > 0:
                 used += got
