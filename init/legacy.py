@@ -3,9 +3,11 @@
 from typing import Any
 
 from init.constants import AGENT_MARK, MARK_MASK, REPLY_MARK
-from init.model import Chain, Family, Options, Ports, Rule, Verdict, chains
+from init.model import Chain, Family, Listener, Options, Ports, Rule, Verdict, chains
 
 Spec = dict[str, Any]
+OPENS = ["FIN,SYN,RST,ACK", "SYN"]
+"""The flags of a packet that opens a connection: of these only that one."""
 
 
 class LegacyError(Exception):
@@ -23,12 +25,18 @@ def spec(rule: Rule) -> Spec:
         found["out-interface"] = "lo"
     if rule.spare_resets:
         found["tcp"] = {"tcp-flags": ["RST", "NONE"]}
+    if rule.opens:
+        found["protocol"] = "tcp"
+        found["tcp"] = {"tcp-flags": OPENS}
     if rule.invalid:
         found["protocol"] = "tcp"
         found["conntrack"] = {"ctstate": "INVALID"}
     if rule.ports:
         found["protocol"] = "tcp"
         found["multiport"] = {"dports": ",".join(_port_range(ports) for ports in rule.ports)}
+    if rule.listener is not None:
+        transparent = {"transparent": ""} if rule.listener is Listener.AGENT else {}
+        found["socket"] = {**transparent, "nowildcard": ""}
     if rule.source is not None:
         found["src"] = rule.source
     if rule.destination is not None:
@@ -57,6 +65,8 @@ def jump(chain: Chain) -> Spec:
     found: Spec = {"protocol": "tcp", "target": chain.hook.chain}
     if chain.mark is not None:
         found["mark"] = {"mark": f"{chain.mark:#x}"}
+    if chain.opens:
+        found["tcp"] = {"tcp-flags": OPENS}
     return found
 
 
@@ -69,7 +79,7 @@ def text(rule: Rule) -> str:
         parts.append(f"-d {rule.destination}")
     if rule.out_loopback:
         parts.append("-o lo")
-    if rule.ports or rule.invalid or rule.verdict is Verdict.REDIRECT:
+    if rule.ports or rule.invalid or rule.opens or rule.verdict is Verdict.REDIRECT:
         parts.append("-p tcp")
     if rule.mark is not None:
         parts.append(f"-m mark --mark {AGENT_MARK}")
@@ -77,10 +87,16 @@ def text(rule: Rule) -> str:
         parts.append(f"-m connmark --mark {_masked(rule.connmark)}")
     if rule.spare_resets:
         parts.append("-m tcp --tcp-flags RST NONE")
+    if rule.opens:
+        parts.append(f"-m tcp --tcp-flags {' '.join(OPENS)}")
     if rule.invalid:
         parts.append("-m conntrack --ctstate INVALID")
     if rule.ports:
         parts.append(f"-m multiport --dports {','.join(_port_range(ports) for ports in rule.ports)}")
+    if rule.listener is not None:
+        parts.append(
+            "-m socket --transparent --nowildcard" if rule.listener is Listener.AGENT else "-m socket --nowildcard"
+        )
     parts.append(
         {
             Verdict.LEAVE: "-j RETURN",
@@ -106,8 +122,9 @@ def show(options: Options) -> str:
             lines.append(f"*{table}")
             lines += [f":{chain.hook.chain} - [0:0]" for chain in here]
             for chain in here:
-                mark = "" if chain.mark is None else f" -m mark --mark {AGENT_MARK}"
-                lines.append(f"-I {chain.hook.builtin} 1 -p tcp{mark} -j {chain.hook.chain}")
+                only = "" if chain.mark is None else f" -m mark --mark {AGENT_MARK}"
+                only += f" -m tcp --tcp-flags {' '.join(OPENS)}" if chain.opens else ""
+                lines.append(f"-I {chain.hook.builtin} 1 -p tcp{only} -j {chain.hook.chain}")
                 lines += [f"-A {chain.hook.chain} {text(rule)}" for rule in chain.rules]
             lines.append("COMMIT")
     return "\n".join(lines)

@@ -80,6 +80,7 @@ class Hook(Enum):
     NAT_OUTPUT = ("nat", "OUTPUT")
     NAT_PREROUTING = ("nat", "PREROUTING")
     MANGLE_PREROUTING = ("mangle", "PREROUTING")
+    MANGLE_INPUT = ("mangle", "INPUT")
     MANGLE_OUTPUT = ("mangle", "OUTPUT")
     MANGLE_POSTROUTING = ("mangle", "POSTROUTING")
 
@@ -97,6 +98,17 @@ class Hook(Enum):
     def chain(self) -> str:
         """Our chain, that is jumped to from there."""
         return f"QUIETWIRE_{self.builtin}"
+
+
+class Listener(Enum):
+    """Whose socket a packet would reach, as far as rules can tell."""
+
+    AGENT = "agent"
+    """One that may be dialled by foreign addresses (IP_TRANSPARENT), which takes NET_ADMIN or NET_RAW to make."""
+    OTHER = "other"
+    """Any other."""
+    NONE = "none"
+    """There is none: the kernel refuses."""
 
 
 class Verdict(Enum):
@@ -130,6 +142,8 @@ class Packet:
     out_loopback: bool = False
     invalid: bool = False
     reset: bool = False
+    opens: bool = True
+    listener: Listener = Listener.NONE
 
 
 @dataclass(frozen=True)
@@ -144,6 +158,10 @@ class Rule:
     invalid: bool = False
     """Conntrack holds it for invalid, and so translates nothing."""
     spare_resets: bool = False
+    opens: bool = False
+    """The packet is to open a connection: a SYN, and no answer to one."""
+    listener: Listener | None = None
+    """A socket for the packet is there, and it is one of these. OTHER only behind a rule for AGENT."""
     ports: tuple[Ports, ...] = ()
     source: str | None = None
     destination: str | None = None
@@ -158,6 +176,8 @@ class Rule:
             and (not self.out_loopback or packet.out_loopback)
             and (not self.invalid or packet.invalid)
             and not (self.spare_resets and packet.reset)
+            and (not self.opens or packet.opens)
+            and (self.listener is None or packet.listener is self.listener)
             and (not self.ports or any(first <= packet.port <= last for first, last in self.ports))
             and (self.source is None or _inside(packet.source, self.source))
             and (self.destination is None or _inside(packet.destination, self.destination))
@@ -176,6 +196,11 @@ class Chain:
         """The mark that all of its rules want: what does not have it need not go through them."""
         marks = {rule.mark for rule in self.rules}
         return marks.pop() if len(marks) == 1 else None
+
+    @property
+    def opens(self) -> bool:
+        """Whether all of its rules are about what opens a connection: nothing else need go through them."""
+        return bool(self.rules) and all(rule.opens for rule in self.rules)
 
     def evaluate(self, packet: Packet) -> list[Rule]:
         """The rules that act on a packet, in order: the first that decides about it is the last."""
@@ -205,7 +230,11 @@ def chains(family: Family, options: Options) -> tuple[Chain, ...]:
     socket to the last hook before the device: no socket, filter or capture in the pod is shown it, on loopback neither.
     So that a leg comes over loopback is noted while its first packet leaves, where nat looks at it. The reply mark
     excepts from nothing: what may carry it is the answer in a connection that nat has decided about long ago.
+
+    What is captured goes to a port, and whoever listens there gets it. That is the agent, or else nobody: not an
+    application that was there first, nor one that takes the port while there is no agent, nor one that shares it.
     """
+    agents_ports = tuple((port, port) for port in sorted((options.outbound_port, options.inbound_port)))
     agents = (
         []
         if options.mark is None
@@ -231,6 +260,13 @@ def chains(family: Family, options: Options) -> tuple[Chain, ...]:
         Chain(Hook.NAT_OUTPUT, tuple(outbound)),
         Chain(Hook.NAT_PREROUTING, tuple(inbound)),
         Chain(Hook.MANGLE_PREROUTING, (Rule(Verdict.DROP, invalid=True),)),
+        Chain(
+            Hook.MANGLE_INPUT,
+            (
+                Rule(Verdict.LEAVE, opens=True, ports=agents_ports, listener=Listener.AGENT),
+                Rule(Verdict.DROP, opens=True, ports=agents_ports, listener=Listener.OTHER),
+            ),
+        ),
         Chain(
             Hook.MANGLE_OUTPUT,
             (Rule(Verdict.DROP, invalid=True, spare_resets=True), Rule(Verdict.MARK_REPLY, connmark=REPLY_MARK)),

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from init.constants import AGENT_MARK, MARK_MASK, REPLY_MARK
-from init.model import Chain, Family, Hook, Options, Rule, Verdict, chains
+from init.model import Chain, Family, Hook, Listener, Options, Rule, Verdict, chains
 
 TABLE = "quietwire"
 NFT_SECONDS = 20.0
@@ -23,6 +23,7 @@ _BASE = {
     Hook.NAT_OUTPUT: ("nat", "output", -101),
     Hook.NAT_PREROUTING: ("nat", "prerouting", -101),
     Hook.MANGLE_PREROUTING: ("filter", "prerouting", -151),
+    Hook.MANGLE_INPUT: ("filter", "input", -151),
     Hook.MANGLE_OUTPUT: ("route", "output", -151),
     Hook.MANGLE_POSTROUTING: ("filter", "postrouting", -151),
 }
@@ -43,11 +44,15 @@ def text(rule: Rule, family: Family) -> str:
         parts.append('oifname "lo"')
     if rule.spare_resets:
         parts.append("tcp flags & rst == 0")
+    if rule.opens:
+        parts.append("tcp flags & (fin | syn | rst | ack) == syn")
     if rule.invalid:
         parts.append("ct state invalid")
     if rule.ports:
         ranges = ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in rule.ports)
         parts.append(f"tcp dport {{ {ranges} }}")
+    if rule.listener is not None:
+        parts.append(f"socket transparent {int(rule.listener is Listener.AGENT)}")
     if rule.source is not None:
         parts.append(f"{_FAMILY[family]} saddr {rule.source}")
     if rule.destination is not None:

@@ -9,6 +9,7 @@ kernel then ends its connections with a reset, so that an agent's death is never
 stream. A relay that ended cleanly turns it off just before it closes.
 """
 
+import errno
 import socket
 
 from agent.capture import _sockets
@@ -18,8 +19,8 @@ from init.constants import INBOUND_PORT, OUTBOUND_PORT
 
 __all__ = ["BACKLOG", "at_end", "cork", "dial", "ends", "finish_on_close", "has_died", "listeners", "reset_on_close"]
 
-IPV6_FREEBIND = 78
-"""linux/in6.h; Python has no name for it."""
+IP_TRANSPARENT, IPV6_TRANSPARENT, IPV6_FREEBIND = 19, 75, 78
+"""linux/in.h, linux/in6.h; Python has no names for them."""
 BACKLOG = 4096
 """Connections that the kernel queues per listener; net.core.somaxconn of the namespace caps it."""
 
@@ -28,6 +29,8 @@ def listeners(
     *, ipv6: bool, inbound_port: int = INBOUND_PORT, outbound_port: int = OUTBOUND_PORT
 ) -> dict[str, socket.socket]:
     """One worker's listening sockets for one pod: bound, not yet listening; keys `outbound4`, `inbound6`, ….
+
+    They are transparent (ip(7), IP_TRANSPARENT): the rules let what is captured reach such a one only.
 
     The outbound ones are bound to loopback: REDIRECT in OUTPUT sends there, and nobody else can. ::1 is bound where
     the namespace has none, too (IPV6_FREEBIND), so that IPv6 which is enabled later finds us listening.
@@ -46,6 +49,27 @@ def listeners(
     return made
 
 
+def in_use(port: int) -> str | None:
+    """At which address somebody listens on a port in the calling thread's namespace; None: nobody does.
+
+    Whoever shares its port (SO_REUSEPORT) would share it with us too, so it is asked for without.
+    """
+    for family, addresses in ((socket.AF_INET, ("0.0.0.0",)), (socket.AF_INET6, ("::",))):
+        for address in addresses:
+            try:
+                with socket.socket(family, socket.SOCK_STREAM) as probe:
+                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                    if family == socket.AF_INET6:
+                        probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                    probe.bind((address, port))
+            except OSError as error:
+                if error.errno == errno.EADDRINUSE:
+                    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+                if error.errno not in {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL}:  # no IPv6: nobody listens there
+                    raise
+    return None
+
+
 def _listener(family: int, address: str, port: int) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
@@ -54,6 +78,9 @@ def _listener(family: int, address: str, port: int) -> socket.socket:
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             sock.setsockopt(socket.IPPROTO_IPV6, IPV6_FREEBIND, 1)
+            sock.setsockopt(socket.IPPROTO_IPV6, IPV6_TRANSPARENT, 1)
+        else:
+            sock.setsockopt(socket.IPPROTO_IP, IP_TRANSPARENT, 1)
         _sockets.prepare(sock.fileno())
         sock.bind((address, port))
     except OSError:

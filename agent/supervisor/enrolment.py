@@ -35,6 +35,7 @@ from agent.supervisor import messages
 from agent.supervisor.workers import WorkerHandle, Workers
 from init import agent_mark, kernel
 from init.client import BatchRequest, BatchResult, run_batch
+from init.constants import INBOUND_PORT, OUTBOUND_PORT
 from init.model import Options
 from init.netns import NetnsError, Whose, open_netns, path_of, whose
 
@@ -46,6 +47,23 @@ RETRY_SECONDS = 1.0
 BATCH_SECONDS = 60.0
 BATCH_SECONDS_PER_POD = 0.5
 """How long one child process may take to apply or verify the rules of all pods that are waiting."""
+
+
+class AgentPorts(Struct, frozen=True):
+    """The ports that the agent listens on in a pod: for what goes out of it, and for what comes in."""
+
+    outbound: int
+    inbound: int
+
+
+AGENT_PORTS = tuple(AgentPorts(OUTBOUND_PORT + step, INBOUND_PORT + step) for step in range(0, 100, 10))
+"""Those that are taken, and in this order those that are taken where an application listens on the ones before."""
+TRIES_OF_FIRST_PORTS = 8
+"""How often it is looked whether the first ones have become free: whoever held them may be about to end."""
+
+
+class PortsTaken(Exception):
+    """Something else listens where the agent should; `str` says where."""
 
 
 class Desired(Struct, frozen=True):
@@ -65,11 +83,16 @@ class Enrolled:
         self.identity: NetnsId = netns.identify(fd)
         self.number = number
         """By which who lives in it is told (`inhabitants.number_here`)."""
-        self.options = options
+        self.wanted = options
+        self.ports: AgentPorts | None = None
+        """Which the agent listens on in there, once they are its own: what is captured is redirected to them."""
         self.mark: int | None = None
         """Of what the agent dials in there, once it was asked for."""
+        self.taken: list[str] = []
+        """Where somebody else was found listening."""
+        self.tries = 0
         self.ruled = False
-        """The rules for `options` are in force."""
+        """The rules for `wanted`, with these ports and this mark, are in force."""
         self.listeners: list[dict[str, socket.socket]] = []
         """One set per worker."""
         self.offered = False
@@ -77,12 +100,19 @@ class Enrolled:
         self.warned = False
         """It was said that processes in there can get past capture."""
 
+    @property
+    def options(self) -> Options:
+        """Of its rules."""
+        ports = self.ports or AGENT_PORTS[0]
+        return replace(self.wanted, mark=self.mark, outbound_port=ports.outbound, inbound_port=ports.inbound)
+
     def refuse(self) -> None:
         """Closes the listeners: once the workers have closed theirs, the kernel refuses."""
         for each in self.listeners:
             for sock in each.values():
                 sock.close()
         self.listeners.clear()
+        self.ports = None
         self.offered = False
 
     def close(self) -> None:
@@ -98,6 +128,13 @@ def named(name: str) -> NetnsId | None:
     except OSError:
         return None
     return NetnsId(status.st_dev, status.st_ino)
+
+
+def _listeners(enrolled: Enrolled, ports: AgentPorts) -> dict[str, socket.socket]:
+    """One worker's, made in the calling thread's namespace. Raises OSError."""
+    return sockets.listeners(
+        ipv6=enrolled.wanted.ipv6 and kernel.has_ipv6(), inbound_port=ports.inbound, outbound_port=ports.outbound
+    )
 
 
 def _run_and_close(requests: list[BatchRequest], seconds: float) -> list[BatchResult]:
@@ -171,6 +208,11 @@ class Enrolment:
                 yield self._offer(enrolled, handle)
 
     @property
+    def ports_taken(self) -> dict[str, list[str]]:
+        """Where something else listens, or did, so that the agent cannot, or listens elsewhere: by pod."""
+        return {key: enrolled.taken for key, enrolled in self._pods.items() if enrolled.taken}
+
+    @property
     def left(self) -> int:
         """How many namespaces are no pod's any more, and refused because somebody lives in them."""
         return len(self._left)
@@ -231,9 +273,7 @@ class Enrolment:
                 try:
                     await self._listen(enrolled)
                 except OSError as error:
-                    waiting[key] = (
-                        f"cannot listen in its namespace: {error.strerror}; does something else use the ports?"
-                    )
+                    waiting[key] = f"cannot listen in its namespace: {error.strerror}"
         for key, enrolled in self._pods.items():
             missing = certified.get(key)
             if key in waiting:
@@ -352,8 +392,8 @@ class Enrolment:
         if enrolled is not None:
             if key in self._handed:  # the namespace that is enrolled already
                 os.close(self._handed.pop(key))
-            if enrolled.options != want.options:
-                enrolled.options, enrolled.ruled = want.options, False
+            if enrolled.wanted != want.options:
+                enrolled.wanted, enrolled.ruled = want.options, False
             return
         pod = want.pod
         if pod.netns is not None:  # what the manifest says is what holds
@@ -400,7 +440,15 @@ class Enrolment:
     async def _rule(self, desired: dict[str, Desired], waiting: dict[str, str]) -> None:
         unruled = []
         for key, enrolled in self._pods.items():
-            if enrolled.ruled or key not in desired:
+            if key not in desired:
+                continue
+            try:
+                await self._take_ports(enrolled)
+            except PortsTaken as error:
+                waiting[key] = str(error)  # its rules are written all the same: nobody but us gets what they redirect
+            except OSError as error:
+                waiting[key] = f"cannot listen in its namespace: {error.strerror}"
+            if enrolled.ruled:
                 continue
             try:
                 await self._get_to_know(enrolled)
@@ -414,13 +462,50 @@ class Enrolment:
             else:
                 waiting[enrolled.key] = f"its rules could not be installed: {result.error}"
 
+    async def _take_ports(self, enrolled: Enrolled) -> None:
+        """Binds the first worker's listeners, before rules are written for their ports. Raises PortsTaken, OSError.
+
+        Where somebody else listens already, it may be a worker of an agent that has just died, so that is waited for a
+        while; then other ports are taken.
+        """
+        if enrolled.ports is not None:
+            return
+        for ports in AGENT_PORTS:
+            taken = await self._in_netns(enrolled.fd, partial(self._bind, enrolled, ports))
+            if taken is None:
+                enrolled.ports = ports
+                enrolled.ruled = enrolled.ruled and ports == AGENT_PORTS[0]
+                if ports != AGENT_PORTS[0]:
+                    log.warning(
+                        "%s: something else listens on %s; what is captured goes to ports %d and %d instead",
+                        enrolled.key,
+                        ", ".join(enrolled.taken),
+                        ports.outbound,
+                        ports.inbound,
+                    )
+                return
+            if taken not in enrolled.taken:
+                enrolled.taken.append(taken)
+            enrolled.tries += 1
+            if enrolled.tries < TRIES_OF_FIRST_PORTS:
+                break
+        raise PortsTaken(
+            f"something else in {enrolled.key} listens on {', '.join(enrolled.taken)}, where the agent should; it is "
+            f"refused meanwhile. End that, or have it listen elsewhere"
+        )
+
+    @staticmethod
+    def _bind(enrolled: Enrolled, ports: AgentPorts) -> str | None:
+        """In the namespace: binds, or says where somebody else listens already."""
+        for port in (ports.outbound, ports.inbound):
+            if taken := sockets.in_use(port):
+                return taken
+        enrolled.listeners.append(_listeners(enrolled, ports))
+        return None
+
     async def _listen(self, enrolled: Enrolled) -> None:
-        while len(enrolled.listeners) < len(self._workers.handles):
-            enrolled.listeners.append(
-                await self._in_netns(
-                    enrolled.fd, lambda: sockets.listeners(ipv6=enrolled.options.ipv6 and kernel.has_ipv6())
-                )
-            )
+        while enrolled.ports is not None and len(enrolled.listeners) < len(self._workers.handles):
+            enrolled.listeners.append(await self._in_netns(enrolled.fd, partial(_listeners, enrolled, enrolled.ports)))
 
     def _offer(self, enrolled: Enrolled, handle: WorkerHandle) -> tuple[messages.Enrol, tuple[int, ...]]:
         mine = enrolled.listeners[handle.index]
@@ -496,8 +581,8 @@ class Enrolment:
             for number, enrolled in enumerate(pods):
                 fd = os.dup(enrolled.fd)
                 unless_done.callback(os.close, fd)
-                options = replace(enrolled.options, mark=enrolled.mark)
-                requests.append(BatchRequest(id=number, op=op, netns_fd=fd, options=options, backend=self._backend))
+                options, backend = enrolled.options, self._backend
+                requests.append(BatchRequest(id=number, op=op, netns_fd=fd, options=options, backend=backend))
             unless_done.pop_all()
         return await self._blocking(_run_and_close, requests, seconds)
 

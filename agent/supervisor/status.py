@@ -83,6 +83,7 @@ class Status:
                 identity_faults=len(supervisor.identity_faults),
                 policy_warnings=len(supervisor.findings),
                 rule_repairs=supervisor.enrolment.repairs,
+                ports_taken=supervisor.enrolment.ports_taken,
                 above=above(supervisor.bundle),
                 bundle_sequence=0 if supervisor.bundle is None else supervisor.bundle.sequence,
                 clock_skew=supervisor.clock_skew,

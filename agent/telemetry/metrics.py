@@ -1,6 +1,6 @@
 """The metrics page, in Prometheus' text format. Rendered on request, never on a data loop."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -42,6 +42,7 @@ class Metrics:
         worker_restarts: int,
         rule_repairs: int,
         pods: Mapping[str, int],
+        ports_taken: Mapping[str, Sequence[str]],
         catalog_version: int,
         catalog_faults: int,
         identity_faults: int,
@@ -54,7 +55,8 @@ class Metrics:
     ) -> bytes:
         """The page. `live` is by direction, `expiries` POSIX seconds by SPIFFE ID, `pods` by state.
 
-        `above` says when what is above all SVIDs expires: by `issuer`, and `root` with the beginning of its digest.
+        `ports_taken` are addresses, by pod. `above` says when what is above all SVIDs expires: by `issuer`, and `root`
+        with the beginning of its digest.
         """
         families = [
             *self._counted(),
@@ -76,6 +78,7 @@ class Metrics:
                 "state",
                 pods,
             ),
+            _ports_taken(ports_taken),
             CounterMetricFamily(
                 "quietwire_worker_restarts", "Workers that died and were replaced.", value=worker_restarts
             ),
@@ -126,6 +129,18 @@ class Metrics:
         for (kind, *labels), value in sorted(self._totals.items()):
             families[kind].add_metric(labels, value)
         return list(families.values())
+
+
+def _ports_taken(taken: Mapping[str, Sequence[str]]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(
+        "quietwire_agent_port_taken",
+        "1 for each address in a pod at which something else listens, or did, where the agent should.",
+        labels=("pod", "address"),
+    )
+    for pod, addresses in taken.items():
+        for address in addresses:
+            family.add_metric((pod, address), 1)
+    return family
 
 
 def _gauge(name: str, text: str, label: str, values: Mapping[str, float]) -> Metric:

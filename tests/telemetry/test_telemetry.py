@@ -197,6 +197,7 @@ def test_the_metrics_page_has_every_family() -> None:
     totals.update(0, 1, counters.snapshot())
     page = Metrics(totals).render(
         live={"inbound": 3}, expiries={"spiffe://a/b": 5.0}, worker_restarts=1, rule_repairs=2, pods={"captured": 4},
+        ports_taken={"demo/a": ["0.0.0.0:4143"]},
         catalog_version=7, catalog_faults=0, identity_faults=5, policy_warnings=2,
         above={"issuer": 9.0, "root aa": 9.0 + 8 * 86400}, bundle_sequence=3,
         clock_skew=-2.0,
