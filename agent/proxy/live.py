@@ -28,6 +28,8 @@ MAX_OPENING = 16384
 SWEEP_SECONDS = 1.0
 """How often legs that are not being read are asked whether the kernel has given them up."""
 
+ENDED_AT_ONCE = 500
+"""Connections that are ended in one turn of the loop, before others get theirs."""
 SWEPT_AT_ONCE = 1000
 """Connections that are asked so before others get their turn."""
 
@@ -135,12 +137,19 @@ class Live:
         """Returns when no connection is left."""
         await self._empty.wait()
 
-    def terminate(self, outcome: Outcome, message: str, which: Callable[[Connection], bool] = lambda _: True) -> int:
-        """Ends each connection for which `which` holds, by a reset; how many those were."""
+    async def terminate(
+        self, outcome: Outcome, message: str, which: Callable[[Connection], bool] = lambda _: True
+    ) -> int:
+        """Ends each connection for which `which` holds, by a reset; how many those were. Takes turns with others."""
         chosen = [connection for connection in self if which(connection)]
-        for connection in chosen:
-            connection.terminate(outcome, message)
-        return len(chosen)
+        ended = 0
+        for number, connection in enumerate(chosen, 1):
+            if self.knows(connection):  # it may have ended by itself meanwhile
+                connection.terminate(outcome, message)
+                ended += 1
+            if number % ENDED_AT_ONCE == 0:
+                await asyncio.sleep(0)
+        return ended
 
     async def sweep(self) -> None:
         """Finds legs that were reset while nobody polled them; a part in each turn of the loop."""

@@ -93,7 +93,7 @@ class Worker:
                 await self._reauthorize(Touched())
             case messages.SetBundle(bundle):
                 self._view.set_bundle(bundle)
-                self._end_unidentified()
+                await self._end_unidentified()
             case messages.SetSvid(svid):
                 self._view.set_svid(svid)
             case messages.ForgetSvid(spiffe_id):
@@ -101,13 +101,13 @@ class Worker:
             case messages.Enrol():
                 await self._enrol(message, fds)
             case messages.Unenrol(pod, reason):
-                self._unenrol(pod, reason)
+                await self._unenrol(pod, reason)
                 # The transports close in the loop's next turns; "released" means that their resets have gone out.
                 for _ in range(3):
                     await asyncio.sleep(0)
                 self._channel.send(messages.Released(pod))
             case messages.Scrape(number):
-                self._send_counts(number)
+                await self._send_counts(number)
             case messages.Sync(number):
                 self._channel.send(messages.Synced(number))
             case _:
@@ -125,7 +125,7 @@ class Worker:
             self._channel.send(messages.EnrolFailed(message.pod, f"the worker has no {missing} for it"))
             return
         if message.pod in self._pods:
-            self._unenrol(message.pod, "enrolled again")
+            await self._unenrol(message.pod, "enrolled again")
         enrolled = self._pods[message.pod] = EnrolledPod(message.pod, netns_fd, self._home_fd, message.mark)
         servers = self._servers[message.pod] = []
         loop = asyncio.get_running_loop()
@@ -138,18 +138,20 @@ class Worker:
         except OSError as error:
             for sock in sockets:
                 sock.close()
-            self._unenrol(message.pod, "it cannot be listened for")
+            await self._unenrol(message.pod, "it cannot be listened for")
             self._channel.send(messages.EnrolFailed(message.pod, f"the worker cannot listen for it: {error.strerror}"))
             return
         self._channel.send(messages.Captured(message.pod))
 
-    def _unenrol(self, key: str, reason: str) -> None:
+    async def _unenrol(self, key: str, reason: str) -> None:
         for server in self._servers.pop(key, []):
             server.close()
         enrolled = self._pods.pop(key, None)
         if enrolled is None:
             return
-        self._runtime.live.terminate(Outcome.UNENROLLED, reason, lambda connection: connection.enrolled is enrolled)
+        await self._runtime.live.terminate(
+            Outcome.UNENROLLED, reason, lambda connection: connection.enrolled is enrolled
+        )
         enrolled.close()
 
     async def _reauthorize(self, touched: Touched) -> None:
@@ -167,16 +169,19 @@ class Worker:
         for connection in self._runtime.live.opening():
             connection.look_again()
 
-    def _end_unidentified(self) -> None:
+    async def _end_unidentified(self) -> None:
         """Ends connections that stand on a certificate which the bundle now in force does not bear."""
-        for connection in self._runtime.live.relayed():
-            problem = connection.identity_problem()
-            if problem is not None:
+        for number, connection in enumerate(self._runtime.live.relayed(), 1):
+            if self._runtime.live.is_joined(connection) and (problem := connection.identity_problem()) is not None:
                 connection.terminate(Outcome.TERMINATED, f"no longer permitted: {problem}")
+            if number % JUDGED_AT_ONCE == 0:
+                await asyncio.sleep(0)
 
-    def _send_counts(self, number: int) -> None:
-        for connection in self._runtime.live.relayed():
+    async def _send_counts(self, number: int) -> None:
+        for reported, connection in enumerate(self._runtime.live.relayed(), 1):
             connection.report_bytes()
+            if reported % JUDGED_AT_ONCE == 0:
+                await asyncio.sleep(0)
         self._channel.send(messages.Counts(number, self._runtime.counters.snapshot(), self._runtime.live.count()))
 
     async def _sweep(self) -> None:
@@ -195,10 +200,10 @@ class Worker:
             async with asyncio.timeout(seconds):
                 await self._runtime.live.wait_until_empty()
         except TimeoutError:
-            ended = self._runtime.live.terminate(
+            ended = await self._runtime.live.terminate(
                 Outcome.DRAINED, f"the agent is shutting down, and the drain timeout of {seconds:g} s is over"
             )
-        self._send_counts(0)
+        await self._send_counts(0)
         self._channel.send(messages.Drained(ended))
         await self._channel.flushed()
         self._drained = True

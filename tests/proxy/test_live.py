@@ -5,6 +5,7 @@ from typing import cast
 
 import pytest
 
+from agent.outcome import Outcome
 from agent.proxy import live
 from agent.proxy.connection import Connection
 from agent.proxy.live import (
@@ -119,6 +120,22 @@ async def test_a_sweep_takes_turns_with_others(worker: Worker, monkeypatch: pyte
     await sweeping
     assert len(swept) == 9
     assert gone not in swept
+
+
+async def test_many_connections_are_ended_in_turns_with_others(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of ten connections, three in each turn; those that end meanwhile are not counted."""
+    monkeypatch.setattr(live, "ENDED_AT_ONCE", 3)
+    monkeypatch.setattr(Connection, "terminate", lambda connection, *_: worker.live.left(connection))
+    made = crowd(worker, *[WEB_IP] * 10)
+    for connection in made:
+        worker.live.joined(connection)
+    ending = spawn(worker.live.terminate(Outcome.UNENROLLED, "the pod has left"), name="end")
+    await asyncio.sleep(0)
+    left = worker.live.relayed()
+    assert len(left) == 7
+    worker.live.left(left[0])
+    assert await ending == 9
+    assert len(worker.live) == 0
 
 
 async def test_nothing_is_kept_of_who_has_left(worker: Worker) -> None:
