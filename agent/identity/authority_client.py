@@ -14,8 +14,9 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import h11
+from cryptography.exceptions import UnsupportedAlgorithm
 
-from agent.identity import bundle_document, http, received
+from agent.identity import bundle_document, http, received, x509_svid
 from agent.identity.csr import new_request
 from agent.identity.http import Answer
 from agent.identity.memfd import load_cert_chain
@@ -207,7 +208,7 @@ class AuthorityClient:
         try:
             chain = json.loads(answer.body)["chain_pem"].encode()
             return received.accept(request, spiffe_id, chain, self._anchors, now=self._clock())
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (KeyError, AttributeError, UnsupportedAlgorithm, *x509_svid.UNREADABLE) as error:
             raise ProviderError("bad_answer", f"the authority's answer cannot be used: {error}") from error
 
     async def _request(

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from agent.identity.svid import Bundle
+from agent.identity.x509_svid import UNREADABLE
 
 _CURVES = {"secp256r1": ("P-256", 32), "secp384r1": ("P-384", 48), "secp521r1": ("P-521", 66)}
 
@@ -89,7 +90,7 @@ def decode(data: bytes, trust_domain: str) -> Bundle:
             frozenset(str(each) for each in revoked.get("serials", ())),
             frozenset(str(each) for each in document.get("quietwire_retired", ())),
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (KeyError, AttributeError, *UNREADABLE) as error:
         raise BundleError(f"the answer is no SPIFFE bundle: {error}") from error
     if not anchors:
         raise BundleError("the bundle has no anchor with use x509-svid")

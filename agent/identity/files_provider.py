@@ -9,7 +9,6 @@ and whoever asked keeps the one that it has. So is a bundle that is none.
 """
 
 import asyncio
-import hashlib
 import logging
 import time
 from collections.abc import Callable
@@ -38,12 +37,16 @@ PAIR_SECONDS = 1.0
 """How long the other half of a pair is waited for, where files are written one after the other."""
 MAX_TRIED = 4096
 """SVIDs of which it is remembered that peers take them."""
+MAX_WATCHED = 4 * MAX_TRIED
 NAMES = (("svid.pem", "key.pem"), ("tls.crt", "tls.key"))
 NEXT_STEPS = {
     Outcome.CERTIFICATE_EXPIRED: "does its issuer renew it, and do the clocks agree?",
     Outcome.CERTIFICATE_UNTRUSTED: "is it of the issuer whose roots are in bundle.pem?",
 }
 """What to look at, by how peers would count it; for the rest, the issuer's template."""
+
+
+_State = tuple[int, int, int, int] | None
 
 
 class _Tried(Struct, frozen=True):
@@ -62,7 +65,11 @@ class FilesProvider:
         self._directory = directory
         self._trust_domain = trust_domain
         self._clock = clock
-        self._seen = ""
+        self._bundle_path = directory / "bundle.pem"
+        self._states: dict[Path, _State] = {}
+        """What the files were, that anything depends on: the bundle, and those of whoever was asked for."""
+        self._news = True
+        """Something has changed, and has not been given out."""
         self._sequence = 0
         self._anchors = b""
         """Of the bundle that was last given out."""
@@ -74,8 +81,9 @@ class FilesProvider:
         if workload is None:
             raise ProviderError("not_a_workload", f"{spiffe_id} is no workload's")
         directory = self._directory.joinpath(*workload)
+        await asyncio.to_thread(self._watch, directory)
         # Under the bundle in force, and not under one that came meanwhile: what came has everything asked for again.
-        anchors = self._anchors or await asyncio.to_thread(_anchors, self._directory / "bundle.pem", self._clock())
+        anchors = self._anchors or await asyncio.to_thread(_anchors, self._bundle_path, self._clock())
         return await asyncio.to_thread(self._usable, await _whole(directory, spiffe_id), directory, anchors)
 
     def _usable(self, svid: Svid, directory: Path, anchors_pem: bytes) -> Svid:
@@ -100,15 +108,30 @@ class FilesProvider:
         """The bundle once anything in the directory has changed. Raises ProviderError."""
         del report  # nobody is there to be told
         for _ in range(int(QUIET_SECONDS / LOOK_SECONDS)):
-            state = await asyncio.to_thread(_state, self._directory)
-            if state != self._seen or known != self._sequence:
-                anchors = await asyncio.to_thread(_anchors, self._directory / "bundle.pem", self._clock())
-                if state != self._seen:
-                    self._seen, self._sequence = state, self._sequence + 1
+            await asyncio.to_thread(self._look)
+            if self._news or known != self._sequence:
+                anchors = await asyncio.to_thread(_anchors, self._bundle_path, self._clock())
+                if self._news:
+                    self._news, self._sequence = False, self._sequence + 1
                 self._anchors = anchors
                 return Bundle(self._trust_domain, anchors, self._sequence)
             await asyncio.sleep(LOOK_SECONDS)
         return None
+
+    def _watch(self, directory: Path) -> None:
+        """Before it is read, so that no change is missed. That somebody is asked for is no change."""
+        if len(self._states) > MAX_WATCHED:
+            self._states.clear()  # pods come and go; whoever is still there is asked for again
+        for names in NAMES:
+            for name in names:
+                self._states.setdefault(directory / name, _state(directory / name))
+
+    def _look(self) -> None:
+        self._states.setdefault(self._bundle_path, _state(self._bundle_path))
+        for path, known in list(self._states.items()):
+            found = _state(path)
+            if found != known:
+                self._states[path], self._news = found, True
 
     async def close(self) -> None:
         """Nothing is kept open."""
@@ -130,15 +153,13 @@ async def _whole(directory: Path, spiffe_id: SpiffeId) -> Svid:
         await asyncio.sleep(PAIR_SECONDS / 10)
 
 
-def _state(directory: Path) -> str:
-    digest = hashlib.sha256()
-    for path in sorted(directory.rglob("*")):
-        try:
-            status = path.stat()
-        except OSError:
-            continue  # it left meanwhile, which is another state than before: its name is not in this one
-        digest.update(f"{path}\0{status.st_dev}\0{status.st_ino}\0{status.st_mtime_ns}\0{status.st_size}\n".encode())
-    return digest.hexdigest()
+def _state(path: Path) -> _State:
+    """Differs once a file is another one: through links, so that Kubernetes' `..data` counts."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None  # as good as not there: who reads it hears why
+    return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size
 
 
 def _anchors(path: Path, now: float) -> bytes:

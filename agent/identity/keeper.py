@@ -20,6 +20,7 @@ MAX_REQUESTS = 4
 MAX_AHEAD = 2
 """Of them, those that nobody waits for: slow answers to these leave room for a pod that comes meanwhile."""
 IDLE_SECONDS = 2.0
+FAULT_SECONDS = 10.0
 LOUD_SECONDS = 60.0
 """How often the same SVID's approaching end is logged."""
 BUNDLE_LIFETIME = 20.0
@@ -133,17 +134,19 @@ class IdentityKeeper:
             self._reported.set()
 
     async def run(self) -> None:
-        """Keeps going until cancelled."""
+        """Keeps going until cancelled, or until what follows the bundle dies."""
         follower = spawn(self._follow_bundle(), name="bundle")
+        follower.add_done_callback(lambda _: self._changed.set())
         requests: set[asyncio.Task[None]] = set()
         try:
-            while True:
+            while not follower.done():  # without it nobody would hear of a revocation: whoever runs this ends
                 self._changed.clear()
                 now = self._clock()
                 for spiffe_id, kept in self._due(now):
                     if not self._has_room(kept, now):
                         break  # whoever comes after it in turn is no more urgent
                     self._asking.add(kept)
+                    kept.due = now + FAULT_SECONDS  # of a request that ends by a fault of ours, and sets none
                     kept.turn = self._turn(kept, now)
                     kept.asked_under = 0 if self._bundle is None else self._bundle.sequence
                     task = spawn(self._renew(spiffe_id, kept), name=f"SVID {spiffe_id}")

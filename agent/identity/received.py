@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 
 from agent.identity import x509_svid
@@ -62,8 +62,8 @@ def is_under(svid: Svid, anchors_pem: bytes, *, now: float) -> bool:
     try:
         chain = x509.load_pem_x509_certificates(svid.chain_pem)
         return _problem(chain, x509.load_pem_x509_certificates(anchors_pem), now) is None
-    except ValueError:
-        return False
+    except x509_svid.UNREADABLE:
+        return False  # then the agent asks for another one
 
 
 def issuer_of(leaf: x509.Certificate) -> str:
@@ -93,8 +93,8 @@ def signed_by(child: x509.Certificate, parent: x509.Certificate) -> bool:
     """Whether the parent's key signed the child, and its name is the issuer's (RFC 5280, section 6.1.3)."""
     try:
         child.verify_directly_issued_by(parent)
-    except (ValueError, TypeError, InvalidSignature):
-        return False
+    except (InvalidSignature, UnsupportedAlgorithm, *x509_svid.UNREADABLE):
+        return False  # what cannot be verified is not signed
     return True
 
 

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from msgspec.structs import replace
 
 from agent.authority import ca
-from agent.identity.files_provider import PAIR_SECONDS, FilesProvider
+from agent.identity.files_provider import LOOK_SECONDS, PAIR_SECONDS, FilesProvider
 from agent.identity.keeper import IdentityKeeper
 from agent.identity.provider import ProviderError, Report
 from agent.identity.spiffe import SpiffeId
@@ -84,6 +84,7 @@ async def test_what_is_missing_or_wrong_is_named(directory: Path) -> None:
 
 async def test_the_bundle_comes_with_a_sequence_that_grows_with_every_change(directory: Path) -> None:
     provider = FilesProvider(directory, TRUST_DOMAIN)
+    await provider.issue(WEB)
     first = await provider.bundle(0, Report())
     assert first is not None
     assert (first.sequence, first.anchors_pem) == (1, PKI.bundle().anchors_pem)
@@ -288,3 +289,44 @@ async def test_an_svid_is_tried_once_and_not_at_every_look(directory: Path, monk
     with pytest.raises(ProviderError, match="no peer would take"):
         await provider.issue(WEB)
     assert tried == [first.serial, second, second]
+
+
+async def test_that_somebody_is_asked_for_is_no_change_and_what_comes_for_whoever_was_is_one(directory: Path) -> None:
+    provider = FilesProvider(directory, TRUST_DOMAIN)
+    first = await provider.bundle(0, Report())
+    assert first is not None
+    await provider.issue(WEB)
+    with pytest.raises(ProviderError, match="has neither"):
+        await provider.issue(VICTIM)
+    (directory / "demo" / "nobody").mkdir()
+    (directory / "demo" / "nobody" / "svid.pem").write_text("nobody has asked for it")
+    waiting = spawn(provider.bundle(first.sequence, Report(1)), name="waiting")
+    await asyncio.sleep(LOOK_SECONDS * 1.5)
+    assert not waiting.done()
+    put(directory, PKI.certificate([str(VICTIM)]), account="victim")
+    second = await asyncio.wait_for(waiting, 10)
+    assert second is not None
+    assert second.sequence == first.sequence + 1
+    assert (await provider.issue(VICTIM)).spiffe_id == VICTIM
+
+
+async def test_files_behind_links_are_followed(directory: Path) -> None:
+    """As Kubernetes mounts a secret: `..data` is replaced, and nothing else."""
+    place = directory / "demo" / "web"
+    for each in place.iterdir():
+        each.unlink()
+    for name, svid in (("..one", PKI.svid()), ("..two", PKI.svid())):
+        (place / name).mkdir()
+        (place / name / "tls.crt").write_bytes(svid.chain_pem)
+        (place / name / "tls.key").write_bytes(svid.key_pem)
+    (place / "..data").symlink_to("..one")
+    for name in ("tls.crt", "tls.key"):
+        (place / name).symlink_to(f"..data/{name}")
+    provider = FilesProvider(directory, TRUST_DOMAIN)
+    one = await provider.issue(WEB)
+    bundle = await provider.bundle(0, Report())
+    assert bundle is not None
+    (place / "..new").symlink_to("..two")
+    (place / "..new").rename(place / "..data")
+    assert await asyncio.wait_for(provider.bundle(bundle.sequence, Report()), 10) is not None
+    assert (await provider.issue(WEB)).serial != one.serial

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.identity.keeper import IDLE_SECONDS, MAX_AHEAD, MAX_REQUESTS, PENDING, IdentityKeeper
+from agent.identity.keeper import FAULT_SECONDS, IDLE_SECONDS, MAX_AHEAD, MAX_REQUESTS, PENDING, IdentityKeeper
 from agent.identity.provider import ProviderError, Report
 from agent.identity.renewal import BACKOFF_CAP_SECONDS, SPREAD_SECONDS, backoff, is_loud, renew_at
 from agent.identity.spiffe import SpiffeId
@@ -418,3 +418,28 @@ async def test_a_source_that_pushes_is_asked_again_at_every_change_and_the_same_
     _, answer = await case.request()
     answer.set_result(Svid(WEB, b"chain", b"key", 0.0, 20_000.0, "2", "old"))
     await case.until(lambda: len(case.svids) == 2)
+
+
+async def test_the_death_of_what_follows_the_bundle_ends_the_keeper(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever runs it must not go on without hearing of revocations."""
+    case = Case()
+
+    async def faulty(known: int, report: Report) -> Bundle | None:
+        raise ZeroDivisionError("a fault of ours")
+
+    monkeypatch.setattr(case.provider, "bundle", faulty)
+    async with asyncio.timeout(5):
+        await case.keeper.run()
+
+
+async def test_a_request_that_ends_by_a_fault_is_not_asked_again_at_once(case: Case) -> None:
+    case.keeper.want(frozenset({WEB}))
+    (await case.request())[1].set_exception(ZeroDivisionError("a fault of ours"))
+    await case.until(lambda: not case.keeper._asking)
+    case.wake()
+    await asyncio.sleep(0)
+    assert case.provider.asked.empty()
+    case.now += FAULT_SECONDS
+    case.wake()
+    (await case.request())[1].set_result(svid(ends=1000))
+    await case.until(lambda: bool(case.svids))
