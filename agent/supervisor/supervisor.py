@@ -305,7 +305,7 @@ class Supervisor:
         if svid is None:
             return problem or f"its SVID {spiffe_id} has not come yet"
         if svid.not_after <= time.time():
-            return problem or f"its SVID {spiffe_id} has expired"
+            return f"its SVID {spiffe_id} has expired{'' if problem is None else f'. {problem}'}"
         if self.bundle.revokes(spiffe_id, svid.serial):
             return f"{spiffe_id} is revoked; quietwire authority unrevoke takes it back"
         return None
