@@ -234,14 +234,14 @@ class AuthorityServer:
         spawn(self._serve(sock, place), name="authority's connection")
 
     async def _serve(self, sock: socket.socket, place: Place) -> None:
-        protocol = type(
-            "Protocol",
-            (MutualTlsProtocol,),
-            {"places": self._places, "place": place, "trust_domain": self._service.trust_domain},
-        )
+        def protocol() -> MutualTlsProtocol:
+            made = MutualTlsProtocol(config=self._config, server_state=self._state, app_state={})
+            made.places, made.place, made.trust_domain = self._places, place, self._service.trust_domain
+            return made
+
         try:
             await asyncio.get_running_loop().connect_accepted_socket(
-                lambda: protocol(config=self._config, server_state=self._state, app_state={}),
+                protocol,
                 sock,
                 ssl=self._context,
                 ssl_handshake_timeout=HANDSHAKE_SECONDS,
