@@ -4,6 +4,8 @@ One table: what was revoked, and the verdict of every endpoint for each who may 
 table fails the test.
 """
 
+import contextlib
+import sqlite3
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -300,3 +302,26 @@ def test_what_is_told_and_what_is_refused_agree(tmp_path: Path, kind: Kind) -> N
         assert any(told)
         book.unrevoke(kind, value)
     book.close()
+
+
+@pytest.mark.parametrize("wanted", [SpiffeId.for_agent(TD, "node-b"), WEB, SpiffeId(TD, "/authority")])
+async def test_an_agent_gets_its_own_identity_and_no_other_by_joining_or_renewing(mesh: Mesh, wanted: SpiffeId) -> None:
+    token = mesh.authority.token("node-a")
+    body = {"token": token, "node": "node-a", "csr": new_request(wanted).csr_pem.decode()}
+    assert await mesh.ask(None, "POST", "/v1/join", body) == "wrong_identity"
+    assert await mesh.sign("agent", "/v1/renew", wanted) == "wrong_identity"
+    body["csr"] = new_request(AGENT).csr_pem.decode()
+    assert await mesh.ask(None, "POST", "/v1/join", body) == "yes", "the token was not used up"
+    book = mesh.authority.book()
+    assert sum(each.spiffe_id == str(wanted) and each.node == "node-a" for each in book.issued()) == (wanted == WEB)
+    book.close()
+
+
+async def test_an_agent_that_the_ledger_does_not_know_is_nobody_until_it_joins(mesh: Mesh) -> None:
+    """Its certificate is of our own root: from before the ledger was restored, say."""
+    with contextlib.closing(sqlite3.connect(mesh.authority.store.ledger, isolation_level=None)) as db:
+        db.execute("DELETE FROM agents WHERE node = 'node-a'")
+    for name in ("renew", "svid web", "poll", "bundle by the agent"):
+        assert await DOORS[name][1](mesh) == "unknown_caller"
+    assert await DOORS["join"][1](mesh) == "yes"
+    assert await DOORS["svid web"][1](mesh) == "yes"
