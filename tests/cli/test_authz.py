@@ -529,14 +529,20 @@ def test_what_is_legal_and_surely_not_meant_is_a_warning_with_file_and_line(
         manifest("Server demo/other", {"externalWorkloadSelector": {}, "port": 80}),
         manifest("MeshTLSAuthentication demo/other", {"identities": ["*"]}),
         policy(SERVER_REF, {"kind": "ServiceAccount", "name": "nobody-has-a-manifest-of-this"}),
+        policy(SERVER_REF, {"group": "policy.linkerd.io", "kind": "MeshTLSAuthentication", "name": "known"}),
+        policy(SERVER_REF, {"group": "policy.linkerd.io", "kind": "NetworkAuthentication", "name": "known"}),
     ],
     ids=lambda each: f"{each['kind']} {json.dumps(each['spec'])}",
 )
 def test_what_is_sound_is_no_warning(typed: Typed, place: Path, sound: Manifest) -> None:
-    write(place / "all.yaml", *SOUND, sound)
+    known = (
+        manifest("MeshTLSAuthentication demo/known", {"identities": ["*"]}),
+        manifest("NetworkAuthentication demo/known", {"networks": [{"cidr": "10.0.0.0/8"}]}),
+    )
+    write(place / "all.yaml", *SOUND, *known, sound)
     done = typed("check", place)
     assert (done.code, done.err) == (0, "")
-    assert done.out == f"{len(SOUND) + 1} objects, 0 errors, 0 warnings\n"
+    assert done.out == f"{len(SOUND) + len(known) + 1} objects, 0 errors, 0 warnings\n"
 
 
 def test_two_servers_on_one_port_are_a_warning_for_the_one_that_loses(typed: Typed, place: Path) -> None:

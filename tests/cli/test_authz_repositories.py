@@ -150,6 +150,9 @@ def test_a_server_on_a_probes_port_is_a_warning(typed: Typed, place: Path) -> No
     assert "port 8080" in warning["message"]
     assert "shop/cart, shop/statefulset-cart, shop/daemonset-cart and 1 more" in warning["message"]
     assert "the node's own addresses" in warning["message"]
+    write(place / "all.yaml", *carts[:3], *POLICY)
+    (warning,) = typed("check", place, "--json").json["warnings"]
+    assert "port 8080 of shop/cart, shop/statefulset-cart, shop/daemonset-cart is a probe's" in warning["message"]
     write(place / "all.yaml", controller("Deployment", "cart"), *POLICY)
     assert typed("check", place, "--json").json["warnings"] == []
 

@@ -447,6 +447,14 @@ def test_what_linkerd_takes_as_a_match_is_taken(kind: str, match: dict[str, Any]
     assert (route.servers, route.group) == (("s",), "gateway.networking.k8s.io")
 
 
+@pytest.mark.parametrize("backend", [{"name": "cart"}, {"group": "core", "kind": "Service", "name": "cart"}])
+def test_a_backend_of_the_gateway_apis_route_needs_a_port_where_it_is_a_service(backend: dict[str, Any]) -> None:
+    rules = [{"backendRefs": [{"kind": "Other", "name": "x"}, backend]}]
+    (fault,) = read(text_of([manifest("HTTPRoute@gateway.networking.k8s.io/v1 demo/r", {"rules": rules})])).faults
+    assert fault.reason == "spec.rules[0].backendRefs[1]: a backendRef to a Service needs a port"
+    assert read(text_of([manifest("HTTPRoute demo/r", {"rules": rules})])).faults == (), "Linkerd's own asks for none"
+
+
 LABELLED = {**SERVER, "metadata": {**SERVER["metadata"], "labels": {"open": "yes"}}}
 SELECTING = manifest(
     "ServerAuthorization demo/z",
@@ -538,10 +546,15 @@ WHOLE = [
     manifest(
         "HTTPLocalRateLimitPolicy demo/l",
         {
-            "targetRef": _REF,
+            "targetRef": {**_REF, "namespace": "demo"},
             "total": {"requestsPerSecond": 10},
             "identity": {"requestsPerSecond": 5},
-            "overrides": [{"requestsPerSecond": 7, "clientRefs": [{"kind": "ServiceAccount", "name": "web"}]}],
+            "overrides": [
+                {
+                    "requestsPerSecond": 10,
+                    "clientRefs": [{"group": "core", "kind": "ServiceAccount", "name": "web", "namespace": "demo"}],
+                }
+            ],
         },
     ),
 ]
