@@ -42,6 +42,21 @@ def test_both_decide_the_same_and_name_the_same(manifests: list[Manifest], defau
                     assert considered | {PROBE} == expected.lacking | {PROBE}, question
 
 
+@settings(max_examples=100, deadline=None)
+@given(worlds(), st.sampled_from(DEFAULTS))
+def test_the_words_about_an_authorization_agree_with_the_decision(manifests: list[Manifest], default: str) -> None:
+    """Who is let in is found without a word; what each authorization lacks is said by another way, for people."""
+    world = World(text_of(manifests), default=default, node_addresses=[NODE])
+    for pod in world.pods.pods():
+        for port in PORTS:
+            permits = world.policy.permits(pod, port)
+            everyone = permits.authorizations if permits.probe is None else (*permits.authorizations, permits.probe)
+            for asker in ASKERS:
+                who = client_of(asker)
+                first = next((each.name for each in everyone if each.lacks(who) is None), None)
+                assert permits.matcher.first(who) == first, f"{asker} -> {pod.key}:{port}"
+
+
 @settings(max_examples=50, deadline=None)
 @given(worlds(), st.sampled_from(DEFAULTS), st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6)))
 def test_detection_foresees_exactly_the_plaintext_clients_that_are_let_in(

@@ -10,8 +10,10 @@ from agent.catalog.model import Catalog, MeshSettings, Pod
 from agent.identity.spiffe import SpiffeId
 from agent.outcome import Outcome
 from agent.policy.authorize import authorize, could_permit_unauthenticated
+from agent.policy.identities import IdentityMatch
 from agent.policy.index import DEFAULT_CLUSTER_NETWORKS, PolicyIndex, PolicySettings, default_permits
-from agent.policy.model import Client, DefaultPolicy, Denial, Permit, ServerPort
+from agent.policy.model import Authorization, Client, DefaultPolicy, Denial, Permit, Requirement, ServerPort
+from agent.policy.networks import NetworkMatch
 
 WEB = SpiffeId.for_service_account("example.test", "demo", "web")
 SERVER = ServerPort("demo/api", 8080)
@@ -107,6 +109,43 @@ def test_a_denial_names_what_decided_what_was_considered_and_what_to_do() -> Non
     assert "no mesh identity" in answer.considered[0].lacked
     assert "demo/api:8080" in answer.message
     assert "Enrol the client's pod" in answer.message
+
+
+@pytest.mark.parametrize(
+    ("identities", "named"),
+    [
+        (IdentityMatch(everyone=True), True),
+        (IdentityMatch(ids=frozenset({WEB})), True),
+        (IdentityMatch(names=frozenset({"web.demo.serviceaccount.identity.example.test"})), True),
+        (IdentityMatch(names=frozenset({"web.demo.serviceaccount.identity.linkerd.example.test"})), True),
+        (IdentityMatch(suffixes=(".demo.serviceaccount.identity.example.test",)), True),
+        (IdentityMatch(accounts=frozenset({("demo", "web")})), True),
+        (IdentityMatch(namespaces=frozenset({"demo"})), True),
+        (IdentityMatch(), False),
+        (IdentityMatch(suffixes=(".other",), accounts=frozenset({("demo", "x")}), namespaces=frozenset({"x"})), False),
+    ],
+)
+def test_what_is_said_to_be_lacking_is_lacking_and_nothing_else_is(identities: IdentityMatch, named: bool) -> None:
+    only = Authorization(
+        "a", Requirement.MESH_IDENTITY, (NetworkMatch(ipaddress.ip_network("192.0.2.0/24")),), identities
+    )
+    network = f"address {INSIDE} is in none of its networks"
+    stranger = f"{WEB} is none of its identities"
+    assert only.lacks(client(INSIDE, "mesh")) == (network if named else f"{network}; {stranger}")
+    assert only.lacks(client(OUTSIDE, "mesh")) == (None if named else stranger)
+    assert only.lacks(client(OUTSIDE, "plain")) == "no mesh identity: the client came without mTLS"
+
+
+def test_a_client_whose_address_is_not_known_counts_as_one_of_the_clusters() -> None:
+    nowhere = Client(None, WEB, tls=True)
+    assert (str(nowhere), str(Client(None, None, tls=False))) == (str(WEB), "a client without identity or address")
+    assert str(client(INSIDE, "plain")) == INSIDE
+    assert str(client(INSIDE, "mesh")) == f"{WEB} at {INSIDE}"
+    near = default_permits(DefaultPolicy.CLUSTER_AUTHENTICATED, ("10.0.0.0/8",)).authorizations[0]
+    assert near.lacks(nowhere) is None
+    assert near.lacks(client(OUTSIDE, "mesh")) == f"address {OUTSIDE} is in none of the cluster's networks"
+    elsewhere = Authorization("a", Requirement.NOTHING, near.networks)
+    assert elsewhere.lacks(nowhere) == "its address, which decides here, is not known"
 
 
 def pod(policy: str | None) -> Pod:
