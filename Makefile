@@ -6,9 +6,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 JOBS ?= auto
+MUTATE ?= agent/policy
+MUTATION_SECONDS ?= 900
 NATIVE := $(wildcard agent/*/_*.pyx agent/*/_*.pxd)
 
-.PHONY: help demo test test-unit lint bench bench-smoke fresh lock clean
+.PHONY: help demo test test-unit lint bench bench-smoke mutation fresh lock clean
 
 help: ## what there is
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +42,9 @@ bench-smoke: $(VENV)/.bench ## see that the bench works, in a minute (root)
 	deploy/install-packages.sh bench
 	$(BIN)/python -m bench --smoke --json >/dev/null
 
+mutation: $(VENV)/.mutation ## which changes no test notices: MUTATE=agent/policy MUTATION_SECONDS=900 (not in CI)
+	$(BIN)/python deploy/mutation.py $(MUTATE) $(MUTATION_SECONDS) $(MUTATION_TESTS)
+
 fresh: ## prove both commands in a minimal Debian tree (root, not in CI)
 	deploy/fresh.sh
 
@@ -48,6 +53,7 @@ lock: ## renew the lock files after a change in pyproject.toml (needs uv)
 	uv pip compile --universal --generate-hashes --no-emit-index-url --no-annotate --no-header --python-version 3.11 pyproject.toml -o requirements.lock
 	uv pip compile --universal --generate-hashes --no-emit-index-url --no-annotate --no-header --python-version 3.11 --extra dev pyproject.toml -o requirements-dev.lock
 	uv pip compile --universal --generate-hashes --no-emit-index-url --no-annotate --no-header --python-version 3.11 --extra bench pyproject.toml -o requirements-bench.lock
+	uv pip compile --universal --generate-hashes --no-emit-index-url --no-annotate --no-header --python-version 3.11 --extra mutation -c requirements-dev.lock pyproject.toml -o requirements-mutation.lock
 
 clean: ## remove what make made
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .cache
@@ -66,4 +72,8 @@ $(VENV)/.dev: $(VENV)/.runtime requirements-dev.lock
 
 $(VENV)/.bench: $(VENV)/.runtime requirements-bench.lock
 	$(PIP) install --require-hashes --no-build-isolation -r requirements-bench.lock
+	touch $@
+
+$(VENV)/.mutation: $(VENV)/.dev requirements-mutation.lock
+	$(PIP) install --require-hashes --no-build-isolation -r requirements-mutation.lock
 	touch $@
