@@ -33,7 +33,9 @@ def main() -> int:
         except OptionError as error:
             sys.stderr.write(f"quietwire init batch: {error}\n")
             return 2
-        requests.append(Request(given["op"], given["netns_fd"], parsed, given["backend"], recall=True))
+        requests.append(
+            Request(given["op"], given["netns_fd"], parsed, given["backend"], recall=True, processes=given["processes"])
+        )
     work = repair if {request.op for request in requests} == {REPAIR} else run
     for result in work(requests, time.clock_gettime(time.CLOCK_BOOTTIME)):
         sys.stdout.write(json.dumps(asdict(result)) + "\n")

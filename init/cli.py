@@ -151,12 +151,12 @@ def _act(given: argparse.Namespace, options: Options, fd: int) -> int:
     from init.engine import Request, run  # noqa: PLC0415 - after the usage errors, which need none of it
 
     (result,) = run(
-        [Request(given.verb, fd, options, given.backend, key=agent_mark.read())],
+        [Request(given.verb, fd, options, given.backend, key=agent_mark.read(), processes=given.verb == "check")],
         time.clock_gettime(time.CLOCK_BOOTTIME),
     )
     for note in result.notes:
         sys.stderr.write(f"quietwire init: {note}\n")
-    if result.privileged and given.verb == "check":
+    if result.privileged:
         sys.stderr.write(f"quietwire init: capture cannot hold {', '.join(result.privileged)}: {PRIVILEGED_HINT}\n")
     if result.error is not None:
         hint = "; run as root, or with NET_ADMIN" if os.geteuid() != 0 else ""

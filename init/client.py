@@ -21,6 +21,8 @@ class BatchRequest:
     netns_fd: int
     options: Options = field(default_factory=Options)
     backend: str = "auto"
+    processes: bool = False
+    """Say which processes in there capture cannot hold: costs a look at every process of the machine."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ def run_batch(requests: Sequence[BatchRequest], timeout: float) -> list[BatchRes
                 "netns_fd": request.netns_fd,
                 "options": asdict(request.options),
                 "backend": request.backend,
+                "processes": request.processes,
             }
         )
         + "\n"

@@ -49,6 +49,8 @@ class Request:
     key: bytes | None = None
     """Of which the agent's mark in the namespace is made, where `options` have none. Without either, the mark that is
     in the rules already is left there."""
+    processes: bool = False
+    """Say which processes in there capture cannot hold."""
 
 
 @dataclass
@@ -97,10 +99,13 @@ def run(requests: Sequence[Request], now: float) -> list[Result]:
     results = [Result() for _ in requests]
     jobs: list[_Job] = []
     chosen: str | None = None
-    holders = privileged.holders()  # before anything is entered: we are none of a pod's processes
+    asked = [result for request, result in zip(requests, results, strict=True) if request.processes]
+    if asked:  # before anything is entered: we are none of a pod's processes
+        words = privileged.named_in([request.netns_fd for request in requests if request.processes])
+        for result, said in zip(asked, words, strict=True):
+            result.privileged = said
     for request, result in zip(requests, results, strict=True):
         try:
-            result.privileged = privileged.named(holders.get(os.fstat(request.netns_fd).st_ino, []), request.netns_fd)
             enter(request.netns_fd)
             if request.key is not None and request.options.mark is None:
                 marked = replace(request.options, mark=mark_of_namespace(request.key))
@@ -151,7 +156,7 @@ def repair(requests: Sequence[Request], now: float) -> list[Result]:
     """
     results = run([replace(request, op=CHECK) for request in requests], now)
     broken = [number for number, result in enumerate(results) if not result.ok]
-    again = run([replace(requests[number], op=APPLY) for number in broken], now)
+    again = run([replace(requests[number], op=APPLY, processes=False) for number in broken], now)
     for number, result in zip(broken, again, strict=True):
         found = results[number]
         if result.ok and found.missing:
@@ -160,7 +165,8 @@ def repair(requests: Sequence[Request], now: float) -> list[Result]:
                 conntrack.forget_untranslated()
             except OSError as error:  # the rules are in force again all the same
                 result.notes.append(f"connections that were opened without the rules may go on uncaptured: {error}")
-        results[number] = replace(result, missing=found.missing or [found.error or "it could not be checked"])
+        missing = found.missing or [found.error or "it could not be checked"]
+        results[number] = replace(result, missing=missing, privileged=found.privileged)
     return results
 
 

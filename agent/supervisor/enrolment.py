@@ -316,19 +316,19 @@ class Enrolment:
             try:
                 if everybody:
                     await self._clear_left()
-                    await self._verify([*self._pods.values(), *self._left.values()])
+                    await self._verify([*self._pods.values(), *self._left.values()], processes=True)
                 else:
                     await self._verify([self._pods[key] for key in self.watch.due(clock()) if key in self._pods])
             except OSError as error:  # no descriptors, no memory, no process numbers
                 log.error("rules could not be verified (%s): they are soon again", error)
                 next_round = min(next_round, clock() + RETRY_SECONDS)
 
-    async def _verify(self, pods: list[Enrolled]) -> None:
+    async def _verify(self, pods: list[Enrolled], *, processes: bool = False) -> None:
         ruled = [enrolled for enrolled in pods if enrolled.ruled]
         for enrolled in ruled:
             if self._pods.get(enrolled.key) is enrolled:
                 self.watch.looking(enrolled.key)
-        for enrolled, result in zip(ruled, await self._batch("repair", ruled), strict=True):
+        for enrolled, result in zip(ruled, await self._batch("repair", ruled, processes=processes), strict=True):
             broken = bool(result.missing) or not result.ok
             self._looked(enrolled, result, wrote=broken)
             if broken:
@@ -455,7 +455,7 @@ class Enrolment:
                 unruled.append(enrolled)
             except OSError as error:
                 waiting[key] = f"its namespace cannot be watched: {error.strerror}"
-        for enrolled, result in zip(unruled, await self._batch("apply", unruled), strict=True):
+        for enrolled, result in zip(unruled, await self._batch("apply", unruled, processes=True), strict=True):
             self._looked(enrolled, result, wrote=True)
             if result.ok:
                 enrolled.ruled = True
@@ -524,7 +524,6 @@ class Enrolment:
             enrolled.ruled = False  # nobody repairs them from here on
             self.watch.remove(enrolled.key)
             enrolled.refuse()
-            enrolled.ruled = False  # nobody repairs from here on what is about to be removed
             await self._workers.release(enrolled.key, f"{enrolled.key} left the mesh: {reason}")
         living = {} if strip else await self._inhabitants(leaving)
         empty = [enrolled for enrolled in leaving if enrolled.number not in living]
@@ -570,8 +569,8 @@ class Enrolment:
         numbers = {enrolled.number for enrolled in pods}
         return await self._blocking(partial(inhabitants.inhabitants, numbers, ours=ours))
 
-    async def _batch(self, op: str, pods: list[Enrolled]) -> list[BatchResult]:
-        """What came of it, in the same order."""
+    async def _batch(self, op: str, pods: list[Enrolled], *, processes: bool = False) -> list[BatchResult]:
+        """What came of it, in the same order; with `processes`, also of those that live in there."""
         if not pods:
             return []
         seconds = BATCH_SECONDS + len(pods) * BATCH_SECONDS_PER_POD
@@ -581,8 +580,16 @@ class Enrolment:
             for number, enrolled in enumerate(pods):
                 fd = os.dup(enrolled.fd)
                 unless_done.callback(os.close, fd)
-                options, backend = enrolled.options, self._backend
-                requests.append(BatchRequest(id=number, op=op, netns_fd=fd, options=options, backend=backend))
+                requests.append(
+                    BatchRequest(
+                        id=number,
+                        op=op,
+                        netns_fd=fd,
+                        options=enrolled.options,
+                        backend=self._backend,
+                        processes=processes,
+                    )
+                )
             unless_done.pop_all()
         return await self._blocking(_run_and_close, requests, seconds)
 
