@@ -26,9 +26,6 @@ SWEPT_AT_ONCE = 100
 """Namespaces that are asked before others get their turn: a millisecond."""
 PAUSE_SECONDS = 1.0
 """Least time between two looks at one pod's rules."""
-FIRST_LOOK_SECONDS = 5.0
-"""How long after rules were written they are read for the first time, unless something is heard: when an agent starts
-many are written, and it has other things to do."""
 FALSE_ALARMS = 3
 """Looks in a row that may find nothing, before each doubles the pause."""
 LONGEST_PAUSE_SECONDS = 30.0
@@ -136,10 +133,8 @@ class Pace:
         if now - self._last_bell > QUIET_SECONDS:
             self._false_alarms = 0
         self._last_bell = now
-        self._look_at(now)
-
-    def _look_at(self, when: float) -> None:
-        self._rung = when if self._rung is None else min(self._rung, when)
+        if self._rung is None:
+            self._rung = now
 
     @property
     def due(self) -> float | None:
@@ -151,10 +146,8 @@ class Pace:
         self._rung = None
 
     def looked(self, now: float, *, wrote: bool) -> None:
-        """The look has ended; what was written in it is to be looked at too, in a while."""
+        """The look has ended, and was for nothing unless something was written."""
         self._false_alarms = 0 if wrote else self._false_alarms + 1
-        if wrote:
-            self._look_at(now + FIRST_LOOK_SECONDS)
         excess = min(max(0, self._false_alarms - FALSE_ALARMS), 16)
         self._not_before = now + min(PAUSE_SECONDS * 2**excess, LONGEST_PAUSE_SECONDS)
 
@@ -231,7 +224,8 @@ class RuleWatch:
     def looked(self, key: str, now: float, *, wrote: bool, legacy: bool) -> None:
         """Somebody has looked, and `wrote` what was missing, or not; `legacy`: the rules are in iptables' own tables.
 
-        What was heard while something was written may be our own doing: that is looked at only in a while.
+        What was heard while something was written is our own doing, or is found by the next verification of everything:
+        to read at once what was just written would double the work of an agent that starts.
         """
         pod = self._pods.get(key)
         if pod is None:
