@@ -222,7 +222,7 @@ def _legacy_works() -> bool:
             )
             xtables.apply(Family.IPV4, everything)
             return not xtables.missing(Family.IPV4, everything)
-    except (LegacyError, ImportError):
+    except (LegacyError, ImportError):  # then nft is used, and if that does not work either, it is an error
         return False
     return True
 

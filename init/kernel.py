@@ -92,7 +92,7 @@ class Memory:
             if (known["cookie"], known["backend"]) != (self.cookie, self.backend):
                 return
         except (OSError, ValueError, KeyError, TypeError):
-            return
+            return  # without fingerprints all is read
         self._write({**known, "tables": self.tables, "read_at": self.read_at})
 
     def _write(self, known: dict[str, Any]) -> None:
@@ -102,14 +102,14 @@ class Memory:
             temporary.write_text(json.dumps(known), encoding="utf-8")
             temporary.rename(self.path)
         except OSError:
-            return
+            return  # without a memory all is read, and `remove` takes back rules and routes only
 
     def forget(self) -> None:
         """Drops it."""
         try:
             self.path.unlink(missing_ok=True)
         except OSError:
-            return
+            return  # what it says is believed only where the namespace has the same inode and cookie
 
 
 def cookie() -> int:
@@ -117,7 +117,7 @@ def cookie() -> int:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             return int.from_bytes(probe.getsockopt(socket.SOL_SOCKET, SO_NETNS_COOKIE, 8), "little")
-        except OSError:  # before Linux 5.14
+        except OSError:  # before Linux 5.14; otherwise no memory has this number, and all is read
             return 0
 
 
@@ -303,7 +303,7 @@ def _read_int(path: Path) -> int:
     try:
         return int(path.read_text(encoding="ascii"))
     except (OSError, ValueError):
-        return 0
+        return 0  # taken for not strict: if it is, answers to transparent legs are dropped, and connections fail
 
 
 def _write_rp_filter(value: int) -> None:

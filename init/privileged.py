@@ -58,7 +58,7 @@ def holders(proc: Path = Path("/proc")) -> dict[int, list[Holder]]:
                 name = status[1].decode(errors="replace")
                 found.setdefault(network, []).append(Holder(pid, name, user, has))
         except OSError:
-            continue
+            continue  # it has ended, or may not be looked at: it is not named, and capture is none the worse for that
     return found
 
 

@@ -48,7 +48,7 @@ def fingerprints(family: Family, options: Options | None) -> dict[str, str] | No
                 if options is not None:
                     digest.update(_words([chain for chain in wanted if chain.hook.table == table]))
                 found[table] = digest.hexdigest()
-    except OSError:
+    except OSError:  # nothing is known, so all is read through libxtables
         return None
     return found
 

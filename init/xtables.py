@@ -130,7 +130,7 @@ def _lock() -> Iterator[None]:
 def _locked(fd: int) -> bool:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    except BlockingIOError:  # somebody else has it: waited for, and then an error
         return False
     return True
 

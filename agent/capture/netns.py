@@ -38,7 +38,7 @@ def holds_address(address: str) -> bool:
     with socket.socket(family, socket.SOCK_DGRAM) as probe:
         try:
             probe.bind((address, 0))
-        except OSError:
+        except OSError:  # whatever the reason: the pod waits, and is asked for again
             return False
     return True
 

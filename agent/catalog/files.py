@@ -138,26 +138,34 @@ class FilesSource:
 
     async def run(self) -> None:
         """Follows the directory until cancelled. Parsing is done on a thread."""
-        writer = None if self._memory is None else spawn(self._remember(self._memory), name="catalog memory")
+        needed = [spawn(self._follow_for_ever(), name="manifests")]
+        if self._memory is not None:
+            needed.append(spawn(self._remember(self._memory), name="catalog memory"))
         try:
-            while True:
-                try:
-                    with Inotify() as inotify:
-                        place = _place(self._directory)  # before the watch: what comes in between is noticed
-                        watches = links.Watches(inotify, str(self._directory))
-                        self._unwatched = ""
-                        await self._follow(inotify, watches, place)
-                except OSError as error:
-                    if str(error) != self._unwatched:
-                        log.error("%s cannot be watched (%s): it is read every second", self._directory, error)
-                    self._unwatched = str(error)
-                    self._publish(await asyncio.to_thread(self._scan))
-                await asyncio.sleep(RETRY_SECONDS)
+            ended, _ = await asyncio.wait(needed, return_when=asyncio.FIRST_COMPLETED)
+            for task in ended:
+                task.result()  # raises what it died of: neither goes on without the other
         finally:
-            if writer is not None:
-                writer.cancel()
+            for task in needed:
+                task.cancel()
+            await asyncio.wait(needed)
             if self._memory is not None and self._to_remember.is_set():
                 self._memory.save(self._standings.known)
+
+    async def _follow_for_ever(self) -> None:
+        while True:
+            try:
+                with Inotify() as inotify:
+                    place = _place(self._directory)  # before the watch: what comes in between is noticed
+                    watches = links.Watches(inotify, str(self._directory))
+                    self._unwatched = ""
+                    await self._follow(inotify, watches, place)
+            except OSError as error:
+                if str(error) != self._unwatched:
+                    log.error("%s cannot be watched (%s): it is read every second", self._directory, error)
+                self._unwatched = str(error)
+                self._publish(await asyncio.to_thread(self._scan))
+            await asyncio.sleep(RETRY_SECONDS)
 
     async def _follow(self, inotify: Inotify, watches: links.Watches, place: tuple[int, int]) -> None:
         """Returns when the directory itself is gone or replaced."""

@@ -10,8 +10,8 @@ Rules are taken away where the pod's manifest says that it is not meshed, and wh
 more. Whoever lives on in one whose pod is gone, or is elsewhere now, stays refused: a manifest that got lost, and an
 enrolment that somebody managed to have replaced, are no way out of the mesh.
 
-`Enrolment.reconcile` is called again and again, on every change and every second while something is missing; each
-call brings everything as far as it can come.
+`Enrolment.reconcile` is called again and again, on every change and several times a second while something is missing;
+each call brings everything as far as it can come.
 """
 
 import asyncio
