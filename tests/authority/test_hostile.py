@@ -77,6 +77,26 @@ async def test_strangers_that_hold_connections_open_are_bounded_and_hinder_nobod
         sock.close()
 
 
+async def test_the_api_speaks_tls_1_3_only_and_resumes_no_session(authority: Authority) -> None:
+    """A resumed session would not verify its caller again."""
+
+    def session() -> ssl.SSLSession | None:
+        with stranger(authority) as sock:
+            ask(sock, b"GET /v1/bundle HTTP/1.1\r\nHost: a\r\n\r\n")  # a ticket would come before the answer
+            return sock.session
+
+    found = await asyncio.to_thread(session)
+    assert found is None or not found.has_ticket
+    old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    old.check_hostname = False
+    old.load_verify_locations(cadata=authority.said["bundle_pem"])
+    old.maximum_version = ssl.TLSVersion.TLSv1_2
+    with socket.create_connection(("127.0.0.1", authority.config.listen.port), timeout=20) as raw:
+        raw.settimeout(20)
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            await asyncio.to_thread(old.wrap_socket, raw)
+
+
 POLL = b"GET /v1/bundle?wait=60 HTTP/1.1\r\nHost: a\r\n"
 
 

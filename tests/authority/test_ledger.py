@@ -67,6 +67,11 @@ def test_nothing_is_recorded_for_who_is_revoked(book: Book) -> None:
     assert book.issued() == []
 
 
+def test_every_commit_is_on_disk_before_it_is_acknowledged(book: Book) -> None:
+    assert book._db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert book._db.execute("PRAGMA synchronous").fetchone() == (2,), "FULL: a power cut loses nothing"
+
+
 def test_a_transaction_that_fails_leaves_nothing(book: Book) -> None:
     def fails() -> None:
         with book.transaction():
