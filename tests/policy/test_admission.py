@@ -623,3 +623,39 @@ def test_the_former_name_of_a_pods_service_account_is_taken_for_it() -> None:
         accounts[name] = World(text_of([manifest(f"Pod demo/{name}", {"spec": spec})])).pod(f"demo/{name}")
     found = {name: pod.service_account for name, pod in accounts.items()}
     assert found == {"former": "web", "both": "new", "empty": "web", "none": "default"}
+
+
+def odd_server(**fields: Any) -> Manifest:
+    spec = {"podSelector": {"matchLabels": {"app": "api"}}, "port": 8080, "proxyProtocol": "XX", **fields}
+    metadata = {"name": "s", "namespace": "demo", "labels": {"open": "yes"}}
+    return {**SERVER, "metadata": metadata, "spec": {name: value for name, value in spec.items() if value is not None}}
+
+
+@pytest.mark.parametrize(
+    ("odd", "closed", "server"),
+    [
+        (odd_server(), {8080}, "Server demo/s"),
+        (odd_server(podSelector={"matchLabels": {"app": "other"}}), set[int](), ""),
+        (odd_server(podSelector=None, externalWorkloadSelector={}), set[int](), ""),
+        (odd_server(port="none"), set[int](), ""),
+        (odd_server(port=0), {8080, 8081}, "Server demo/s"),
+        (odd_server(podSelector=None), {8080, 8081}, "Server demo/s"),
+        (odd_server(podSelector={"matchLabel": {"app": "api"}}), {8080, 8081}, "Server demo/s"),
+    ],
+)
+def test_a_server_with_a_fault_closes_what_it_may_be_about_and_nothing_else(
+    odd: Manifest, closed: set[int], server: str
+) -> None:
+    world = World(text_of([POD, odd]), default="all-unauthenticated")
+    (fault,) = world.faults
+    assert fault.object == "Server demo/s"
+    for port in (8080, 8081):
+        answer = world.answer(client("plain"), "demo/api", port)
+        assert verdict(answer) == ("deny" if port in closed else "allow"), port
+        assert answer.server == (server if port in closed else "default:all-unauthenticated")
+
+
+def test_what_authorizes_for_a_server_with_a_fault_still_does() -> None:
+    world = World(text_of([POD, odd_server(), SELECTING]), default="deny")
+    assert verdict(world.answer(client("plain"), "demo/api", 8080)) == "allow"
+    assert verdict(world.answer(client("plain"), "demo/api", 8081)) == "deny"
