@@ -50,6 +50,36 @@ def test_an_agents_own_identity_is_said_to_be_no_workloads(path: str, owner: str
     assert "quietwire authority revoke" in answer.reason
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"web.demo.{TD}",
+        f"web.serviceaccount.identity.{TD}",
+        f".demo.serviceaccount.identity.{TD}",
+        f"web.demo.serviceaccount.identity.other.{TD}",
+        "web.demo.serviceaccount.identity.",
+        "web.demo.serviceaccount.identity.linkerd",
+    ],
+)
+def test_a_name_that_is_no_identity_of_this_mesh_is_said_to_be_none(text: str) -> None:
+    with pytest.raises(QuestionError, match="is neither a spiffe:// ID nor SERVICEACCOUNT"):
+        ask(explainer(pod("api", "10.1.0.1")), from_ip="10.1.0.9", from_id=text)
+
+
+def test_an_account_may_have_dots_in_its_name_and_a_namespace_none() -> None:
+    for linkerds in ("", "linkerd."):
+        name = f"Web.v2.Demo.serviceaccount.identity.{linkerds}{TD}"
+        answer = ask(explainer(pod("api", "10.1.0.1"), default="deny"), from_ip="10.1.0.9", from_id=name)
+        assert f"spiffe://{TD}/ns/demo/sa/web.v2 at 10.1.0.9" in answer.reason
+
+
+def test_a_question_says_who_asks_whom() -> None:
+    assert str(Question(to="demo/api", port=80, from_="demo/web")) == "demo/web -> demo/api:80"
+    assert str(Question(to="demo/api", port="http", from_ip="10.1.0.9")) == "10.1.0.9 -> demo/api:http"
+    asked = Question(to="demo/api", port=80, from_ip="10.1.0.9", from_id="a")
+    assert (str(asked), str(Question(to="demo/api", port=80))) == ("10.1.0.9 as a -> demo/api:80", "? -> demo/api:80")
+
+
 # what was considered
 
 
