@@ -66,7 +66,7 @@ LINKERDS = [
     "config.linkerd.io/skip-subnets",
     "linkerd.io/inject",
 ]
-"""Linkerd's reference of proxy configuration, as of 2.19."""
+"""Linkerd's reference of proxy configuration, of the edge releases of April 2026."""
 
 
 def documented() -> dict[str, tuple[str, str, str]]:
