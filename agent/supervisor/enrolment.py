@@ -73,6 +73,13 @@ class Desired(Struct, frozen=True):
     options: Options
 
 
+class Handed(Struct, frozen=True):
+    """A namespace that an init step handed over: a descriptor of ours, for the pod with this UID."""
+
+    fd: int
+    uid: str
+
+
 class Enrolled:
     """A local pod whose namespace is ours: descriptors, listeners, and what its rules were made from."""
 
@@ -105,6 +112,10 @@ class Enrolled:
         """Of its rules."""
         ports = self.ports or AGENT_PORTS[0]
         return replace(self.wanted, mark=self.mark, outbound_port=ports.outbound, inbound_port=ports.inbound)
+
+    def is_another(self, pod: Pod) -> bool:
+        """Whether the pod of this name is not the one that was enrolled. Where one of them has no UID, it is."""
+        return bool(self.uid and pod.uid) and self.uid != pod.uid
 
     def refuse(self) -> None:
         """Closes the listeners: once the workers have closed theirs, the kernel refuses."""
@@ -158,7 +169,7 @@ class Enrolment:
         self._thread = NetnsThread()
         self._blocks = ThreadPoolExecutor(max_workers=1, thread_name_prefix="rules")
         self._pods: dict[str, Enrolled] = {}
-        self._handed: dict[str, int] = {}
+        self._handed: dict[str, Handed] = {}
         """Namespaces that an init step handed over, by pod."""
         self._left: dict[NetnsId, Enrolled] = {}
         """Namespaces that are no pod's any more, and in which somebody lives: their rules stay, and refuse."""
@@ -225,15 +236,17 @@ class Enrolment:
         identity = netns.identify(fd)
         pending = self._handed.get(pod.key)
         if pending is not None:
-            same = netns.identify(pending) == identity
+            same = netns.identify(pending.fd) == identity and pending.uid == pod.uid
             return None if same else f"another namespace was handed over for {pod.key} a moment ago"
         enrolled = self._pods.get(pod.key)
         if enrolled is not None:
             if enrolled.identity == identity:
                 return None
-            if enrolled.uid == pod.uid and (inhabitant := await self._inhabitant(enrolled)):
+            if not enrolled.is_another(pod) and (inhabitant := await self._inhabitant(enrolled)):
                 return f"{pod.key} is enrolled in another namespace, in which {inhabitant} still lives"
-        self._handed.setdefault(pod.key, os.dup(fd))
+        if pod.key in self._handed:
+            return f"another namespace was handed over for {pod.key} a moment ago"
+        self._handed[pod.key] = Handed(os.dup(fd), pod.uid)
         return None
 
     async def find(self, fd: int, pods: Iterable[Pod]) -> Pod | None:
@@ -258,8 +271,9 @@ class Enrolment:
             [each for each in gone if each.key in unmeshed], "it is not to be meshed any more", strip=True
         )
         await self._leave([each for each in gone if each.key not in unmeshed], "its manifest is gone")
-        for key in [key for key in self._handed if key not in desired]:
-            os.close(self._handed.pop(key))
+        for key, handed in list(self._handed.items()):
+            if key not in desired or desired[key].pod.uid != handed.uid:  # it was for another pod
+                os.close(self._handed.pop(key).fd)
         await self._leave(await self._blocking(self._replaced, desired), "its network namespace is another one now")
         waiting: dict[str, str] = {}
         for key, want in desired.items():
@@ -365,8 +379,8 @@ class Enrolment:
             enrolled.close()
         self._pods.clear()
         self._left.clear()
-        for fd in self._handed.values():
-            os.close(fd)
+        for handed in self._handed.values():
+            os.close(handed.fd)
         self._handed.clear()
         self._thread.close()
         self._blocks.shutdown(wait=True)
@@ -375,8 +389,8 @@ class Enrolment:
         gone = []
         for key, enrolled in self._pods.items():
             handed = self._handed.get(key)
-            another = key in desired and desired[key].pod.uid != enrolled.uid
-            if another or (handed is not None and netns.identify(handed) != enrolled.identity):
+            another = key in desired and enrolled.is_another(desired[key].pod)
+            if another or (handed is not None and netns.identify(handed.fd) != enrolled.identity):
                 gone.append(enrolled)
                 continue
             name = desired[key].pod.netns if key in desired else None
@@ -391,7 +405,8 @@ class Enrolment:
         enrolled = self._pods.get(key)
         if enrolled is not None:
             if key in self._handed:  # the namespace that is enrolled already
-                os.close(self._handed.pop(key))
+                os.close(self._handed.pop(key).fd)
+            enrolled.uid = want.pod.uid or enrolled.uid
             if enrolled.wanted != want.options:
                 enrolled.wanted, enrolled.ruled = want.options, False
             return
@@ -399,9 +414,9 @@ class Enrolment:
         if pod.netns is not None:  # what the manifest says is what holds
             fd = open_netns(pod.netns)
             if key in self._handed:
-                os.close(self._handed.pop(key))
+                os.close(self._handed.pop(key).fd)
         elif key in self._handed:
-            fd = self._handed.pop(key)
+            fd = self._handed.pop(key).fd
         else:
             raise NetnsError(
                 "no network namespace is known for it: annotate it with quietwire.io/netns, "
@@ -547,13 +562,16 @@ class Enrolment:
 
     async def _clear_left(self) -> None:
         """Removes rules where the last one to live in a namespace has ended."""
-        living = await self._inhabitants(self._left.values())
-        empty = [enrolled for enrolled in self._left.values() if enrolled.number not in living]
+        left = list(self._left.values())
+        living = await self._inhabitants(left)
+        # One that was enrolled again meanwhile is none of these any more; one that is from here on has its rules later.
+        empty = [each for each in left if each.number not in living and self._left.get(each.identity) is each]
         await self._remove_rules(empty)
         for enrolled in empty:
-            log.info("nobody lives in the former namespace of %s any more", enrolled.key)
-            del self._left[enrolled.identity]
-            enrolled.close()
+            if self._left.get(enrolled.identity) is enrolled:
+                log.info("nobody lives in the former namespace of %s any more", enrolled.key)
+                del self._left[enrolled.identity]
+                enrolled.close()
 
     async def _remove_rules(self, pods: list[Enrolled]) -> None:
         for enrolled, result in zip(pods, await self._batch("remove", pods), strict=True):
