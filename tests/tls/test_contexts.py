@@ -1,5 +1,7 @@
 """What a connection stands on, also where its full handshake is forgotten, or was another worker's."""
 
+import time
+
 import pytest
 
 from agent.identity.svid import Bundle
@@ -21,16 +23,11 @@ def stood_on(server: Contexts, machine: TlsMachine) -> Certificate:
     """What the client's certificate in this connection stands on."""
     leaf = machine.peer_certificate
     assert leaf is not None
-    identity = peer.identify(leaf, trust_domain=TRUST_DOMAIN, now=machine_time())
+    identity = peer.identify(leaf, trust_domain=TRUST_DOMAIN, now=time.time())
     own, certificate = server.certificates(machine, leaf, identity)
     assert own.spiffe_id == server.svid.spiffe_id
     assert certificate.spiffe_id == identity.spiffe_id
     return certificate
-
-
-def machine_time() -> float:
-    """A moment in which every certificate here is valid."""
-    return CLIENT.svid.not_before + 100
 
 
 def resumed(server: Contexts, session: Session) -> TlsMachine:
