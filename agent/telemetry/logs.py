@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import select
 import sys
 import time
 import traceback
@@ -22,6 +23,11 @@ FAULT_SECONDS = 10.0
 
 MAX_KINDS = 256
 """Kinds of faults that are told apart within FAULT_SECONDS; more share one bound."""
+
+READER_SECONDS = 0.05
+"""How long a line waits for whoever reads the log, once in READER_PAUSE_SECONDS at most; then lines are lost."""
+
+READER_PAUSE_SECONDS = 1.0
 
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 
@@ -79,17 +85,57 @@ def printable(text: str) -> str:
 
 
 class StderrHandler(logging.Handler):
-    """Writes each line by one write(2). A stderr that is gone loses lines, not the agent."""
+    """Writes each line by one write(2), a longer one than a pipe takes at once (PIPE_BUF) by several.
+
+    A stderr that is gone, or that nobody reads, loses lines, not the agent: nobody's connection waits for a log. How
+    many were lost is the next line.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._poll = select.poll()
+        self._poll.register(2, select.POLLOUT)
+        self._waited_at = float("-inf")
+        self._lost = 0
+        self._cut = False
+        """The last line was not written to its end."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Writes one record."""
         try:
-            data = (self.format(record) + "\n").encode("utf-8", "backslashreplace")
-            os.write(2, data)
+            if self._lost and self._takes_more():
+                words = "%d lines were lost: whoever reads the log was too slow"
+                told = logging.LogRecord("quietwire", logging.WARNING, __file__, 0, words, (self._lost,), None)
+                if self._write(self.format(told)):
+                    self._lost = 0
+            if not self._write(self.format(record)):
+                self._lost += 1
         except OSError:
             return  # nobody reads: there is nowhere to say so
         except Exception:  # noqa: BLE001 - logging's own convention: reported, never raised into the caller
             self.handleError(record)
+
+    def _write(self, line: str) -> bool:
+        """Whether all of it was taken. Raises OSError."""
+        data = memoryview((("\n" if self._cut else "") + line + "\n").encode("utf-8", "backslashreplace"))
+        begun = False
+        while data:
+            if not self._takes_more():
+                self._cut = self._cut or begun
+                return False
+            data = data[os.write(2, data[: select.PIPE_BUF]) :]
+            self._cut, begun = False, True
+        return True
+
+    def _takes_more(self) -> bool:
+        """Whether PIPE_BUF bytes would be taken without a wait (pipe(7)), or are after a short one."""
+        if self._poll.poll(0):
+            return True
+        now = time.monotonic()
+        if now - self._waited_at < READER_PAUSE_SECONDS:
+            return False
+        self._waited_at = now
+        return bool(self._poll.poll(READER_SECONDS * 1000))
 
 
 class Kind(NamedTuple):

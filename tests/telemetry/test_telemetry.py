@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import os
+import threading
 from collections.abc import AsyncIterator, Iterator, Mapping
 
 import h11
@@ -298,3 +299,65 @@ def test_a_stderr_that_is_gone_does_not_end_the_process() -> None:
         os.dup2(kept, 2)
         for fd in (kept, write):
             os.close(fd)
+
+
+def test_a_stderr_that_nobody_reads_stops_nobody_and_what_was_lost_is_told() -> None:
+    read, write = os.pipe()
+    kept = os.dup(2)
+    os.dup2(write, 2)
+    handler = StderrHandler()
+    handler.setFormatter(TextFormatter("x"))
+    lines = 1000
+
+    def write_all() -> None:
+        for _ in range(lines):
+            handler.emit(line("x" * 500))
+
+    writer = threading.Thread(target=write_all, daemon=True)
+    try:
+        writer.start()
+        writer.join(30)
+        stopped = writer.is_alive()
+        said = b""
+        while len(said) < 16384:
+            said += os.read(read, 16384)
+        writer.join(30)
+        os.set_blocking(read, False)
+        while len(more := os.read(read, 65536)) == 65536:
+            said += more
+        said += more
+        handler.emit(line("again"))
+        after = os.read(read, 65536).decode()
+    finally:
+        os.dup2(kept, 2)
+        for fd in (kept, read, write):
+            os.close(fd)
+    assert not stopped, "whoever logs is held up by whoever does not read"
+    lost = lines - said.count(b"x" * 500)
+    assert lost > 0
+    assert f"{lost} lines were lost" in after
+    assert after.endswith("again\n")
+
+
+def test_a_line_that_is_longer_than_a_pipe_takes_at_once_stops_nobody_either() -> None:
+    read, write = os.pipe()
+    kept = os.dup(2)
+    os.dup2(write, 2)
+    handler = StderrHandler()
+    handler.setFormatter(TextFormatter("x"))
+    writer = threading.Thread(target=lambda: handler.emit(line("y" * 1_000_000)), daemon=True)
+    try:
+        writer.start()
+        writer.join(30)
+        stopped = writer.is_alive()
+        os.set_blocking(read, False)
+        os.read(read, 1 << 20)
+        handler.emit(line("again"))
+        after = os.read(read, 1 << 20).decode()
+    finally:
+        os.dup2(kept, 2)
+        for fd in (kept, read, write):
+            os.close(fd)
+    assert not stopped
+    assert after.startswith("\n"), "what was cut off ends its line"
+    assert after.endswith("again\n")
