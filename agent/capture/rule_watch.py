@@ -179,6 +179,11 @@ class RuleWatch:
         self._listen(key, pod, ears.rules, concerns_rules)
         self._listen(key, pod, ears.routes, concerns_routes)
 
+    def ring(self, key: str) -> None:
+        """Has a pod looked at again, whether or not anything is heard."""
+        if (pod := self._pods.get(key)) is not None:
+            self._ring(pod)
+
     def remove(self, key: str) -> None:
         """Listens to it no more."""
         pod = self._pods.pop(key, None)

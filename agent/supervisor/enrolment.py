@@ -346,6 +346,7 @@ class Enrolment:
             broken = bool(result.missing) or not result.ok
             self._looked(enrolled, result, wrote=broken)
             if broken:
+                self.watch.ring(enrolled.key)  # whoever broke them may have done so again while they were written
                 self.repairs += 1
                 found = ", ".join(result.missing) or result.error
                 said = "; ".join([found or "", *result.notes])

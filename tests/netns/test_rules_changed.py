@@ -102,6 +102,16 @@ def test_a_pod_whose_rules_were_flushed_is_captured_again(place: Place) -> None:
     echo.close()
 
 
+def test_rules_that_are_flushed_again_while_they_are_put_back_are_back_as_soon(place: Place) -> None:
+    pod = place.pods[0]
+    before = place.repairs()
+    flush = {"legacy": "iptables-legacy -t nat -F", "nft": "nft flush ruleset"}[place.backend]
+    again = place.world.spawn(pod, "bash", "-c", f"for i in $(seq 60); do {flush}; sleep 0.05; done")
+    place.world.until(lambda: again.poll() is not None, "the last flush", 60.0)
+    place.world.until(partial(place.is_whole, pod), f"{pod.name} is whole")
+    assert place.repairs() >= before + 2
+
+
 def test_a_pod_that_rings_for_nothing_is_still_heard_and_others_are_not_told_broken(place: Place) -> None:
     before = place.repairs()
     noise = {
