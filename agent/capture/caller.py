@@ -23,6 +23,9 @@ SYS_ADMIN = 1 << 21
 
 _POD_GROUP = re.compile(r"(?:[a-z0-9-]+-)?pod([0-9a-f]{8}[-_0-9a-f]{24,28})(?:\.slice)?")
 """The kubelet's cgroup of a pod: `pod<UID>` (cgroupfs), `kubepods-burstable-pod<UID with _ for ->.slice` (systemd)."""
+_ABOVE_KUBELET = frozenset({"", "..", "kubelet", "kubelet.slice"})
+"""What may be above the kubelet's groups: the root, as it is seen from another cgroup namespace too, and kind's own.
+What is further in belongs to some container, and a container may have been given its part of the tree to write."""
 
 
 class CallerUnknown(Exception):
@@ -98,9 +101,11 @@ def pod_of(cgroups: str) -> str | None:
 def _pod_in(path: str) -> str | None:
     of_kubelet = False
     for part in path.split("/"):
+        of_kubelet = of_kubelet or "kubepods" in part
         if of_kubelet and (match := _POD_GROUP.fullmatch(part)):
             return match[1].replace("_", "-")
-        of_kubelet = of_kubelet or "kubepods" in part
+        if not of_kubelet and part not in _ABOVE_KUBELET:
+            return None  # what looks like the kubelet's further in is not: fails closed
     return None
 
 

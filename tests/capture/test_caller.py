@@ -32,7 +32,11 @@ OTHER = "ffffffff-1111-2222-3333-444455556666"
         ),
         (f"/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-pod{UNDERSCORED}.slice/crio-0.scope", UID),
         (f"/../../kubepods/besteffort/pod{UID}/0", UID),  # seen from within a cgroup namespace
-        (f"/node-a/kubepods/pod{UID}", UID),
+        (f"/../../kubepods-besteffort.slice/kubepods-besteffort-pod{UNDERSCORED}.slice/cri-containerd-0.scope", UID),
+        (f"/../kubepods-besteffort-pod{UNDERSCORED}.slice/cri-containerd-0.scope", UID),
+        (f"/docker/0123456789abcdef/kubepods/pod{UID}", None),  # groups that a container made in its own
+        (f"/system.slice/crio-0.scope/kubepods.slice/kubepods-pod{UNDERSCORED}.slice", None),
+        (f"/../pod{OTHER}/0/kubepods/pod{UID}", None),  # by an agent whose namespace hides that it is all the kubelet's
         ("/kubepods/pod0123456789abcdef0123456789abcdef/0", "0123456789abcdef0123456789abcdef"),  # a static pod
         # What is made further in is the container's own doing.
         (f"/kubepods/pod{UID}/0/kubepods/pod{OTHER}", UID),
