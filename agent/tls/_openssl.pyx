@@ -107,6 +107,8 @@ cdef extern from "openssl/ssl.h":
     int SSL_CTX_set_session_id_context(SSL_CTX *, const unsigned char *, unsigned int)
     long SSL_CTX_set_session_cache_mode(SSL_CTX *, long)
     unsigned long SSL_CTX_set_options(SSL_CTX *, unsigned long)
+    long SSL_CTX_set_max_cert_list(SSL_CTX *, long)
+    void SSL_CTX_set_verify_depth(SSL_CTX *, int)
     long SSL_CTX_set_timeout(SSL_CTX *, long)
     void SSL_CTX_sess_set_new_cb(SSL_CTX *, int (*)(SSL *, SSL_SESSION *))
     void SSL_CTX_sess_set_get_cb(SSL_CTX *, SSL_SESSION *(*)(SSL *, const unsigned char *, int, int *))
@@ -168,6 +170,8 @@ cdef enum:
     OVERHEAD = 22  # what every TLS 1.3 suite adds to a record: header, content type and tag
     SMALL = 4096  # what comes in one read and is copied sooner than its memory is cut to size
     SESSION_SECONDS = 7200  # how long a session may be resumed; both ends' certificates are looked at each time
+    MAX_CHAIN = 16384  # bytes of certificates that a peer may show: a leaf and what is above it has some kilobytes
+    MAX_ABOVE = 6  # intermediates between a leaf and its anchor: mostly there is one
     MAX_SHOWN = 4096  # clients' certificates that a context remembers: who is forgotten shows it again
     HEADER = 5  # RFC 8446, section 5.1: content type, version, and the length of what follows
     # Bare is a message without application data, and each answer that OpenSSL gives to one: a KeyUpdate that asks for
@@ -257,6 +261,10 @@ cdef class Context:
         SSL_CTX_set_session_cache_mode(self.ctx, SSL_SESS_CACHE_OFF)
         SSL_CTX_set_mode(self.ctx, SSL_MODE_RELEASE_BUFFERS | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER)
         SSL_CTX_clear_mode(self.ctx, SSL_MODE_AUTO_RETRY)  # so that each message without application data is counted
+        # A stranger's certificates are parsed before anything is verified: OpenSSL's own bounds, 100 kB and a depth of
+        # 100, are a tenth of a second of work.
+        SSL_CTX_set_max_cert_list(self.ctx, MAX_CHAIN)
+        SSL_CTX_set_verify_depth(self.ctx, MAX_ABOVE)
         self._check(SSL_CTX_set_ciphersuites(self.ctx, _cipher_suites))
         self._load(chain_pem, key_pem)
         self._trust(anchors_pem)
