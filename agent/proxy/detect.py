@@ -24,6 +24,9 @@ HOLD_SECONDS = 0.02
 SILENCE_SECONDS = 3600.0
 """How often a connection on which nobody speaks is looked at again; it is not ended for that."""
 
+MAX_SHOWN, MAX_SHOWN_BYTES = 4, 32
+"""Of protocols that a client offers, those that a refusal names, and how much of each."""
+
 
 class NotMesh(StrEnum):
     """Why a connection is not mesh TLS."""
@@ -84,12 +87,19 @@ def _classify_hello(hello: ClientHello, server_name: str) -> Detected:
     if not hello.offers_tls13:
         return Rejected(Outcome.TLS_VERSION, "the client does not offer TLS 1.3, and the mesh speaks nothing older")
     if alpn.choose(hello.alpn) is alpn.REFUSED:
-        offered = ", ".join(name.decode("ascii", "backslashreplace") for name in hello.alpn)
         return Rejected(
             Outcome.NO_APPLICATION_PROTOCOL,
-            f"the client offers only {offered} by ALPN; a mesh port serves quietwire/1, http/1.1, h2, or no ALPN",
+            f"the client offers only {_shown(hello.alpn)} by ALPN; "
+            f"a mesh port serves quietwire/1, http/1.1, h2, or no ALPN",
         )
     return MeshTls(hello)
+
+
+def _shown(offered: tuple[bytes, ...]) -> str:
+    """A stranger's words, of which a ClientHello has room for 16 kB: some of them, for a line of the log."""
+    names = [name[:MAX_SHOWN_BYTES].decode("ascii", "backslashreplace") for name in offered[:MAX_SHOWN]]
+    more = len(offered) - MAX_SHOWN
+    return ", ".join(names) + (f" and {more} more" if more > 0 else "")
 
 
 async def wait_for_hello(client: Opening, server_name: str, deadline: float) -> Detected:

@@ -9,7 +9,7 @@ from agent.outcome import Outcome
 from agent.proxy.detect import MeshTls, NotMesh, Rejected, Unauthenticated, classify, first_speaker, wait_for_hello
 from agent.proxy.opening import MAX_HELD, Bell, Deadlines, Opening
 from agent.tasks import spawn
-from agent.tls.client_hello import MAX_CLIENT_HELLO, MAX_RECORDS, parse
+from agent.tls.client_hello import MAX_CLIENT_HELLO, MAX_RECORDS, TLS_1_3, ClientHello, parse
 from tests.tls.test_client_hello import NAME, Counted, by_python, records
 
 
@@ -72,6 +72,17 @@ def test_mesh_tls_that_cannot_be_served_is_rejected(data: bytes, outcome: Outcom
     found = classify(parse(data), NAME)
     assert isinstance(found, Rejected)
     assert found.outcome is outcome
+
+
+def test_of_what_a_stranger_offers_a_refusal_names_a_little() -> None:
+    """It goes to the log, twenty times a second."""
+    offered = (b"one", b"\xff\n" * 100, *(b"x%03d" % number * 50 for number in range(60)))
+    found = classify(ClientHello(NAME, offered, (TLS_1_3,)), NAME)
+    assert isinstance(found, Rejected)
+    assert found.outcome is Outcome.NO_APPLICATION_PROTOCOL
+    assert "the client offers only one, \\xff" in found.message
+    assert "and 58 more by ALPN" in found.message
+    assert len(found.message) < 500
 
 
 async def test_a_hello_that_comes_in_pieces_is_waited_for() -> None:
