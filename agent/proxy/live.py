@@ -15,6 +15,10 @@ MAX_OPENING_PER_SOURCE = 512
 nothing, or one byte a second, costs its own address and nobody else. A stranger's source is its /64 where that is IPv6:
 whoever has one address of it mostly has them all."""
 
+MAX_OPENING_OF_ONE_POD = 4096
+"""Connections that an address of a pod, or of this node, may have in set-up with all pods together: one pod that dials
+the others one by one, and is silent, leaves most of a worker to everybody else."""
+
 MAX_STRANGERS_PER_POD = 2048
 """Connections that all strangers together may have in set-up with one pod: addresses that are neither a pod's of the
 catalog nor this node's. So a crowd of sources keeps no meshed client out."""
@@ -53,7 +57,10 @@ def source_of(address: str) -> str:
 def shares_of(address: str, pod: str, *, known: bool) -> tuple[Share, ...]:
     """What a connection from this address to this pod is counted under; `known` says that it is no stranger's."""
     if known:
-        return (Share(address, pod, MAX_OPENING_PER_SOURCE),)
+        return (
+            Share(address, pod, MAX_OPENING_PER_SOURCE),
+            Share(address, "all pods", MAX_OPENING_OF_ONE_POD),
+        )
     return (
         Share(source_of(address), pod, MAX_OPENING_PER_SOURCE),
         Share("all strangers together", pod, MAX_STRANGERS_PER_POD),

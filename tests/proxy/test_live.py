@@ -10,6 +10,7 @@ from agent.proxy import live
 from agent.proxy.connection import Connection
 from agent.proxy.live import (
     MAX_OPENING,
+    MAX_OPENING_OF_ONE_POD,
     MAX_OPENING_PER_SOURCE,
     MAX_STRANGERS,
     MAX_STRANGERS_PER_POD,
@@ -96,6 +97,17 @@ async def test_a_crowd_of_strangers_that_dials_many_pods_fills_its_share_of_a_wo
     assert made == [MAX_STRANGERS_PER_POD] * (len(pods) - 1) + [0]
     assert "all pods" in (worker.over or "")
     assert len(crowd(worker, WEB_IP)) == 1
+
+
+@pytest.mark.parametrize("client", [WEB_IP, WEB6, NODE])
+async def test_one_pod_that_dials_many_pods_fills_its_share_of_a_worker(worker: Worker, client: str) -> None:
+    assert MAX_OPENING_OF_ONE_POD < MAX_OPENING
+    pods = [f"demo/pod-{number}" for number in range(MAX_OPENING_OF_ONE_POD // MAX_OPENING_PER_SOURCE + 1)]
+    made = [len(crowd(worker, *[client] * MAX_OPENING_PER_SOURCE, key=key)) for key in pods]
+    assert made == [MAX_OPENING_PER_SOURCE] * (len(pods) - 1) + [0]
+    assert client in (worker.over or "")
+    assert "all pods" in (worker.over or "")
+    assert len(crowd(worker, STRANGER_IP, WEB_IP if client != WEB_IP else WEB6)) == 2
 
 
 async def test_there_is_a_bound_for_everybody_together(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
