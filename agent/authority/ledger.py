@@ -148,11 +148,17 @@ class Revoked(Exception):  # it is an answer, and not a fault of the ledger
     """Nothing is issued: the identity, or the agent that asked, is revoked. `str` says which, and why."""
 
 
+class LedgerReplacedError(Exception):
+    """The ledger's file is another one, or gone: what is read and written here is nobody's any more."""
+
+
 class Book:
     """The ledger, opened. Not for two threads."""
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._db = _open(path)
+        self._file = _file(path)
 
     def close(self) -> None:
         """Closes it."""
@@ -173,9 +179,23 @@ class Book:
         self._db.commit()
 
     def changes(self) -> int:
-        """A number that differs once another process has written."""
+        """A number that differs once another process has written. Raises LedgerReplacedError."""
+        if _file(self._path) != self._file:
+            raise LedgerReplacedError(
+                f"{self._path} was replaced, or is gone: revocations that are written there would not be heard of; "
+                f"end the authority before a backup is restored"
+            )
         (number,) = self._db.execute("PRAGMA data_version").fetchone()
         return int(number)
+
+    def has_begun(self) -> bool:
+        """Whether an authority ever served from this ledger, or was about to."""
+        # Ledgers of former versions know nothing of `begun`.
+        return bool(self._get("begun", bool)) or self.rotation().since > 0.0 or self.publication() is not None
+
+    def begin(self) -> None:
+        """Notes that it is about to, before anything else in the state directory says so."""
+        self._set("begun", True)
 
     # -- tokens and agents --
 
@@ -420,6 +440,15 @@ class Ledger:
         """Closes the book, after what is under way."""
         self._executor.submit(self._book.close).result()
         self._executor.shutdown()
+
+
+def _file(path: Path) -> tuple[int, int] | None:
+    """Which file that is; None where there is none."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _open(path: Path) -> sqlite3.Connection:

@@ -104,6 +104,10 @@ class AuthorityService:
 
     def _first(self, book: Book) -> tuple[InForce, Publication]:
         store, now, given = self._store, self._clock(), self._given
+        if not book.has_begun():
+            store.check_new()
+            book.begin()  # what is cut short from here on is no lost ledger
+        store.begun()
         if given is None:
             state = book.rotation()
             if state.since == 0.0:
@@ -125,7 +129,10 @@ class AuthorityService:
     # -- what others changed --
 
     async def watch(self, changed: Callable[[], None]) -> None:
-        """Puts in force what an operator did, or the files of a given issuer say; `changed` follows each time."""
+        """Puts in force what an operator did, or the files of a given issuer say; `changed` follows each time.
+
+        Raises LedgerReplacedError: whoever runs it starts it again, on the file that is there then.
+        """
         while True:
             await asyncio.sleep(WATCH_SECONDS)
             await self.look(changed)

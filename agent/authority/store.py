@@ -2,6 +2,7 @@
 
     ledger.sqlite                      what is in force
     root-1.pem  issuer-1.pem           certificate and key, mode 0600, written whole or not at all
+    begun                              a ledger has been here
 
 A number's files are on disk before the ledger speaks of them; files that it does not speak of mean nothing.
 """
@@ -24,6 +25,7 @@ FILE_MODE = 0o600
 DIRECTORY_MODE = 0o700
 TRUST_DOMAIN = "trust-domain"
 RUNNING = "running"
+BEGUN = "begun"
 
 
 class StoreError(Exception):
@@ -80,6 +82,20 @@ class Store:
             yield
         finally:
             os.close(fd)
+
+    def check_new(self) -> None:
+        """For a ledger that knows of nothing: whether another one was here before. Raises StoreError."""
+        if (self.directory / BEGUN).exists() or any(self.directory.glob("root-*.pem")):
+            raise StoreError(
+                f"the ledger in {self.directory} is empty, and there was another: it says who is revoked and what is "
+                f"trusted. Restore {self.ledger.name} from a backup, or move the directory away to begin a new trust "
+                f"domain (every SVID is then issued anew)"
+            )
+
+    def begun(self) -> None:
+        """Remembers outside of the ledger that there is one."""
+        if not (self.directory / BEGUN).exists():
+            self.write(BEGUN, b"")
 
     def create(self, number: int, trust_domain: str, now: float) -> None:
         """Makes a root and its issuer."""

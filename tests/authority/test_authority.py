@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from agent.authority.csr import MAX_CSR
+from agent.authority.pki import GivenFiles
 from agent.authority.store import Store
 from agent.identity.csr import new_request
 from agent.identity.memfd import load_cert_chain
@@ -296,6 +297,8 @@ def _swap_root(state: Path) -> None:
         (lambda state: (state / "trust-domain").unlink(), "no file 'trust-domain'"),
         (lambda state: (state / "trust-domain").write_text("other.test\n"), "trust domain other.test"),
         (lambda state: (state / "ledger.sqlite").write_bytes(b"nonsense" * 1000), "cannot start"),
+        (lambda state: (state / "ledger.sqlite").unlink(), "Restore ledger.sqlite from a backup"),
+        (lambda state: (state / "ledger.sqlite").write_bytes(b""), "Restore ledger.sqlite from a backup"),
     ],
 )
 async def test_damaged_state_stops_the_start_with_its_reason(
@@ -303,19 +306,51 @@ async def test_damaged_state_stops_the_start_with_its_reason(
 ) -> None:
     authority.stop()
     damage(authority.state)
+    before = {path.name: path.read_bytes() for path in authority.state.glob("*.pem")}
     authority.start()
     assert authority.said == {}
     assert words in authority.stop()
+    assert {path.name: path.read_bytes() for path in authority.state.glob("*.pem")} == before, "no key is lost by it"
 
 
 async def test_a_first_start_that_was_cut_short_begins_again(tmp_path: Path) -> None:
     authority = Authority(tmp_path, started=False)
-    authority.state.mkdir(parents=True)
-    (authority.state / "trust-domain").write_text(f"{TD}\n")
+    authority.store.prepare(TD)
+    book = authority.book()
+    book.begin()
+    book.close()
     (authority.state / "root-1.pem").write_text("half wri")
     authority.start()
     assert (await authority.client().issue(WEB)).spiffe_id == WEB
     authority.stop()
+
+
+async def test_the_loss_of_a_ledger_is_noticed_where_the_issuer_is_given_too(tmp_path: Path) -> None:
+    files = tmp_path / "given"
+    files.mkdir()
+    Pki(TD).write_issuer(files)
+    authority = Authority(tmp_path, given=GivenFiles(files / "tls.crt", files / "tls.key", files / "ca.crt"))
+    assert authority.said
+    authority.stop()
+    authority.store.ledger.unlink()
+    authority.start()
+    assert authority.said == {}
+    assert "Restore ledger.sqlite from a backup" in authority.stop()
+
+
+@pytest.mark.parametrize("how", ["gone", "another one"])
+async def test_an_authority_whose_ledger_is_replaced_ends_and_signs_nothing_by_the_old_one(
+    authority: Authority, how: str
+) -> None:
+    """A revocation in the new file would be heard by nobody."""
+    copy = authority.state / "copy"
+    copy.write_bytes(authority.store.ledger.read_bytes())
+    if how == "gone":
+        authority.store.ledger.unlink()
+    else:
+        copy.rename(authority.store.ledger)
+    assert await asyncio.to_thread(authority.process.wait, 10) == 1
+    assert "was replaced, or is gone" in authority.stop()
 
 
 async def test_one_authority_runs_on_one_state(authority: Authority, tmp_path: Path) -> None:
