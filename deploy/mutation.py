@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import IO
 
 ROOT = Path(__file__).resolve().parents[1]
-COPY = ROOT / ".cache" / "mutation"
+COPIES = ROOT / ".cache" / "mutation"
+"""One for each package: what mutmut knows of one is nothing that it may know of another."""
 LEFT_OUT = shutil.ignore_patterns(".*", "__pycache__", "mutants", "*.egg-info", "dist")
 CONFIG = """
 [tool.mutmut]
@@ -30,18 +31,18 @@ use_git_change_detection = false
 """
 
 
-def copied(package: str, tests: list[str], *, fresh: bool) -> None:
+def copied(copy: Path, package: str, tests: list[str], *, fresh: bool) -> None:
     """Brings the copy up to date, and keeps what is known of mutants unless a fresh start is wanted."""
     if fresh:
-        shutil.rmtree(COPY, ignore_errors=True)
-    shutil.copytree(ROOT, COPY, ignore=LEFT_OUT, dirs_exist_ok=True)
-    with (COPY / "pyproject.toml").open("a", encoding="utf-8") as file:
+        shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(ROOT, copy, ignore=LEFT_OUT, dirs_exist_ok=True)
+    with (copy / "pyproject.toml").open("a", encoding="utf-8") as file:
         file.write(CONFIG.format(package=package, tests=", ".join(f'"{each}"' for each in tests)))
 
 
-def run(command: list[str], out: IO[bytes], seconds: float) -> int:
+def run(copy: Path, command: list[str], out: IO[bytes], seconds: float) -> int:
     """Runs it in the copy with all that it starts, and ends all of that when time is up. The status; 0 then."""
-    process = subprocess.Popen(["nice", *command], cwd=COPY, stdout=out, stderr=out, start_new_session=True)
+    process = subprocess.Popen(["nice", *command], cwd=copy, stdout=out, stderr=out, start_new_session=True)
     try:
         return process.wait(seconds)
     except subprocess.TimeoutExpired:
@@ -65,13 +66,14 @@ def main() -> int:
     for path in (package, *tests):
         if not (ROOT / path).exists():
             parser.error(f"there is no {path} in {ROOT}")
-    copied(package, tests, fresh=given.fresh)
+    copy = COPIES / package.replace("/", "-")
+    copied(copy, package, tests, fresh=given.fresh)
     mutmut = str(Path(sys.executable).with_name("mutmut"))
-    log = COPY / "run.log"
+    log = copy / "run.log"
     with log.open("wb") as out:
-        ran = run([mutmut, "run"], out, given.seconds)
+        ran = run(copy, [mutmut, "run"], out, given.seconds)
     said = subprocess.run(
-        [mutmut, "results", "--all", "true"], cwd=COPY, stdout=subprocess.PIPE, text=True, check=False
+        [mutmut, "results", "--all", "true"], cwd=copy, stdout=subprocess.PIPE, text=True, check=False
     ).stdout
     found = [line.strip().partition(": ")[::2] for line in said.splitlines() if ": " in line]
     for name, verdict in found:
@@ -79,7 +81,7 @@ def main() -> int:
             print(name)
     counted = Counter(verdict for _, verdict in found)
     print(", ".join(f"{count} {verdict}" for verdict, count in counted.most_common()) or "no mutant was tried")
-    print(f"what a mutant is: cd {COPY} && {mutmut} show NAME; the run's own words: {log}")
+    print(f"what a mutant is: cd {copy} && {mutmut} show NAME; the run's own words: {log}")
     if not counted or (ran and not counted["killed"]):
         sys.stderr.write(f"the tests do not pass as they are, or nothing could be mutated: see {log}\n")
         return 1
