@@ -6,6 +6,7 @@ finds it again whatever form nft gives to it.
 
 import hashlib
 import json
+import os
 import subprocess
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +16,11 @@ from init.model import Chain, Family, Hook, Listener, Options, Rule, Verdict, ch
 
 TABLE = "quietwire"
 NFT_SECONDS = 20.0
+LIST_SECONDS = 2.0
+"""How long our own table may take to be listed: milliseconds, unless its pod's administrator has filled it. That holds
+up no other pod: a table that takes longer is not ours any more, and is replaced without having been read."""
+NO_SUCH_TABLE = "No such file or directory"
+"""What nft says of a table that is not there; we have it speak English."""
 
 _FAMILY = {Family.IPV4: "ip", Family.IPV6: "ip6"}
 _BASE = {
@@ -31,6 +37,10 @@ _BASE = {
 
 class NftError(Exception):
     """nft refused; `str` has its words."""
+
+
+class NftSlow(NftError):
+    """nft did not answer in time."""
 
 
 def text(rule: Rule, family: Family) -> str:
@@ -99,8 +109,7 @@ def apply(options: Options, families: tuple[Family, ...]) -> bool:
         return False
     lines = []
     for family in Family:
-        # `table` makes it where it is not there, so that `delete` never fails.
-        lines += [f"table {_FAMILY[family]} {TABLE}", f"delete table {_FAMILY[family]} {TABLE}"]
+        lines += _deleted(family)
     lines += [_table(family, chains(family, options), _commented) for family in families]
     _nft(["-f", "-"], "\n".join(lines))
     return True
@@ -110,7 +119,7 @@ def remove() -> bool:
     """Deletes our tables from the current namespace; whether there were any."""
     present = [family for family in Family if _exists(family)]
     if present:
-        _nft(["-f", "-"], "\n".join(f"delete table {_FAMILY[family]} {TABLE}" for family in present))
+        _nft(["-f", "-"], "\n".join(line for family in present for line in _deleted(family)))
     return bool(present)
 
 
@@ -126,7 +135,10 @@ def missing(options: Options, families: tuple[Family, ...]) -> list[str]:
     """What the current namespace lacks; empty where all is in force."""
     found: list[str] = []
     for family in families:
-        entries = _list(family)
+        try:
+            entries = _list(family)
+        except NftSlow:
+            return [*found, f"{family}: table {_FAMILY[family]} {TABLE} is too large to be read in {LIST_SECONDS:g} s"]
         if entries is None:
             found.append(f"{family}: table {_FAMILY[family]} {TABLE} is missing")
             continue
@@ -195,36 +207,47 @@ def _chain_name(hook: Hook) -> str:
     return f"{hook.table}_{hook.builtin.lower()}"
 
 
+def _deleted(family: Family) -> list[str]:
+    """`table` makes it where it is not there, so that `delete` never fails."""
+    return [f"table {_FAMILY[family]} {TABLE}", f"delete table {_FAMILY[family]} {TABLE}"]
+
+
 def _exists(family: Family) -> bool:
-    return _list(family) is not None
+    try:
+        return _list(family) is not None
+    except NftSlow:
+        return True  # whoever asks takes it away, which needs no table to be there
 
 
 def _list(family: Family) -> list[dict[str, dict[str, Any]]] | None:
-    listed = _run(["-j", "list", "tables"], "")
+    """What is in our table; None where there is none. Other tables are not read. Raises NftSlow, NftError."""
+    listed = _run(["-j", "list", "table", _FAMILY[family], TABLE], "", LIST_SECONDS)
     if listed.returncode != 0:
-        raise NftError(f"nft cannot list tables: {listed.stderr.strip()}")
-    tables = [entry["table"] for entry in json.loads(listed.stdout)["nftables"] if "table" in entry]
-    if not any(table["family"] == _FAMILY[family] and table["name"] == TABLE for table in tables):
-        return None
-    found: list[dict[str, dict[str, Any]]] = json.loads(_nft(["-j", "list", "table", _FAMILY[family], TABLE], ""))[
-        "nftables"
-    ]
+        if NO_SUCH_TABLE in listed.stderr:
+            return None
+        raise NftError(f"nft cannot list table {_FAMILY[family]} {TABLE}: {listed.stderr.strip()}")
+    found: list[dict[str, dict[str, Any]]] = json.loads(listed.stdout)["nftables"]
     return found
 
 
-def _nft(arguments: list[str], given: str) -> str:
-    done = _run(arguments, given)
+def _nft(arguments: list[str], given: str) -> None:
+    done = _run(arguments, given, NFT_SECONDS)
     if done.returncode != 0:
         raise NftError(f"nft {' '.join(arguments)}: {done.stderr.strip()}")
-    return done.stdout
 
 
-def _run(arguments: list[str], given: str) -> subprocess.CompletedProcess[str]:
+def _run(arguments: list[str], given: str, seconds: float) -> subprocess.CompletedProcess[str]:
     try:
         return subprocess.run(
-            ["nft", *arguments], input=given, capture_output=True, text=True, timeout=NFT_SECONDS, check=False
+            ["nft", *arguments],
+            input=given,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            check=False,
+            env=os.environ | {"LC_ALL": "C"},
         )
     except FileNotFoundError:
         raise NftError("nft is not installed: apt-get install nftables") from None
     except subprocess.TimeoutExpired:
-        raise NftError(f"nft did not answer in {NFT_SECONDS:g} s") from None
+        raise NftSlow(f"nft did not answer in {seconds:g} s") from None

@@ -53,6 +53,14 @@ def fingerprints(family: Family, options: Options | None) -> dict[str, str] | No
     return found
 
 
+def entries(family: Family, table: str) -> int:
+    """How many rules and ends of chains a table has in the current namespace, without reading them. Raises OSError."""
+    domain, level = _SOCKET[family]
+    with socket.socket(domain, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        *_, count, _ = _INFO.unpack(_info(sock.fileno(), level, table))
+    return int(count)
+
+
 def zero_counters(content: bytearray, entry: struct.Struct) -> bool:
     """Sets the counters of all entries to zero, in place; False where the bytes are no whole entries."""
     at = 0
@@ -75,13 +83,16 @@ def _words(wanted: list[Chain]) -> bytes:
 
 def _content(fd: int, level: int, table: str) -> bytearray:
     """The bytes of a table's entries. Raises OSError; EAGAIN where the table has changed in size meanwhile."""
-    name = table.encode()
-    info = ctypes.create_string_buffer(_INFO.pack(name, *[0] * 13), _INFO.size)
+    *_, size = _INFO.unpack(_info(fd, level, table))
+    content = ctypes.create_string_buffer(_ENTRIES.pack(table.encode(), size), _ENTRIES.size + size)
+    _getsockopt(fd, level, SO_GET_ENTRIES, content)
+    return bytearray(content.raw[_ENTRIES.size :])
+
+
+def _info(fd: int, level: int, table: str) -> bytes:
+    info = ctypes.create_string_buffer(_INFO.pack(table.encode(), *[0] * 13), _INFO.size)
     _getsockopt(fd, level, SO_GET_INFO, info)
-    *_, size = _INFO.unpack(info.raw)
-    entries = ctypes.create_string_buffer(_ENTRIES.pack(name, size), _ENTRIES.size + size)
-    _getsockopt(fd, level, SO_GET_ENTRIES, entries)
-    return bytearray(entries.raw[_ENTRIES.size :])
+    return info.raw
 
 
 def _getsockopt(fd: int, level: int, option: int, buffer: "ctypes.Array[ctypes.c_char]") -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import iptc
 
-from init import legacy
+from init import legacy, tables
 from init.legacy import LegacyError, Spec
 from init.model import Chain, Family, Hook, Options, chains
 
@@ -25,6 +25,9 @@ COMMIT_TRIES = 8
 XTABLES_LOCK = "/run/xtables.lock"
 """iptables' own lock: the kernel notices only changes of a table's length, so others must not write meanwhile."""
 LOCK_SECONDS = 10.0
+MAX_ENTRIES = 4096
+"""Rules and ends of chains of a table. python-iptables takes a third of a millisecond for each: where a pod's
+administrator has written more, nothing is read, and no other pod is held up."""
 OPTION_ENTRY_GROWTH = 8
 """By how much struct xt_option_entry (xtables.h) grew with iptables 1.8.11, under the same version of the library."""
 
@@ -240,6 +243,12 @@ def _open(family: Family, table: str) -> Any:
     except iptc.IPTCError as error:
         needs = "; it needs NET_ADMIN and NET_RAW, --backend nft only NET_ADMIN" if "ermission" in str(error) else ""
         raise LegacyError(f"{family} table {table} cannot be opened: {error}{needs}") from error
+    count = tables.entries(family, table)  # after it was opened, which loads what asks for it
+    if count > MAX_ENTRIES:
+        _close_all()
+        raise LegacyError(
+            f"{family} table {table} has {count} rules, and no more than {MAX_ENTRIES} can be read in time"
+        )
     return handle
 
 

@@ -44,6 +44,8 @@ log = logging.getLogger("quietwire.enrolment")
 
 RETRY_SECONDS = 1.0
 """After this, what could not be verified is tried again."""
+RULES_RETRY_SECONDS = 5.0
+"""After this, rules that could not be written are tried again: a process each time."""
 BATCH_SECONDS = 60.0
 BATCH_SECONDS_PER_POD = 0.5
 """How long one child process may take to apply or verify the rules of all pods that are waiting."""
@@ -100,6 +102,10 @@ class Enrolled:
         self.tries = 0
         self.ruled = False
         """The rules for `wanted`, with these ports and this mark, are in force."""
+        self.unruly = ""
+        """Why its rules could not be written when that was tried last."""
+        self.retry_at = 0.0
+        """When it is tried again; the loop's time."""
         self.listeners: list[dict[str, socket.socket]] = []
         """One set per worker."""
         self.offered = False
@@ -466,6 +472,9 @@ class Enrolment:
                 waiting[key] = f"cannot listen in its namespace: {error.strerror}"
             if enrolled.ruled:
                 continue
+            if asyncio.get_running_loop().time() < enrolled.retry_at:
+                waiting[key] = enrolled.unruly
+                continue
             try:
                 await self._get_to_know(enrolled)
                 unruled.append(enrolled)
@@ -476,7 +485,8 @@ class Enrolment:
             if result.ok:
                 enrolled.ruled = True
             else:
-                waiting[enrolled.key] = f"its rules could not be installed: {result.error}"
+                waiting[enrolled.key] = enrolled.unruly = f"its rules could not be installed: {result.error}"
+                enrolled.retry_at = asyncio.get_running_loop().time() + RULES_RETRY_SECONDS
 
     async def _take_ports(self, enrolled: Enrolled) -> None:
         """Binds the first worker's listeners, before rules are written for their ports. Raises PortsTaken, OSError.

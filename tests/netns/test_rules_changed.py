@@ -112,6 +112,31 @@ def test_rules_that_are_flushed_again_while_they_are_put_back_are_back_as_soon(p
     assert place.repairs() >= before + 2
 
 
+def test_a_pod_that_fills_its_tables_holds_up_no_other(place: Place) -> None:
+    """Its administrator may do so; whoever reads rules for everybody does not read those to the end."""
+    world, filled, flushed = place.world, place.pods[0], place.pods[1]
+    words, rule = {
+        "legacy": (
+            ("iptables-legacy-restore", "--noflush"),
+            "-A OUTPUT -s {} -p udp -m multiport --dports 1,2 -j ACCEPT",
+        ),
+        "nft": (("nft", "-f", "-"), "add rule ip quietwire nat_output ip saddr {} udp dport {{ 1, 2 }} accept"),
+    }[place.backend]
+    lines = [rule.format(f"192.{number >> 16}.{number >> 8 & 255}.{number & 255}") for number in range(8000)]
+    script = "\n".join(["*nat", *lines, "COMMIT"] if place.backend == "legacy" else lines)
+    done = world.run(filled, *words, given=script + "\n", seconds=60)
+    assert done.returncode == 0, done.stderr
+    before = place.repairs()
+    flush = {"legacy": "iptables-legacy -t nat -F", "nft": "nft flush ruleset"}[place.backend]
+    assert world.run(flushed, "bash", "-c", flush).returncode == 0
+    world.until(lambda: place.is_whole(flushed), "the other pod is whole again", 20.0)
+    assert place.repairs() > before
+    empty = {"legacy": "iptables-legacy -t nat -F", "nft": "true"}[place.backend]
+    assert world.run(filled, "bash", "-c", empty).returncode == 0
+    world.until(lambda: place.is_whole(filled), "and so is that one", 20.0)
+    world.until(lambda: world.ready()["ready"], "and served")
+
+
 def test_a_pod_that_rings_for_nothing_is_still_heard_and_others_are_not_told_broken(place: Place) -> None:
     before = place.repairs()
     noise = {
