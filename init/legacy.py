@@ -30,7 +30,7 @@ def spec(rule: Rule) -> Spec:
         found["tcp"] = {"tcp-flags": OPENS}
     if rule.invalid:
         found["protocol"] = "tcp"
-        found["conntrack"] = {"ctstate": "INVALID"}
+        found["conntrack"] = {"ctstate": "INVALID,UNTRACKED"}
     if rule.ports:
         found["protocol"] = "tcp"
         found["multiport"] = {"dports": ",".join(_port_range(ports) for ports in rule.ports)}
@@ -90,7 +90,7 @@ def text(rule: Rule) -> str:
     if rule.opens:
         parts.append(f"-m tcp --tcp-flags {' '.join(OPENS)}")
     if rule.invalid:
-        parts.append("-m conntrack --ctstate INVALID")
+        parts.append("-m conntrack --ctstate INVALID,UNTRACKED")
     if rule.ports:
         parts.append(f"-m multiport --dports {','.join(_port_range(ports) for ports in rule.ports)}")
     if rule.listener is not None:

@@ -156,7 +156,7 @@ class Rule:
     connmark: int | None = None
     out_loopback: bool = False
     invalid: bool = False
-    """Conntrack holds it for invalid, and so translates nothing."""
+    """Conntrack holds it for invalid, or was told not to follow it (notrack), and so translates nothing."""
     spare_resets: bool = False
     opens: bool = False
     """The packet is to open a connection: a SYN, and no answer to one."""
@@ -221,10 +221,10 @@ def chains(family: Family, options: Options) -> tuple[Chain, ...]:
     have its SYN taken for the leg's, and go out in plaintext; a client that dialled from the port of a transparent leg
     would get past the agent. Replies need no zone: those of captured connections come from the agent's port.
 
-    What conntrack holds for invalid meets no nat rule, and would pass untranslated: a SYN that looks like a
-    reply reaches an application past the agent, and so does data outside of the window of a captured connection, whose
-    four numbers the transparent leg has too. It is dropped. Resets that leave by the wire are spared: the kernel
-    says with them that a connection is gone, and conntrack may have forgotten it first.
+    What conntrack holds for invalid, or does not follow, meets no nat rule, and would pass untranslated: a SYN that
+    looks like a reply reaches an application past the agent, and so does data outside of the window of a captured
+    connection, whose four numbers the transparent leg has too. It is dropped. Resets that leave by the wire are spared:
+    the kernel says with them that a connection is gone, and conntrack may have forgotten it first.
 
     The agent's mark excepts from capture, so whoever knew it could except itself. It is on a packet from the agent's
     socket to the last hook before the device: no socket, filter or capture in the pod is shown it, on loopback neither.

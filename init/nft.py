@@ -57,7 +57,7 @@ def text(rule: Rule, family: Family) -> str:
     if rule.opens:
         parts.append("tcp flags & (fin | syn | rst | ack) == syn")
     if rule.invalid:
-        parts.append("ct state invalid")
+        parts.append("ct state invalid,untracked")
     if rule.ports:
         ranges = ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in rule.ports)
         parts.append(f"tcp dport {{ {ranges} }}")

@@ -571,6 +571,37 @@ def test_rules_without_an_agent_refuse_each_way_and_let_nothing_past(make_world:
         echo.close()
 
 
+NOTRACK = {
+    "legacy": (
+        "for ip in ip ip6; do ${ip}tables-legacy -t raw -I PREROUTING -p tcp -j CT --notrack; "
+        "${ip}tables-legacy -t raw -A OUTPUT -p tcp -j CT --notrack; done"
+    ),
+    "nft": (
+        "nft 'table inet other { chain o { type filter hook output priority -310; tcp dport 1-65535 notrack; }; "
+        "chain p { type filter hook prerouting priority -310; tcp dport 1-65535 notrack; }; }'"
+    ),
+}
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_what_conntrack_is_told_not_to_follow_passes_uncaptured_neither_way(
+    make_world: Callable[..., World], backend: str, version: int
+) -> None:
+    world = make_world()
+    pod, outside = world.stranger("pod"), world.stranger("outside")
+    assert init(pod, "apply", "--backend", backend).returncode == 0
+    inside(pod, "bash", "-c", NOTRACK[backend])
+    echoes = [Echo(world, player, 8080, version) for player in (pod, outside)]
+    for client, server in ((outside, pod), (pod, outside)):
+        with world.open_socket(client, version) as sock:
+            sock.settimeout(1.0)
+            with pytest.raises(OSError, match=r"timed out|refused"):
+                sock.connect((server.address(version), 8080))
+    for echo in echoes:
+        assert echo.peers == []
+        echo.close()
+
+
 @pytest.mark.parametrize("spoilt", ["", "[]", "{", '{"cookie": 1}', "read_at", "tables"])
 def test_a_memory_that_cannot_be_read_is_none(pod: Player, spoilt: str) -> None:
     assert batch(pod, "apply", Options()).changed
