@@ -12,12 +12,33 @@ from pathlib import Path
 from init.netns import sees_kernel_threads
 
 PROC = Path("/proc")
+_INODE = 9
+"""The field of a line of /proc/net/tcp."""
 _UNKNOWN = "a process that cannot be seen"
 
 
 def number_here() -> int:
     """What tells the calling thread's namespace from others for as long as it lives. Raises OSError."""
     return os.stat("/proc/thread-self/net/tcp").st_ino
+
+
+def holds_connections(proc: Path = PROC) -> bool:
+    """Whether somebody, wherever he lives, has a TCP socket in the calling thread's namespace that listens or talks.
+
+    A process may leave for a namespace of its own making (unshare(2), without any capability) and keep its sockets, or
+    give them away. What the kernel only winds up is nobody's: it has no inode (proc_pid_net(5)). True where it cannot
+    be told.
+    """
+    for name in ("tcp", "tcp6"):
+        try:
+            lines = (proc / "thread-self/net" / name).read_text(encoding="ascii").splitlines()[1:]
+        except FileNotFoundError:
+            continue  # no IPv6
+        except OSError:
+            return True
+        if any(line.split()[_INODE] != "0" for line in lines):
+            return True
+    return False
 
 
 def inhabitants(numbers: Collection[int], *, ours: Collection[int] = (), proc: Path = PROC) -> dict[int, str]:

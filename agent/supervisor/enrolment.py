@@ -596,7 +596,13 @@ class Enrolment:
         """Who lives in these namespaces, besides the agent's own processes, which visit them."""
         ours = {os.getpid(), *(handle.pid for handle in self._workers.handles if handle.pid is not None)}
         numbers = {enrolled.number for enrolled in pods}
-        return await self._blocking(partial(inhabitants.inhabitants, numbers, ours=ours))
+        living = await self._blocking(partial(inhabitants.inhabitants, numbers, ours=ours))
+        for enrolled in pods:
+            if enrolled.number in living or (self._pods.get(enrolled.key) is enrolled and enrolled.listeners):
+                continue
+            if await self._in_netns(enrolled.fd, inhabitants.holds_connections):
+                living[enrolled.number] = "somebody who has left it, and has sockets in it,"
+        return living
 
     async def _batch(self, op: str, pods: list[Enrolled], *, processes: bool = False) -> list[BatchResult]:
         """What came of it, in the same order; with `processes`, also of those that live in there."""

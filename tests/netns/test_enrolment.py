@@ -169,9 +169,40 @@ def test_rules_stay_as_long_as_somebody_lives_in_a_namespace_that_is_no_pods_any
     finally:
         resident.send_signal(signal.SIGKILL)
         resident.wait(10)
+    echo.close()
     world.until(lambda: world.count("quietwire_pods", state="left") == 0, "the last one to live there has ended")
     assert init_check(server) == 1
-    echo.close()
+
+
+LEAVES_ITS_NAMESPACE = """
+import ctypes, socket, sys
+listener = socket.create_server(("", int(sys.argv[1])))
+assert ctypes.CDLL(None).unshare(0x10000000 | 0x40000000) == 0  # a user and a network namespace of its own
+print("left", flush=True)
+while True:
+    with listener.accept()[0] as sock:
+        sock.sendall(sock.recv(100))
+"""
+
+
+def test_rules_stay_as_long_as_somebody_who_has_left_the_namespace_has_sockets_in_it(
+    make_world: Callable[..., World],
+) -> None:
+    world = make_world("--verify-interval", "0.5")
+    server, outside = world.pod("server"), world.stranger("outside")
+    words = (*NO_CAPABILITIES, sys.executable, "-c", LEAVES_ITS_NAMESPACE, str(PORT))
+    leaver = world.spawn(server, *words, stdout=subprocess.PIPE)
+    assert leaver.stdout is not None
+    assert leaver.stdout.readline() == b"left\n"
+    world.start()
+    world.withdraw(server)
+    assert world.mesh.wait_for_log(partial(says, "somebody who has left it, and has sockets in it"))
+    for _ in range(3):
+        with pytest.raises(ConnectionRefusedError):
+            asks(world, outside, server.ipv4)
+    leaver.kill()
+    world.until(lambda: world.count("quietwire_pods", state="left") == 0, "they are closed")
+    assert init_check(server) == 1
 
 
 def test_a_pod_with_another_uid_is_another_pod(make_world: Callable[..., World]) -> None:
