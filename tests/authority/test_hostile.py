@@ -26,6 +26,13 @@ from agent.identity.spiffe import SpiffeId
 from agent.identity.svid import Svid
 from agent.tasks import spawn
 from tests.authority.running import ELSEWHERE, TD, WEB, Authority, newer, refused
+from tests.tls.records import FFDHE8192, P256, client_hello
+
+GENERATOR = (
+    "046b17d1f2e12c4247f8bce6e563a440f277037d812deb33a0f4a13945d898c296"
+    "4fe342e2fe1a7f9b8ee7eb4a7c0f9e162bce33576b315ececbb6406837bf51f5"
+)
+"""A point of P-256: whoever has one has a key share."""
 
 
 def stranger(authority: Authority) -> ssl.SSLSocket:
@@ -47,6 +54,20 @@ def ask(sock: ssl.SSLSocket, request: bytes) -> bytes:
     except (ConnectionError, ssl.SSLError):
         pass
     return answer
+
+
+@pytest.mark.parametrize(
+    ("group", "share", "served"),
+    [(FFDHE8192, b"\x02" + bytes(1023), False), (P256, bytes.fromhex(GENERATOR), True)],
+    ids=["a dear group", "one that is served"],
+)
+def test_a_stranger_chooses_no_group_that_is_dear_to_compute_in(
+    authority: Authority, group: int, share: bytes, served: bool
+) -> None:
+    """Its connection ends, or a ServerHello comes."""
+    with socket.create_connection(("127.0.0.1", authority.config.listen.port), timeout=20) as sock:
+        sock.sendall(client_hello(group, share))
+        assert (sock.recv(1) == b"\x16") is served
 
 
 async def test_strangers_that_hold_connections_open_are_bounded_and_hinder_nobody(authority: Authority) -> None:

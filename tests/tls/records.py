@@ -21,6 +21,31 @@ NEW_SESSION_TICKET = b"\x04\x00\x00\x13" + bytes(4) + bytes(4) + b"\x01n" + b"\x
 """RFC 8446, section 4.6.1, as short as one may be: lifetime 0, so that nobody keeps it."""
 
 
+FFDHE8192, P521, P256, X25519 = 0x0104, 0x0019, 0x0017, 0x001D
+"""Groups (RFC 8446, section 4.2.7)."""
+
+
+def client_hello(group: int, share: bytes) -> bytes:
+    """A ClientHello with this group alone, and a key share in it: it may be anything, and costs its sender nothing."""
+
+    def vector(content: bytes, size: int = 2) -> bytes:
+        return len(content).to_bytes(size, "big") + content
+
+    named = group.to_bytes(2, "big")
+    extensions = b"".join(
+        kind.to_bytes(2, "big") + vector(content)
+        for kind, content in (
+            (10, vector(named)),
+            (13, vector(b"\x04\x03")),
+            (43, vector(b"\x03\x04", 1)),
+            (51, vector(named + vector(share))),
+        )
+    )
+    body = b"\x03\x03" + bytes(32) + b"\x00" + vector(b"\x13\x01") + b"\x01\x00" + vector(extensions)
+    message = b"\x01" + vector(body, 3)
+    return b"\x16\x03\x01" + vector(message)
+
+
 def _expand(digest: str, secret: bytes, label: str, length: int) -> bytes:
     """HKDF-Expand-Label without context (RFC 8446, section 7.1), for one block of output at most."""
     name = b"tls13 " + label.encode()

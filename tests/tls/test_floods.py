@@ -14,10 +14,14 @@ from tests.tls.pki import Pki
 from tests.tls.records import (
     ALERT,
     DATA,
+    FFDHE8192,
     HANDSHAKE,
     NEW_SESSION_TICKET,
+    P521,
+    X25519,
     Writer,
     before_server,
+    client_hello,
     towards_client,
     towards_server,
 )
@@ -147,6 +151,17 @@ def test_what_comes_with_the_last_word_of_the_handshake_is_bounded_as_well(tmp_p
     assert machine.left == len(flood) // 2
     assert len(machine.receive(flood[-machine.left :])) == AT_ONCE
     assert machine.left == 0
+
+
+@pytest.mark.parametrize(("group", "share"), [(FFDHE8192, b"\x02" + bytes(1023)), (P521, b"\x04" + bytes(132))])
+def test_a_stranger_chooses_no_group_that_is_dear_to_compute_in(group: int, share: bytes) -> None:
+    machine = TlsMachine.server(OURS.server)
+    with pytest.raises(TlsFailure, match="no suitable key share") as ended:
+        machine.receive(client_hello(group, share))
+    assert ended.value.outcome is Outcome.HANDSHAKE_FAILED
+    machine = TlsMachine.server(OURS.server)
+    machine.receive(client_hello(X25519, bytes(range(32))))
+    assert machine.outgoing()[:1] == b"\x16", "a ServerHello: but for its group, such a hello is taken"
 
 
 words = st.one_of(st.none(), st.binary(min_size=0, max_size=40), st.just(bytes(16384)))
