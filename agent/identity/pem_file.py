@@ -12,10 +12,13 @@ MAX_BYTES = 1024 * 1024
 def read(path: Path) -> bytes:
     """What a regular file holds. Raises OSError, also where it is none (a FIFO would be waited for) or is too large."""
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-    with os.fdopen(fd, "rb") as file:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):  # of a directory no file object can be made, which would close it
             raise OSError(errno.EINVAL, "it is no regular file", str(path))
-        data = file.read(MAX_BYTES + 1)
+        with os.fdopen(fd, "rb", closefd=False) as file:
+            data = file.read(MAX_BYTES + 1)
+    finally:
+        os.close(fd)
     if len(data) > MAX_BYTES:
         raise OSError(errno.EFBIG, f"it has more than {MAX_BYTES} bytes", str(path))
     return data
