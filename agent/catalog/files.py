@@ -60,7 +60,7 @@ SETTLED_NS = 50_000_000
 """A file that changed less than this before it was read may change again without another time stamp."""
 
 MAX_SAID = 100
-"""Remarks that one look at the directory writes to the log."""
+"""Faults, and remarks, that one look at the directory writes to the log."""
 MEMORY_SECONDS = 1.0
 """How long a change may wait until it is written down as last good."""
 

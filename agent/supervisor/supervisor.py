@@ -15,7 +15,7 @@ import msgspec
 from agent.capture import node_addresses
 from agent.capture.enrolment_socket import EnrolmentSocket
 from agent.catalog.fault import Fault
-from agent.catalog.files import FilesSource
+from agent.catalog.files import MAX_SAID, FilesSource
 from agent.catalog.index import CatalogIndex
 from agent.catalog.memory import Memory
 from agent.catalog.model import Catalog, CatalogChange, Pod
@@ -175,16 +175,19 @@ class Supervisor:
 
     def _catalog_changed(self, change: CatalogChange | None, faults: tuple[Fault, ...]) -> None:
         former, now = frozenset(self.faults), frozenset(faults)
-        for fault in faults:
-            if fault not in former:
-                log.error(
-                    "manifest refused: %s",
-                    fault,
-                    extra={"fields": {"event": "fault", "file": fault.file, "line": fault.line}},
-                )
-        for fault in self.faults:
-            if fault not in now:
-                log.info("manifest is fine again: %s", fault.file)
+        new, mended = [each for each in faults if each not in former], [each for each in self.faults if each not in now]
+        for fault in new[:MAX_SAID]:
+            log.error(
+                "manifest refused: %s",
+                fault,
+                extra={"fields": {"event": "fault", "file": fault.file, "line": fault.line}},
+            )
+        if len(new) > MAX_SAID:
+            log.error("%d more manifests are refused; quietwire authz check names all", len(new) - MAX_SAID)
+        for fault in mended[:MAX_SAID]:
+            log.info("manifest is fine again: %s", fault.file)
+        if len(mended) > MAX_SAID:
+            log.info("%d more manifests are fine again", len(mended) - MAX_SAID)
         self.faults = faults
         if change is not None:
             self.workers.broadcast(messages.ChangeCatalog(change))  # before anything that a fault of ours could keep

@@ -7,6 +7,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from agent.catalog.fault import Fault
+from agent.catalog.files import MAX_SAID
 from agent.catalog.model import CatalogChange, Pod
 from agent.flags import HostPort
 from agent.policy.model import DefaultPolicy
@@ -85,6 +87,20 @@ def test_workers_are_told_of_a_change_whatever_goes_wrong_with_it_here(
     with pytest.raises(Exception, match="2048"):
         supervisor._catalog_changed(change, ())
     assert sent == [ChangeCatalog(change)]
+
+
+def test_of_a_hundred_thousand_faults_the_log_has_some_and_their_number(
+    supervisor: Supervisor, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    faults = tuple(Fault("many.yaml", line, "", "no kind") for line in range(100_000))
+    supervisor._catalog_changed(None, faults)
+    assert len(caplog.messages) == MAX_SAID + 1
+    assert "99900 more manifests are refused" in caplog.messages[-1]
+    caplog.clear()
+    supervisor._catalog_changed(None, ())
+    assert len(caplog.messages) == MAX_SAID + 1
+    assert "99900 more manifests are fine again" in caplog.messages[-1]
 
 
 async def test_advice_about_policy_is_nothing_that_the_agent_cannot_be_without(
