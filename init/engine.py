@@ -201,8 +201,7 @@ def probe() -> str:
     answer, _ = _in_child(lambda send: send("legacy" if _legacy_works() else "nft"))
     found = answer[0] if answer else "nft"
     try:
-        memory.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        memory.write_text(found, encoding="ascii")
+        kernel.replace_file(memory, found.encode())
     except OSError:
         return found  # found out again next time
     return found

@@ -97,10 +97,7 @@ class Memory:
 
     def _write(self, known: dict[str, Any]) -> None:
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            temporary = self.path.with_suffix(f".{os.getpid()}")
-            temporary.write_text(json.dumps(known), encoding="utf-8")
-            temporary.rename(self.path)
+            replace_file(self.path, json.dumps(known).encode())
         except OSError:
             return  # without a memory all is read, and `remove` takes back rules and routes only
 
@@ -110,6 +107,20 @@ class Memory:
             self.path.unlink(missing_ok=True)
         except OSError:
             return  # what it says is believed only where the namespace has the same inode and cookie
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Puts a new file in a path's place, whole or not at all. Raises OSError.
+
+    It is made anew and never opened: where a link lay, whoever laid it would have us write to any file.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.unlink(missing_ok=True)
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with os.fdopen(fd, "wb") as file:
+        file.write(content)
+    temporary.rename(path)
 
 
 def cookie() -> int:

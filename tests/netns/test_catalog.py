@@ -143,7 +143,9 @@ def test_a_pod_whose_manifest_goes_is_let_go_and_taken_again_when_it_comes_back(
     with pytest.raises(ConnectionResetError):
         held.recv(100)
     held.close()
+    echo.close()  # as long as somebody has a socket in there, somebody lives there
     world.until(lambda: init_check(server) == 1, "the rules are gone")
+    echo = Echo(world, server, PORT)
     assert asks(world, stranger, server.ipv4) == b"hello"
     world.declare(server)
     world.until(lambda: world.ready()["ready"] and init_check(server) == 0, "captured again")
