@@ -344,10 +344,10 @@ class Enrolment:
                 next_round = min(next_round, clock() + RETRY_SECONDS)
 
     async def _verify(self, pods: list[Enrolled], *, processes: bool = False) -> None:
-        ruled = [enrolled for enrolled in pods if enrolled.ruled]
-        for enrolled in ruled:
+        for enrolled in pods:  # also where a round of enrolment is about to write them: else it would be due for ever
             if self._pods.get(enrolled.key) is enrolled:
                 self.watch.looking(enrolled.key)
+        ruled = [enrolled for enrolled in pods if enrolled.ruled]
         for enrolled, result in zip(ruled, await self._batch("repair", ruled, processes=processes), strict=True):
             broken = bool(result.missing) or not result.ok
             self._looked(enrolled, result, wrote=broken)

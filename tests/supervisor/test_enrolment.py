@@ -1,5 +1,6 @@
 """What enrolment never does, whatever it is told. No rule is written here: what would be is noted."""
 
+import asyncio
 import os
 from collections.abc import Iterator, Sequence
 
@@ -7,11 +8,13 @@ import pytest
 
 from agent.capture import netns
 from agent.capture.netns import NetnsId
+from agent.capture.rule_watch import DUE_AT_ONCE, Ears
 from agent.catalog.model import Pod
 from agent.supervisor import enrolment as module
-from agent.supervisor.enrolment import Desired, Enrolment
+from agent.supervisor.enrolment import Desired, Enrolled, Enrolment
 from agent.supervisor.supervisor import options_for
 from agent.supervisor.workers import Workers
+from agent.tasks import spawn
 from init import netns as init_netns
 from init.client import BatchRequest, BatchResult
 
@@ -72,3 +75,26 @@ async def test_a_namespace_that_may_be_the_machines_is_not_captured_either(
     await enrolment.reconcile({HOST.key: Desired(HOST, options_for(HOST))}, {HOST.key: None})
     assert written == []
     assert "perhaps the machine's own network namespace" in str(enrolment.missing(HOST.key))
+
+
+async def test_pods_that_have_no_rules_yet_are_not_looked_at_again_and_again(
+    enrolment: Enrolment, written: list[str]
+) -> None:
+    """Three hundred of them are heard of while the first rules of all are being written."""
+    pods = [Pod("demo", f"pod-{number}", "web", "node-a", ("192.0.2.1",)) for number in range(3 * DUE_AT_ONCE)]
+    for pod in pods:
+        fd = os.open("/proc/self/ns/net", os.O_RDONLY)
+        enrolment._pods[pod.key] = Enrolled(pod, fd, 0, options_for(pod))
+        enrolment.watch.add(pod.key, Ears())
+        enrolment.watch.ring(pod.key)
+    enrolment._rung.set()
+    keeping = spawn(enrolment.keep_rules(), name="rules")
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert not enrolment._rung.is_set()
+    assert enrolment.watch.due(float("inf")) == []
+    assert written == []
+    keeping.cancel()
+    await asyncio.wait([keeping])
+    for pod in pods:
+        enrolment.watch.remove(pod.key)
