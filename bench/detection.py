@@ -4,7 +4,6 @@ Microseconds for each byte that arrives, and for a whole ClientHello. A figure t
 client that sends byte by byte costs the square of what it sends then.
 """
 
-import gc
 import itertools
 import ssl
 import statistics
@@ -14,6 +13,7 @@ from collections.abc import Iterator
 
 from agent.proxy.detect import classify
 from agent.tls.client_hello import MAX_CLIENT_HELLO, MAX_RECORDS, HelloParser
+from bench.decision import printed
 
 NAME = "web.demo.serviceaccount.identity.example.test"
 SIZES = (1000, 4000, MAX_CLIENT_HELLO - 4)
@@ -78,12 +78,7 @@ def rows(sizes: tuple[int, ...] = SIZES, rounds: int = ROUNDS, hellos: int = HEL
 
 def main() -> int:
     """Prints the table."""
-    gc.collect()
-    gc.freeze()
-    for what, value in rows():
-        sys.stdout.write(f"{what:62} {value:8.2f}\n")
-        sys.stdout.flush()
-    return 0
+    return printed(rows())
 
 
 if __name__ == "__main__":

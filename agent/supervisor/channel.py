@@ -6,6 +6,7 @@ SCM_RIGHTS (unix(7)) with the frame's first byte, so they are there when the fra
 
 import array
 import asyncio
+import contextlib
 import os
 import socket
 import struct
@@ -187,11 +188,9 @@ class Channel(Generic[M]):
 def _duplicates(fds: tuple[int, ...]) -> tuple[int, ...]:
     """All of them, or OSError and none."""
     made: list[int] = []
-    try:
+    with contextlib.ExitStack() as unless_all:
         for fd in fds:
-            made.append(os.dup(fd))  # noqa: PERF401 - those that were made must be known when the next one fails
-    except OSError:
-        for fd in made:
-            os.close(fd)
-        raise
+            made.append(os.dup(fd))
+            unless_all.callback(os.close, made[-1])
+        unless_all.pop_all()
     return tuple(made)

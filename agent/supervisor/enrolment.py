@@ -18,10 +18,8 @@ import asyncio
 import contextlib
 import logging
 import os
-import socket
 from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any, TypeVar
 
@@ -32,10 +30,10 @@ from agent.capture.netns import NetnsId, NetnsThread
 from agent.capture.rule_watch import Ears, RuleWatch
 from agent.catalog.model import Pod
 from agent.supervisor import messages
+from agent.supervisor.enrolled import AGENT_PORTS, AgentPorts, Enrolled, Handed
 from agent.supervisor.workers import WorkerHandle, Workers
-from init import agent_mark, kernel
+from init import agent_mark
 from init.client import BatchRequest, BatchResult, run_batch
-from init.constants import INBOUND_PORT, OUTBOUND_PORT
 from init.model import Options
 from init.netns import NetnsError, Whose, open_netns, path_of, whose
 
@@ -51,15 +49,6 @@ BATCH_SECONDS_PER_POD = 0.5
 """How long one child process may take to apply or verify the rules of all pods that are waiting."""
 
 
-class AgentPorts(Struct, frozen=True):
-    """The ports that the agent listens on in a pod: for what goes out of it, and for what comes in."""
-
-    outbound: int
-    inbound: int
-
-
-AGENT_PORTS = tuple(AgentPorts(OUTBOUND_PORT + step, INBOUND_PORT + step) for step in range(0, 100, 10))
-"""Those that are taken, and in this order those that are taken where an application listens on the ones before."""
 TRIES_OF_FIRST_PORTS = 8
 """How often it is looked whether the first ones have become free: whoever held them may be about to end."""
 
@@ -75,69 +64,6 @@ class Desired(Struct, frozen=True):
     options: Options
 
 
-class Handed(Struct, frozen=True):
-    """A namespace that an init step handed over: a descriptor of ours, for the pod with this UID."""
-
-    fd: int
-    uid: str
-
-
-class Enrolled:
-    """A local pod whose namespace is ours: descriptors, listeners, and what its rules were made from."""
-
-    def __init__(self, pod: Pod, fd: int, number: int, options: Options) -> None:
-        self.key = pod.key
-        self.uid = pod.uid
-        self.fd = fd
-        self.identity: NetnsId = netns.identify(fd)
-        self.number = number
-        """By which who lives in it is told (`inhabitants.number_here`)."""
-        self.wanted = options
-        self.ports: AgentPorts | None = None
-        """Which the agent listens on in there, once they are its own: what is captured is redirected to them."""
-        self.mark: int | None = None
-        """Of what the agent dials in there, once it was asked for."""
-        self.taken: list[str] = []
-        """Where somebody else was found listening."""
-        self.tries = 0
-        self.ruled = False
-        """The rules for `wanted`, with these ports and this mark, are in force."""
-        self.unruly = ""
-        """Why its rules could not be written when that was tried last."""
-        self.retry_at = 0.0
-        """When it is tried again; the loop's time."""
-        self.listeners: list[dict[str, socket.socket]] = []
-        """One set per worker."""
-        self.offered = False
-        """The workers have been told to serve it."""
-        self.warned = False
-        """It was said that processes in there can get past capture."""
-
-    @property
-    def options(self) -> Options:
-        """Of its rules."""
-        ports = self.ports or AGENT_PORTS[0]
-        return replace(self.wanted, mark=self.mark, outbound_port=ports.outbound, inbound_port=ports.inbound)
-
-    def is_another(self, pod: Pod) -> bool:
-        """Whether the pod of this name is not the one that was enrolled. Where one of them has no UID, it is."""
-        return bool(self.uid and pod.uid) and self.uid != pod.uid
-
-    def refuse(self) -> None:
-        """Closes the listeners: once the workers have closed theirs, the kernel refuses."""
-        for each in self.listeners:
-            for sock in each.values():
-                sock.close()
-        self.listeners.clear()
-        self.ports = None
-        self.offered = False
-
-    def close(self) -> None:
-        """Closes the listeners and the namespace."""
-        self.refuse()
-        os.close(self.fd)
-
-
 def named(name: str) -> NetnsId | None:
     """The namespace that an annotation names; None: there is none that can be looked at, so nothing is known of it."""
     try:
@@ -145,13 +71,6 @@ def named(name: str) -> NetnsId | None:
     except OSError:
         return None
     return NetnsId(status.st_dev, status.st_ino)
-
-
-def _listeners(enrolled: Enrolled, ports: AgentPorts) -> dict[str, socket.socket]:
-    """One worker's, made in the calling thread's namespace. Raises OSError."""
-    return sockets.listeners(
-        ipv6=enrolled.wanted.ipv6 and kernel.has_ipv6(), inbound_port=ports.inbound, outbound_port=ports.outbound
-    )
 
 
 def _run_and_close(requests: list[BatchRequest], seconds: float) -> list[BatchResult]:
@@ -526,12 +445,14 @@ class Enrolment:
         for port in (ports.outbound, ports.inbound):
             if taken := sockets.in_use(port):
                 return taken
-        enrolled.listeners.append(_listeners(enrolled, ports))
+        enrolled.listeners.append(enrolled.make_listeners(ports))
         return None
 
     async def _listen(self, enrolled: Enrolled) -> None:
         while enrolled.ports is not None and len(enrolled.listeners) < len(self._workers.handles):
-            enrolled.listeners.append(await self._in_netns(enrolled.fd, partial(_listeners, enrolled, enrolled.ports)))
+            enrolled.listeners.append(
+                await self._in_netns(enrolled.fd, partial(enrolled.make_listeners, enrolled.ports))
+            )
 
     def _offer(self, enrolled: Enrolled, handle: WorkerHandle) -> tuple[messages.Enrol, tuple[int, ...]]:
         mine = enrolled.listeners[handle.index]

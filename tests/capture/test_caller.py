@@ -99,12 +99,15 @@ sys.stdin.readline()
 
 def connected_by(path: Path, *prefix: str) -> module.Caller:
     """Who is found at the other end of a connection that a process of its own makes, with `prefix` before it."""
+    return found_by(path, *prefix, sys.executable, "-c", CONNECT, str(path))
+
+
+def found_by(path: Path, *command: str) -> module.Caller:
+    """The same for a command that connects to this path as `CONNECT` does."""
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
         listener.listen()
-        with subprocess.Popen(
-            [*prefix, sys.executable, "-c", CONNECT, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        ) as process:
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
             assert process.stdout is not None
             assert process.stdin is not None
             try:
@@ -141,26 +144,8 @@ def test_a_process_in_another_root_directory_is_a_containers(tmp_path: Path) -> 
         f"mount --rbind {tmp_path} {overlay}/merged/mnt && mount --bind /dev {overlay}/merged/dev && "
         f'exec chroot {overlay}/merged "$@"'
     )
-    path = tmp_path / "d"
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(path))
-        listener.listen()
-        code = CONNECT.replace("sys.argv[1]", "'/mnt/d'")
-        with subprocess.Popen(
-            ["unshare", "--mount", "sh", "-c", script, "sh", "/usr/bin/python3", "-c", code],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        ) as process:
-            assert process.stdout is not None
-            assert process.stdin is not None
-            try:
-                assert process.stdout.readline() == b"connected\n"
-                client, _ = listener.accept()
-                with client:
-                    found = identify(client)
-            finally:
-                process.stdin.close()
-                process.wait(10)
+    inside = ("/usr/bin/python3", "-c", CONNECT, "/mnt/d")
+    found = found_by(tmp_path / "d", "unshare", "--mount", "sh", "-c", script, "sh", *inside)
     assert not found.administers
     assert found.netns == host_netns()
 

@@ -11,12 +11,13 @@ from agent.capture.netns import NetnsId
 from agent.capture.rule_watch import DUE_AT_ONCE, Ears
 from agent.catalog.model import Pod
 from agent.supervisor import enrolment as module
-from agent.supervisor.enrolment import Desired, Enrolled, Enrolment
+from agent.supervisor.enrolled import Enrolled
+from agent.supervisor.enrolment import Desired, Enrolment
 from agent.supervisor.supervisor import options_for
-from agent.supervisor.workers import Workers
 from agent.tasks import spawn
 from init import netns as init_netns
 from init.client import BatchRequest, BatchResult
+from tests.supervisor.workers import quiet_workers
 
 
 @pytest.fixture
@@ -34,16 +35,7 @@ def written(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.fixture
 def enrolment() -> Iterator[Enrolment]:
-    workers = Workers(
-        1,
-        node="node-a",
-        log_format="text",
-        log_level="error",
-        greet=lambda _: (),
-        changed=lambda: None,
-        counted=lambda *_: None,
-    )
-    made = Enrolment(workers, backend="auto", verify_seconds=30)
+    made = Enrolment(quiet_workers(1), backend="auto", verify_seconds=30)
     yield made
     made.close()
 

@@ -14,7 +14,9 @@ import pytest
 from agent.supervisor import messages
 from agent.supervisor import workers as module
 from agent.supervisor.channel import Channel
-from agent.supervisor.workers import WorkerHandle, Workers
+from agent.supervisor.workers import WorkerHandle
+from agent.tasks import spawn
+from tests.supervisor.workers import quiet_workers
 
 
 async def test_a_worker_that_could_not_be_greeted_is_gone_before_its_successor_comes(
@@ -35,15 +37,7 @@ async def test_a_worker_that_could_not_be_greeted_is_gone_before_its_successor_c
         second.set()
         yield from ()
 
-    workers = Workers(
-        1,
-        node="node-a",
-        log_format="text",
-        log_level="error",
-        greet=greet,
-        changed=lambda: None,
-        counted=lambda *_: None,
-    )
+    workers = quiet_workers(1, greet=greet)
     workers.start()
     async with asyncio.timeout(30):
         await second.wait()
@@ -58,15 +52,14 @@ class Pair:
     """Two places for workers, filled by nobody: the test speaks for both."""
 
     def __init__(self, **more: Any) -> None:
-        given = {"greet": lambda _: (), "changed": lambda: None, "counted": lambda *_: None} | more
-        self.workers = Workers(2, node="node-a", log_format="text", log_level="error", **given)
+        self.workers = quiet_workers(2, **more)
         self.theirs: list[Channel[messages.ToWorker]] = []
         self.listening: list[asyncio.Task[str]] = []
         for handle in self.workers.handles:
             ours, theirs = socket.socketpair()
             handle.channel = Channel(ours, messages.ToSupervisor)
             self.theirs.append(Channel(theirs, messages.ToWorker))
-            self.listening.append(asyncio.ensure_future(self.workers._listen(handle, handle.channel)))  # noqa: TID251 - its death is looked at
+            self.listening.append(spawn(self.workers._listen(handle, handle.channel), name="worker's messages"))
 
     async def answer(self, index: int) -> None:
         """One worker says that it has carried out what it was told to."""
@@ -124,15 +117,7 @@ async def test_a_place_that_is_kept_no_more_is_known_to_who_ends_the_agent() -> 
     def greet(_: WorkerHandle) -> Iterator[tuple[msgspec.Struct, tuple[int, ...]]]:
         raise ZeroDivisionError
 
-    workers = Workers(
-        1,
-        node="node-a",
-        log_format="text",
-        log_level="error",
-        greet=greet,
-        changed=lambda: None,
-        counted=lambda *_: None,
-    )
+    workers = quiet_workers(1, greet=greet)
     workers.start()
     async with asyncio.timeout(30):
         await asyncio.wait(workers.keepers)
