@@ -3,6 +3,7 @@
 pod                   one network namespace with an address, a namespace, a service account, labels
 enrolled              its network namespace has the rules and the agent holds its listeners
 meshed                a pod that some agent enrols; peers must speak mTLS to it and it to them
+left                  a namespace that is no pod's any more, and in which somebody lives: its rules stay, and refuse
 original destination  what the application dialled, before REDIRECT
 SVID                  X.509-SVID: leaf, intermediates and key for one SPIFFE ID
                       spiffe://<trust domain>/ns/<namespace>/sa/<service account>
