@@ -49,13 +49,21 @@ TOLD_SECONDS = 10.0
 class HandedOver:
     """One init step that waits for its pod. The descriptor stays the socket's."""
 
-    def __init__(self, pod: str | None, caller: Caller, netns_fd: int, send: Callable[[dict[str, str]], None]) -> None:
+    def __init__(
+        self,
+        pod: str | None,
+        caller: Caller,
+        netns_fd: int,
+        send: Callable[[dict[str, str]], None],
+        tell: Callable[[str], None],
+    ) -> None:
         self.pod = pod
         """Which pod it says that it is: a wish, and no proof."""
         self.caller = caller
         self.netns_fd = netns_fd
         """The namespace that `caller` is in itself."""
         self._send = send
+        self._tell = tell
 
     def waiting(self, reason: str) -> None:
         """Tells what is still missing."""
@@ -66,7 +74,8 @@ class HandedOver:
         self._send({"state": "captured", "pod": pod})
 
     def refused(self, reason: str) -> None:
-        """Tells that it will not be."""
+        """Tells that it will not be, and the log, at its rate: whoever is refused may ask as often as it likes."""
+        self._tell(f"enrolment of {self.caller} refused: {reason}")
         self._send({"state": "refused", "reason": reason})
 
 
@@ -193,7 +202,7 @@ class EnrolmentSocket:
 
     async def _answer(self, client: socket.socket, who: Caller, line: bytes, fds: list[int]) -> None:
         """Raises _Gone when the client hangs up, or speaks again."""
-        handed = HandedOver(None, who, fds[0] if fds else -1, partial(_send, client))
+        handed = HandedOver(None, who, fds[0] if fds else -1, partial(_send, client), self._tell)
         try:
             request = json.loads(line)
             version, op, pod = request["version"], request["op"], request.get("pod")

@@ -63,7 +63,6 @@ class HandOver:
                 case None:
                     return
                 case Refused(reason):
-                    log.warning("enrolment refused: %s", reason)
                     handed.refused(reason)
                     return
                 case NotYet(reason):

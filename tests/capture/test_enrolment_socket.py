@@ -305,6 +305,15 @@ async def test_another_user_and_a_process_that_cannot_be_told_get_nothing(
     assert len([record for record in caplog.records if "enrolment refused" in record.message]) == 1, "at a limited rate"
 
 
+async def test_whoever_is_refused_again_and_again_writes_no_log_of_its_own(
+    agent: Agent, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(50):
+        assert (await agent.ask(b"[]\n", NETNS))[-1]["state"] == "refused"
+    told = [record.message for record in caplog.records if "refused" in record.message]
+    assert told == [f"enrolment of process {os.getpid()} refused: the request is no JSON line with version, op and pod"]
+
+
 @pytest.mark.netns
 async def test_a_real_process_of_another_user_gets_nothing(silent: Silent) -> None:
     silent.path.chmod(0o666)
