@@ -33,8 +33,8 @@ TRUSTS, ISSUERS = "quietwire-trusts", "quietwire-issuers"
 REFRESH_HINT_SECONDS = 300
 REFUSALS_PER_SECOND, REFUSALS_AT_ONCE = 5.0, 50
 """Of the log's lines."""
-PEER_CERTIFICATE = "quietwire.peer_certificate"
-"""Key in the ASGI scope: the caller's verified leaf, DER; see agent.authority.server."""
+PEER_CHAIN = "quietwire.peer_chain"
+"""Key in the ASGI scope: the caller's verified chain, DER, leaf first; empty where it showed no certificate."""
 
 
 Serve = Callable[[Request, Caller | None], Awaitable[Response]]
@@ -147,11 +147,11 @@ def _number(text: str) -> int:
 
 
 def _caller(request: Request, trust_domain: str) -> Caller | None:
-    der = request.scope.get(PEER_CERTIFICATE)
-    if der is None:
+    chain = request.scope[PEER_CHAIN]
+    if not chain:
         return None
     try:
-        identity = peer.identify(der, trust_domain=trust_domain, now=time.time())
+        identity = peer.identify_chain(chain, trust_domain=trust_domain, now=time.time())
     except peer.PeerRefused as refused:
         raise Refusal(Code.UNKNOWN_CALLER, refused.detail) from refused
     return Caller(identity.spiffe_id, identity.serial)

@@ -8,35 +8,33 @@ import asyncio
 import errno
 import logging
 import socket
-import ssl
 import time
+from collections.abc import Sequence
 from email.utils import formatdate
 from typing import Any
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from agent.authority.api import MAX_WAIT_SECONDS, PEER_CERTIFICATE, application
+from agent.authority.api import MAX_WAIT_SECONDS, PEER_CHAIN, application
 from agent.authority.places import Place, Places, network
 from agent.authority.refusal import Refusal
 from agent.authority.service import AuthorityService, authority_id
+from agent.authority.tls_stream import VERIFIED_CHAIN, TlsStream
 from agent.identity.csr import new_request
-from agent.identity.memfd import load_cert_chain
 from agent.identity.received import UnexpectedSvidError, accept
 from agent.identity.renewal import renew_at
 from agent.tasks import spawn
 from agent.tls import peer
+from agent.tls._openssl import Context, OpenSslError
 
 log = logging.getLogger("quietwire.authority")
 
-HANDSHAKE_SECONDS = 10.0
 HEADER_SECONDS = 10.0
 """How long a connection may take for the head of its request."""
 STRANGER_SECONDS = 40.0
 """How long a connection without an agent's certificate may last in all, its answer's reading included."""
 AGENT_SECONDS = MAX_WAIT_SECONDS + STRANGER_SECONDS
-TLS_END_SECONDS = 2.0
-"""How long a peer's close_notify is waited for."""
 ACCEPTED_AT_ONCE = 64
 """Connections that are accepted before anything else has its turn."""
 EXHAUSTED_SECONDS = 0.1
@@ -60,11 +58,10 @@ class MutualTlsProtocol(H11Protocol):
     trust_domain: str
 
     def connection_made(self, transport: Any) -> None:
-        """Puts the peer's verified certificate where the application finds it, and begins the clocks."""
+        """Puts the peer's verified chain where the application finds it, and begins the clocks."""
         super().connection_made(transport)
-        tls = transport.get_extra_info("ssl_object")
-        certificate = None if tls is None else tls.getpeercert(binary_form=True)
-        agent = _agent(certificate, self.trust_domain)
+        chain = transport.get_extra_info(VERIFIED_CHAIN)
+        agent = _agent(chain, self.trust_domain)
         self._head = self.loop.call_later(HEADER_SECONDS, transport.abort)
         self._life = self.loop.call_later(STRANGER_SECONDS if agent is None else AGENT_SECONDS, transport.abort)
         self.place.is_served = self._is_served
@@ -74,7 +71,7 @@ class MutualTlsProtocol(H11Protocol):
             return
         inner = self.app
 
-        async def with_certificate(scope: Any, receive: Any, send: Any) -> None:
+        async def with_chain(scope: Any, receive: Any, send: Any) -> None:
             async def dated(message: Any) -> None:
                 if message["type"] == "http.response.start":
                     # Of the moment of the answer, which a long poll's is not: agents compare their clocks with it.
@@ -82,10 +79,10 @@ class MutualTlsProtocol(H11Protocol):
                     message["headers"] = [*message["headers"], date, (b"connection", b"close")]
                 await send(message)
 
-            scope[PEER_CERTIFICATE] = certificate
+            scope[PEER_CHAIN] = chain
             await inner(scope, receive, dated)
 
-        self.app = with_certificate
+        self.app = with_chain
 
     def data_received(self, data: bytes) -> None:
         """Ends the wait for a request's head once it is there."""
@@ -94,23 +91,22 @@ class MutualTlsProtocol(H11Protocol):
             self._head.cancel()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Gives the place back."""
+        """Stops the clocks."""
         super().connection_lost(exc)
         self._head.cancel()
         self._life.cancel()
-        self.places.leave(self.place)
 
     def _is_served(self) -> bool:
         """Whether it waits for us: its request is there, and its answer is not."""
         return self.cycle is not None and not self.cycle.more_body and not self.cycle.response_complete
 
 
-def _agent(certificate: bytes | None, trust_domain: str) -> str | None:
-    """The node whose agent shows this certificate; None where it is no agent's."""
-    if certificate is None:
+def _agent(chain: Sequence[bytes], trust_domain: str) -> str | None:
+    """The node whose agent shows this chain; None where it is no agent's."""
+    if not chain:
         return None
     try:
-        return peer.identify(certificate, trust_domain=trust_domain, now=time.time()).spiffe_id.agent
+        return peer.identify_chain(chain, trust_domain=trust_domain, now=time.time()).spiffe_id.agent
     except peer.PeerRefused:
         return None  # a stranger then: what it asks for is refused with the reason
 
@@ -143,7 +139,6 @@ class AuthorityServer:
         self._issuer = ""
         self._serial = ""
         self._due = 0.0
-        self._context: ssl.SSLContext | None = None
         self._changed = asyncio.Event()
 
     async def start(self) -> int:
@@ -181,7 +176,7 @@ class AuthorityServer:
                 continue
             try:
                 await self._renew()
-            except (Refusal, UnexpectedSvidError) as error:
+            except (Refusal, UnexpectedSvidError, OpenSslError) as error:  # the former one stays in use
                 log.error("the authority cannot renew its own SVID: %s", error)
                 self._due = time.time() + RETRY_SECONDS
 
@@ -192,14 +187,16 @@ class AuthorityServer:
         svid = accept(request, self._id, chain, anchors.anchors_pem, now=time.time())
         self._due = renew_at(svid, time.time(), 0.0)
         self._serial = svid.serial
+        # For the handshakes to come. Without a store no session is resumed, so that each caller is verified.
+        self._context = Context(
+            server=True,
+            chain_pem=svid.chain_pem,
+            key_pem=svid.key_pem,
+            anchors_pem=anchors.anchors_pem,
+            alpn=(b"http/1.1",),
+        )
+        self._anchors = anchors.anchors_pem
         self._issuer = svid.issuer  # which may be the former one already: then this is done again
-        if self._context is not None and anchors.anchors_pem == self._anchors:
-            load_cert_chain(self._context, svid.chain_pem, svid.key_pem)  # for the handshakes to come
-            return
-        # A context cannot forget an anchor: connections to come have a new one.
-        context = _context(anchors.anchors_pem)
-        load_cert_chain(context, svid.chain_pem, svid.key_pem)
-        self._anchors, self._context = anchors.anchors_pem, context
 
     async def _accept(self, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
@@ -239,15 +236,12 @@ class AuthorityServer:
             made.places, made.place, made.trust_domain = self._places, place, self._service.trust_domain
             return made
 
+        def stream() -> TlsStream:
+            return TlsStream(self._context, protocol, lambda: self._places.leave(place))
+
         try:
-            await asyncio.get_running_loop().connect_accepted_socket(
-                protocol,
-                sock,
-                ssl=self._context,
-                ssl_handshake_timeout=HANDSHAKE_SECONDS,
-                ssl_shutdown_timeout=TLS_END_SECONDS,
-            )
-        except OSError as error:  # TLS failed, or took too long: there is no connection
+            await asyncio.get_running_loop().connect_accepted_socket(stream, sock)
+        except OSError as error:  # it is gone already
             log.debug("no connection with %s: %s", place.owner, error)
             self._places.leave(place)
             sock.close()
@@ -267,15 +261,3 @@ class AuthorityServer:
             await asyncio.wait(set(self._state.tasks), timeout=STOP_SECONDS)
         if self._listener is not None:
             self._listener.close()
-
-
-def _context(anchors_pem: bytes) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.verify_mode = ssl.CERT_OPTIONAL  # an agent that joins has none yet
-    context.verify_flags |= ssl.VERIFY_X509_STRICT
-    # OpenSSL's default has ffdhe8192: a tenth of a second of work for each ClientHello of a stranger's.
-    context.set_ecdh_curve("prime256v1")
-    context.num_tickets = 0  # a resumed session would not verify the caller again
-    context.load_verify_locations(cadata=anchors_pem.decode("ascii"))
-    return context

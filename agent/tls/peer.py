@@ -72,6 +72,13 @@ def identify(der: bytes, *, trust_domain: str, now: float) -> PeerIdentity:
     return identity
 
 
+def identify_chain(chain: Sequence[bytes], *, trust_domain: str, now: float) -> PeerIdentity:
+    """The identity of a chain that was verified, DER, leaf first and anchor last. Raises PeerRefused."""
+    identity = identify(chain[0], trust_domain=trust_domain, now=now)
+    check_chain(chain, identity)
+    return identity
+
+
 def expect(identity: PeerIdentity, wanted: SpiffeId) -> None:
     """Raises PeerRefused unless the server is exactly whom the catalog names."""
     if identity.spiffe_id != wanted:

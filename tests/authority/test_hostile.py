@@ -26,7 +26,9 @@ from agent.identity.spiffe import SpiffeId
 from agent.identity.svid import Svid
 from agent.tasks import spawn
 from tests.authority.running import ELSEWHERE, TD, WEB, Authority, newer, refused
+from tests.tls.pki import Pki
 from tests.tls.records import FFDHE8192, P256, client_hello
+from tests.tls.wrong import RIGHT, WRONG
 
 GENERATOR = (
     "046b17d1f2e12c4247f8bce6e563a440f277037d812deb33a0f4a13945d898c296"
@@ -156,8 +158,10 @@ async def test_whoever_has_a_good_token_is_kept_out_by_nobody_elses_attempts(aut
     codes = set()
     while "rate_limited" not in codes:
         attempts = (authority.client("wrong").issue(WEB) for _ in range(20))
-        errors = await asyncio.gather(*attempts, return_exceptions=True)
-        codes |= {error.code for error in errors if isinstance(error, ProviderError)}
+        for error in await asyncio.gather(*attempts, return_exceptions=True):
+            assert isinstance(error, ProviderError)
+            codes.add(error.code)
+        assert codes <= {"bad_token", "rate_limited"}, "and the authority answers"
     assert (await authority.client().issue(WEB)).spiffe_id == WEB
 
 
@@ -424,6 +428,16 @@ async def test_a_bundle_is_anybodys_to_read_and_says_nothing_secret(authority: A
     assert b'etag: "' in head.lower()
     assert b"PRIVATE" not in body
     assert json.loads(body)["spiffe_sequence"] == (await newer(authority.client(), 0)).sequence
+
+
+@pytest.mark.parametrize("name", ["an issuer of another trust domain", "an issuer whose SPIFFE ID has a path"])
+async def test_a_caller_is_judged_with_whoever_signed_for_it(authority: Authority, name: str) -> None:
+    """OpenSSL takes them, for the root is trusted; the bundle is anybody's who is what he says."""
+    pki, client = Pki.from_state(authority.state), authority.client()
+    client._agent = WRONG[name].make(pki)
+    await refused(client._request("GET", "/v1/bundle?wait=0", None, {}, 10), Code.UNKNOWN_CALLER)
+    client._agent = RIGHT["under an issuer that is an SVID"](pki)
+    assert (await client._request("GET", "/v1/bundle?wait=0", None, {}, 10)).status == 200
 
 
 async def test_a_poll_of_an_unknown_caller_is_not_believed(authority: Authority) -> None:
