@@ -2,7 +2,7 @@
 
 An issuer that is given comes in the form that cert-manager writes (tls.crt, tls.key, ca.crt), and is read again when
 its files change. One that cannot be used is refused with its reason, and the one before stays in force. A root that
-has expired is left out: it spoils the set only for an issuer that is under it.
+has expired, or is none, is left out: it spoils the set only for an issuer that is under it.
 """
 
 import os
@@ -31,6 +31,17 @@ from agent.tls import trial
 
 MAX_CHAIN = 5
 TRIAL_SECONDS = 60.0
+_REMEDIES = {
+    "unable to get issuer certificate": "the file of roots must hold the root itself, which its own key has signed",
+    "Basic Constraints of CA cert not marked critical": "make it anew with basicConstraints=critical,CA:true",
+    "path length constraint exceeded": "a root above an issuer may have no pathlen, or one that counts the issuers",
+    "unsuitable certificate purpose": "an issuer with an extended key usage needs serverAuth and clientAuth in it",
+    "subtree violation": "its name constraints must let this SPIFFE ID's trust domain in",
+    "Missing Authority Key Identifier": "make it anew with authorityKeyIdentifier=keyid",
+    "unhandled critical extension": "make it anew without the extension that OpenSSL does not know",
+    "too weak": "make it anew with a key of P-256, or of RSA with 2048 bits or more",
+}
+"""What to do about OpenSSL's words."""
 
 
 class IssuerError(Exception):
@@ -41,16 +52,23 @@ class IssuerError(Exception):
         self.possible_at = possible_at
 
 
-class InForce(Struct, frozen=True):
-    """The issuer, the certificates between it and the root, and the roots that are trusted.
+class LeftOut(Struct, frozen=True):
+    """A root that was given and is not trusted, and why not, in words that follow its name."""
 
-    `ignored` are roots that were given and have expired: they are not trusted, and spoil nothing.
-    """
+    certificate: x509.Certificate
+    why: str
+
+    def __str__(self) -> str:
+        return f"root {_name(self.certificate)} {self.why} and is left out: take it out of the file"
+
+
+class InForce(Struct, frozen=True):
+    """The issuer, the certificates between it and the root, the roots that are trusted, and those that are left out."""
 
     issuer: Signer
     upper: tuple[x509.Certificate, ...]
     roots: tuple[x509.Certificate, ...]
-    ignored: tuple[x509.Certificate, ...] = ()
+    unused: tuple[LeftOut, ...] = ()
 
     @property
     def chain_pem(self) -> bytes:
@@ -76,10 +94,7 @@ class InForce(Struct, frozen=True):
     @property
     def left_out(self) -> tuple[str, ...]:
         """What was given and is not trusted, in words."""
-        return tuple(
-            f"root {_name(root)} expired at {_ends(root)} and is left out: take it out of the file"
-            for root in self.ignored
-        )
+        return tuple(str(each) for each in self.unused)
 
 
 class GivenFiles(Struct, frozen=True):
@@ -116,15 +131,16 @@ def given(files: GivenFiles, trust_domain: str, now: float) -> InForce:
     name constraints that leave the mesh's names out, paths that are too long, and keys that are too weak.
     """
     chain = _certificates(files.certificate)
-    expired, roots = _expired(_certificates(files.roots), now)
+    roots, unused = _roots(_certificates(files.roots), now)
     if len(chain) > MAX_CHAIN:
         raise IssuerError(f"{files.certificate} has {len(chain)} certificates, and a chain may have {MAX_CHAIN}")
     issuer, *upper = chain
     key = _key(files.key)
     if key.public_key() != issuer.public_key():
         raise IssuerError(f"{files.key} is not the key of {files.certificate}")
-    upper = [certificate for certificate in upper if certificate not in (*roots, *expired)]
-    for certificate in (issuer, *upper, *roots):
+    given_roots = (*roots, *(each.certificate for each in unused))
+    upper = [certificate for certificate in upper if certificate not in given_roots]
+    for certificate in (issuer, *upper):
         _check_ca(certificate, trust_domain if certificate is issuer else None)
     for certificate in (issuer, *upper):
         _check_time(certificate, now)
@@ -133,8 +149,8 @@ def given(files: GivenFiles, trust_domain: str, now: float) -> InForce:
             raise IssuerError(f"in {files.certificate}, {_name(child)} is not signed by the next, {_name(parent)}")
     last = [issuer, *upper][-1]
     if last not in roots:
-        _check_root(last, roots, expired, files, now)
-    found = InForce(Signer(issuer, key), tuple(upper), tuple(roots), tuple(expired))
+        _check_root(last, roots, unused, files, now)
+    found = InForce(Signer(issuer, key), tuple(upper), tuple(roots), tuple(unused))
     _try(found, trust_domain, files, now)
     return found
 
@@ -153,31 +169,55 @@ def _try(found: InForce, trust_domain: str, files: GivenFiles, now: float) -> No
             return  # times were judged above, with what to do about each, and OpenSSL asks no clock but the machine's
         raise IssuerError(
             f"no peer would take what {_name(found.issuer.certificate)} of {files.certificate} signs for {workload}: "
-            f"{problem}"
+            f"{problem}{_remedy(str(problem))}"
         ) from None
+
+
+def _remedy(words: str) -> str:
+    return next((f"; {remedy}" for part, remedy in _REMEDIES.items() if part in words), "")
 
 
 def _check_root(
     last: x509.Certificate,
     roots: Sequence[x509.Certificate],
-    expired: Sequence[x509.Certificate],
+    unused: Sequence[LeftOut],
     files: GivenFiles,
     now: float,
 ) -> None:
-    """The last of a chain must be under a root that is valid now; others may have expired, or be there ahead."""
+    """The last of a chain must be under a root that is valid now; others may be none, or be there ahead."""
     above = _above(last, roots)
     if not above:
-        for root in _above(last, expired):
-            raise IssuerError(f"{_name(root)} of {files.roots}, which the issuer is under, expired at {_ends(root)}")
+        for each in unused:
+            if signed_by(last, each.certificate):
+                raise IssuerError(f"{_name(each.certificate)} of {files.roots}, which the issuer is under, {each.why}")
+        hashed = last.signature_hash_algorithm
+        if hashed is not None and hashed.name in {"sha1", "md5"}:
+            raise IssuerError(f"{_name(last)} is signed with {hashed.name}, which nobody takes; sign it with SHA-256")
         raise IssuerError(f"{_name(last)} of {files.certificate} does not chain to a root of {files.roots}")
     if all(root.not_valid_before_utc.timestamp() > now for root in above):
         _check_time(above[0], now)
 
 
-def _expired(certificates: list[x509.Certificate], now: float) -> tuple[list[x509.Certificate], list[x509.Certificate]]:
-    """Those that have expired, and the others."""
-    expired = [each for each in certificates if each.not_valid_after_utc.timestamp() <= now]
-    return expired, [each for each in certificates if each not in expired]
+def _roots(certificates: list[x509.Certificate], now: float) -> tuple[list[x509.Certificate], list[LeftOut]]:
+    """Those that can be trusted, and the others: one that is odd must not keep the rest from being in force."""
+    roots, unused = [], []
+    for certificate in certificates:
+        why = _unusable(certificate, now)
+        if why is None:
+            roots.append(certificate)
+        else:
+            unused.append(LeftOut(certificate, why))
+    return roots, unused
+
+
+def _unusable(certificate: x509.Certificate, now: float) -> str | None:
+    try:
+        if certificate.not_valid_after_utc.timestamp() <= now:
+            return f"expired at {_ends(certificate)}"
+        _check_ca(certificate, None)
+    except (IssuerError, *x509_svid.UNREADABLE) as problem:
+        return f"cannot be trusted ({problem})"
+    return None
 
 
 def _certificates(path: Path) -> list[x509.Certificate]:

@@ -1,6 +1,7 @@
 """An issuer that is given: what is accepted, and each thing that is not."""
 
 import os
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -99,7 +100,7 @@ def put_long_chain(files: Files, root: Signer) -> Signer:
 
 def ca_under(
     above: Signer, name: str, now: float, *, begins: float = -60, ends: float = 86400, key: PrivateKey | None = None,
-    is_ca: bool = True, may_sign: bool = True, identifier: bool = True,
+    is_ca: bool = True, may_sign: bool = True, identifier: bool = True, authority: bool = True,
 ) -> Signer:  # fmt: skip
     own = key or ec.generate_private_key(ec.SECP256R1())
     builder = (
@@ -112,8 +113,9 @@ def ca_under(
         .not_valid_after(ca._time(now + ends))
         .add_extension(x509.BasicConstraints(ca=is_ca, path_length=None), critical=True)
         .add_extension(ca._key_usage(sign_certificates=may_sign), critical=True)
-        .add_extension(ca._authority_key(above), critical=False)
     )
+    if authority:
+        builder = builder.add_extension(ca._authority_key(above), critical=False)
     if identifier:
         builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(own.public_key()), critical=False)
     return Signer(builder.sign(above.key, hashes.SHA256()), own)
@@ -213,6 +215,103 @@ def test_a_root_that_has_expired_spoils_only_an_issuer_under_it(files: Files) ->
         pki.given(files.paths, TD, now)
 
 
+USUAL = """
+basicConstraints=critical,CA:true
+keyUsage=critical,keyCertSign,cRLSign
+subjectKeyIdentifier=hash
+authorityKeyIdentifier=keyid
+"""
+OF_A_ROOT = USUAL.replace("authorityKeyIdentifier=keyid\n", "")
+
+
+def by_openssl(
+    files: Files, *, root: str = OF_A_ROOT, issuer: str = USUAL, digest: str = "sha256", key: str = "ec"
+) -> None:
+    """Lays what somebody makes by openssl(1), from a page that he has found."""
+    where = files.directory
+    (where / "root.cnf").write_text(f"[req]\ndistinguished_name=name\nx509_extensions=more\n[name]\n[more]\n{root}")
+    (where / "issuer.cnf").write_text(issuer)
+    curve = "ec -pkeyopt ec_paramgen_curve:P-256"
+    root_key = curve if key == "ec" else key
+    for words in (
+        f"req -x509 -config root.cnf -newkey {root_key} -nodes -keyout root.key -out ca.crt -days 9 -subj /CN=r -{digest}",
+        f"req -newkey {curve} -nodes -keyout tls.key -out issuer.csr -subj /CN=i",
+        f"x509 -req -in issuer.csr -CA ca.crt -CAkey root.key -CAcreateserial -out tls.crt -extfile issuer.cnf -{digest}",
+    ):
+        subprocess.run(["openssl", *words.split()], cwd=where, check=True, capture_output=True)
+
+
+def changed(text: str, old: str, new: str = "") -> str:
+    assert old in text
+    return text.replace(old, new)
+
+
+USAGE = "keyUsage=critical,keyCertSign,cRLSign\n"
+
+
+@pytest.mark.parametrize(
+    ("made", "words"),
+    [
+        ({"root": changed(OF_A_ROOT, USAGE)}, "CN=r of .* is under, cannot be trusted .*no key usage extension"),
+        ({"root": changed(OF_A_ROOT, "critical,CA:true", "CA:true")}, "not marked critical; make it anew with basic"),
+        ({"root": changed(OF_A_ROOT, "CA:true", "CA:true,pathlen:0")}, "path length .* exceeded; a root above an issu"),
+        ({"issuer": changed(USUAL, USAGE)}, "CN=i has no key usage extension"),
+        ({"issuer": changed(USUAL, "critical,CA:true", "CA:true")}, "not marked critical; make it anew with basicCon"),
+        ({"issuer": USUAL + "extendedKeyUsage=serverAuth\n"}, "certificate purpose; .* needs serverAuth and client"),
+        ({"issuer": USUAL + "1.2.3.4=critical,ASN1:UTF8String:x\n"}, "unhandled critical extension; make it anew"),
+        ({"digest": "sha1"}, "CN=i is signed with sha1, which nobody takes; sign it with SHA-256"),
+        ({"key": "rsa:1024"}, "key too weak; make it anew with a key of P-256"),
+    ],
+)
+def test_what_is_made_by_hand_is_refused_with_what_to_do_about_it(
+    files: Files, made: dict[str, str], words: str
+) -> None:
+    by_openssl(files)
+    assert pki.given(files.paths, TD, time.time()).left_out == (), "as it should be made"
+    by_openssl(files, **made)
+    with pytest.raises(IssuerError, match=words):
+        pki.given(files.paths, TD, time.time())
+
+
+def test_an_issuer_in_place_of_its_root_is_refused_with_what_belongs_there(files: Files) -> None:
+    by_openssl(files)
+    files.write("ca.crt", (files.directory / "tls.crt").read_bytes())
+    with pytest.raises(IssuerError, match=r"unable to get issuer .*must hold the root itself, which its own key has"):
+        pki.given(files.paths, TD, time.time())
+
+
+def test_an_issuer_without_an_authority_key_identifier_is_refused(files: Files) -> None:
+    _own(files, "nameless", authority=False)
+    with pytest.raises(IssuerError, match="Missing Authority Key Identifier; make it anew"):
+        pki.given(files.paths, TD, time.time())
+
+
+@pytest.mark.parametrize(
+    ("odd", "why"),
+    [
+        (lambda: ca_under(ROOT, "odd", time.time(), identifier=False), "no subject key identifier"),
+        (lambda: ca_under(ROOT, "odd", time.time(), is_ca=False), "is no CA certificate"),
+        (lambda: ca_under(ROOT, "odd", time.time(), may_sign=False), "may not sign certificates"),
+        (lambda: signing(ROOT, ("spiffe://a.test", "spiffe://b.test"), name="odd"), "has 2 URI SANs"),
+    ],
+    ids=["no key identifier", "a leaf", "it may not sign", "two trust domains"],
+)
+def test_one_odd_certificate_among_the_roots_is_left_out_and_said(
+    files: Files, odd: Callable[[], Signer], why: str
+) -> None:
+    """Whoever is under it is refused, with the same reason."""
+    now, other = time.time(), odd()
+    live = ca.new_root(TD, now)
+    files.write("ca.crt", ca.pem(other.certificate) + ca.pem(live.certificate))
+    put(files, ca_under(live, "fine", now))
+    found = pki.given(files.paths, TD, now)
+    assert found.anchors.anchors_pem == ca.pem(live.certificate)
+    (words,) = found.left_out
+    assert words.startswith("root CN=odd cannot be trusted (")
+    assert why in words
+    assert words.endswith("and is left out: take it out of the file")
+
+
 def test_a_root_that_was_renewed_with_its_key_counts_by_the_certificate_that_lives(files: Files) -> None:
     now = time.time()
     renewed = ca.new_root(TD, now)
@@ -220,7 +319,8 @@ def test_a_root_that_was_renewed_with_its_key_counts_by_the_certificate_that_liv
     files.write("ca.crt", ca.pem(gone) + ca.pem(renewed.certificate))
     put(files, ca_under(renewed, "fine", now))
     found = pki.given(files.paths, TD, now)
-    assert (found.roots, found.ignored) == ((renewed.certificate,), (gone,))
+    assert found.roots == (renewed.certificate,)
+    assert [each.certificate for each in found.unused] == [gone]
     assert found.expires == found.issuer.certificate.not_valid_after_utc.timestamp()
 
 
