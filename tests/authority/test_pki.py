@@ -232,11 +232,11 @@ def by_openssl(
     (where / "root.cnf").write_text(f"[req]\ndistinguished_name=name\nx509_extensions=more\n[name]\n[more]\n{root}")
     (where / "issuer.cnf").write_text(issuer)
     curve = "ec -pkeyopt ec_paramgen_curve:P-256"
-    root_key = curve if key == "ec" else key
+    root_key, hashed = curve if key == "ec" else key, f"-{digest}"
     for words in (
-        f"req -x509 -config root.cnf -newkey {root_key} -nodes -keyout root.key -out ca.crt -days 9 -subj /CN=r -{digest}",
-        f"req -newkey {curve} -nodes -keyout tls.key -out issuer.csr -subj /CN=i",
-        f"x509 -req -in issuer.csr -CA ca.crt -CAkey root.key -CAcreateserial -out tls.crt -extfile issuer.cnf -{digest}",
+        f"req -x509 -config root.cnf -newkey {root_key} -nodes -keyout root.key -out ca.crt -subj /CN=r {hashed}",
+        f"req -newkey {curve} -nodes -keyout tls.key -out i.csr -subj /CN=i",
+        f"x509 -req -in i.csr -CA ca.crt -CAkey root.key -CAcreateserial -out tls.crt -extfile issuer.cnf {hashed}",
     ):
         subprocess.run(["openssl", *words.split()], cwd=where, check=True, capture_output=True)
 
