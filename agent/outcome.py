@@ -25,6 +25,9 @@ class Outcome(StrEnum):
     FAILED = "failed"
     """A fault of the agent itself; the log has the traceback."""
 
+    EXHAUSTED = "exhausted"
+    """The agent, or the machine, had no descriptors or no memory left to dial with."""
+
     # Denials: policy.
     UNAUTHENTICATED = "unauthenticated"
     """Policy demands mutual TLS and the client came without."""

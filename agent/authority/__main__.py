@@ -37,6 +37,13 @@ def run(config: AuthorityConfig) -> int:
     setproctitle("quietwire authority")
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, DESCRIPTORS)), hard))
+    if hard < DESCRIPTORS:
+        log.warning(
+            "the authority may open %d descriptors and not %d: agents beyond that wait. Set LimitNOFILE=%d in its unit",
+            hard,
+            DESCRIPTORS,
+            DESCRIPTORS,
+        )
     try:
         uvloop.run(serve(config))
     except (StoreError, IssuerError, Refusal, sqlite3.Error) as error:

@@ -5,7 +5,7 @@ yields before anything is spent on TLS. One connection carries one request, in b
 """
 
 import asyncio
-import errno
+import contextlib
 import logging
 import socket
 import time
@@ -21,6 +21,7 @@ from agent.authority.places import Place, Places, network
 from agent.authority.refusal import Refusal
 from agent.authority.service import AuthorityService, authority_id
 from agent.authority.tls_stream import VERIFIED_CHAIN, TlsStream
+from agent.capture.accepting import Listener, Told
 from agent.identity.csr import new_request
 from agent.identity.received import UnexpectedSvidError, accept
 from agent.identity.renewal import renew_at
@@ -35,19 +36,10 @@ HEADER_SECONDS = 10.0
 STRANGER_SECONDS = 40.0
 """How long a connection without an agent's certificate may last in all, its answer's reading included."""
 AGENT_SECONDS = MAX_WAIT_SECONDS + STRANGER_SECONDS
-ACCEPTED_AT_ONCE = 64
-"""Connections that are accepted before anything else has its turn."""
-EXHAUSTED_SECONDS = 0.1
-"""The pause where descriptors or memory have run out; places are given back meanwhile."""
-EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
-FAILED_BEFORE = {
-    *(errno.ECONNABORTED, errno.EPERM, errno.EPROTO, errno.ENOPROTOOPT, errno.EOPNOTSUPP, errno.ENETDOWN),
-    *(errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENONET),
-}
-"""What a connection had failed with before it was accepted: accept(2), "Error handling"."""
-SAID_EVERY_SECONDS = 60.0
 RETRY_SECONDS = 5.0
 STOP_SECONDS = 2.0
+YIELDED_AT_ONCE = 4
+"""Strangers that make room each time when descriptors or memory have run out."""
 
 
 class MutualTlsProtocol(H11Protocol):
@@ -132,9 +124,7 @@ class AuthorityServer:
         # It warns of every request that is no HTTP, at whatever rate strangers send them.
         logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
         self._places = Places()
-        self._listener: socket.socket | None = None
-        self._accepting: asyncio.Task[None] | None = None
-        self._exhausted_said_at = float("-inf")
+        self._listener: Listener | None = None
         self._anchors = b""
         self._issuer = ""
         self._serial = ""
@@ -144,25 +134,25 @@ class AuthorityServer:
     async def start(self) -> int:
         """Listens; returns the port. Raises OSError, Refusal."""
         family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
-        listener = socket.socket(family, socket.SOCK_STREAM)
-        self._listener = listener
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((self._host, self._port))
-        listener.setblocking(False)
-        self._config.load()
-        await self._renew()
-        listener.listen(1024)
-        self._accepting = spawn(self._accept(listener), name="authority's listener")
-        self._accepting.add_done_callback(lambda _: self._changed.set())
-        return int(listener.getsockname()[1])
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        with contextlib.ExitStack() as unless_listening:
+            unless_listening.callback(sock.close)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind((self._host, self._port))
+            self._config.load()
+            await self._renew()
+            sock.listen(1024)
+            unless_listening.pop_all()
+        self._listener = Listener(sock, self._take, name="the authority", told=Told(), short=self._yield_places)
+        return int(sock.getsockname()[1])
 
     def changed(self) -> None:
         """What is in force has changed: connections to come are served under it."""
         self._changed.set()
 
     async def run(self) -> None:
-        """Renews the authority's own SVID, and follows what is in force; ends where nothing is accepted any more."""
-        while self._accepting is not None and not self._accepting.done():
+        """Renews the authority's own SVID, and follows what is in force."""
+        while True:
             try:
                 async with asyncio.timeout(max(self._due - time.time(), 0.1)):
                     await self._changed.wait()
@@ -198,26 +188,17 @@ class AuthorityServer:
         self._anchors = anchors.anchors_pem
         self._issuer = svid.issuer  # which may be the former one already: then this is done again
 
-    async def _accept(self, listener: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        accepted = 0
-        while True:
-            try:
-                sock, address = await loop.sock_accept(listener)
-            except OSError as error:
-                if error.errno in EXHAUSTED:
-                    self._say_exhausted(error)
-                    self._places.strangers.crowd_out()  # the process has less than places were counted on
-                elif error.errno not in FAILED_BEFORE:
-                    raise  # of the listener itself: nobody would be served any more
-                await asyncio.sleep(EXHAUSTED_SECONDS)
-                continue
-            self._take(sock, str(address[0]))
-            accepted += 1
-            if accepted % ACCEPTED_AT_ONCE == 0:
-                await asyncio.sleep(0)
+    def _yield_places(self, _error: OSError) -> None:
+        for _ in range(YIELDED_AT_ONCE):  # the process has less than places were counted on
+            self._places.strangers.crowd_out()
 
-    def _take(self, sock: socket.socket, address: str) -> None:
+    def _take(self, sock: socket.socket) -> None:
+        try:
+            address = str(sock.getpeername()[0])
+        except OSError:  # reset before it was accepted: nobody is there to be served
+            sock.close()
+            return
+
         def end() -> None:
             try:
                 sock.shutdown(socket.SHUT_RDWR)  # the transport has the descriptor, and closes it
@@ -246,18 +227,10 @@ class AuthorityServer:
             self._places.leave(place)
             sock.close()
 
-    def _say_exhausted(self, error: OSError) -> None:
-        now = time.monotonic()
-        if now - self._exhausted_said_at >= SAID_EVERY_SECONDS:
-            self._exhausted_said_at = now
-            log.error("connections cannot be accepted, and are tried again: %s; is LimitNOFILE too low?", error)
-
     async def stop(self) -> None:
         """Stops listening, and answers what is under way."""
-        if self._accepting is not None:
-            self._accepting.cancel()
+        if self._listener is not None:
+            self._listener.close()
         self._service.close()
         if self._state.tasks:
             await asyncio.wait(set(self._state.tasks), timeout=STOP_SECONDS)
-        if self._listener is not None:
-            self._listener.close()

@@ -53,6 +53,7 @@ cdef extern from "arpa/inet.h" nogil:
     int socket(int, int, int)
     int bind(int, const sockaddr *, socklen_t)
     int connect(int, const sockaddr *, socklen_t)
+    int accept4(int, sockaddr *, socklen_t *, int)
     Py_ssize_t send(int, const void *, size_t, int)
     int setsockopt(int, int, int, const void *, socklen_t)
     int getsockopt(int, int, int, void *, socklen_t *)
@@ -299,6 +300,14 @@ def table_shapes(int fd4, int fd6):
                     memset(at, 0, INFO_BYTES)
             at += INFO_BYTES
     return found
+
+
+def accept(int fd):
+    """The next connection of a listener that does not block: its descriptor, -1 where none waits. Raises OSError."""
+    cdef int taken = accept4(fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK)
+    if taken < 0 and errno != EAGAIN:
+        raise _error(errno)
+    return taken
 
 
 def ends(int fd):

@@ -21,6 +21,7 @@ from functools import partial
 from pathlib import Path
 
 from agent.capture import caller as callers
+from agent.capture.accepting import Listener, Told
 from agent.capture.caller import Caller, CallerUnknown
 from agent.capture.netns import identify
 from agent.tasks import spawn
@@ -39,11 +40,6 @@ MAX_CLIENTS_OF_A_POD = 4
 MAX_CLIENTS_OF_A_PROCESS = 4
 MAX_STRANGERS = 64
 """Of processes that are in no pod and do not administer the host: containers that the kubelet knows nothing of."""
-ACCEPTED_AT_ONCE = 16
-SHORTAGE_SECONDS = 0.5
-"""How long nobody is accepted after descriptors or memory ran out."""
-TOLD_SECONDS = 10.0
-"""Least time between two lines in the log about clients that were turned away."""
 
 
 class HandedOver:
@@ -86,16 +82,21 @@ class _Gone(Exception):
 class EnrolmentSocket:
     """The listening end. `handler` ends when it has answered, and is cancelled when the client is gone."""
 
-    def __init__(self, path: Path, handler: Callable[[HandedOver], Coroutine[object, object, None]]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        handler: Callable[[HandedOver], Coroutine[object, object, None]],
+        *,
+        short: Callable[[OSError], None] = lambda _: None,
+    ) -> None:
         self._path = path
         self._handler = handler
-        self._sock: socket.socket | None = None
+        self._short = short
+        self._listener: Listener | None = None
         self._clients: set[asyncio.Task[None]] = set()
         self._held: Counter[str] = Counter()
         """How many clients each process, pod and kind has at the moment."""
-        self._resume: asyncio.TimerHandle | None = None
-        self._told_at = float("-inf")
-        self._untold = 0
+        self._told = Told()
 
     async def start(self) -> None:
         """Listens; a socket that a dead agent left is replaced."""
@@ -107,48 +108,19 @@ class EnrolmentSocket:
         finally:
             os.umask(former)
         sock.listen(128)
-        self._sock = sock
-        self._listen()
+        self._listener = Listener(sock, self._take, name="the enrolment socket", told=self._told, short=self._short)
 
     async def close(self) -> None:
         """Stops listening, and ends those who wait."""
-        if self._resume is not None:
-            self._resume.cancel()
-        if self._sock is not None:
-            asyncio.get_running_loop().remove_reader(self._sock.fileno())
-            self._sock.close()
+        if self._listener is not None:
+            self._listener.close()
             self._path.unlink(missing_ok=True)
         if self._clients:
             await asyncio.wait(self._clients, timeout=1.0)
         for task in self._clients:
             task.cancel()
 
-    def _listen(self) -> None:
-        if self._sock is not None:
-            asyncio.get_running_loop().add_reader(self._sock.fileno(), self._accept)
-
-    def _accept(self) -> None:
-        for _ in range(ACCEPTED_AT_ONCE):
-            if self._sock is None:
-                return
-            try:
-                client, _ = self._sock.accept()
-            except (BlockingIOError, ConnectionAbortedError):
-                return
-            except OSError as error:  # EMFILE, ENFILE, ENOBUFS, ENOMEM: perhaps soon not any more
-                self._pause(self._sock, error)
-                return
-            self._take(client)
-
-    def _pause(self, sock: socket.socket, error: OSError) -> None:
-        """Those who come wait in the kernel's queue."""
-        loop = asyncio.get_running_loop()
-        loop.remove_reader(sock.fileno())
-        self._resume = loop.call_later(SHORTAGE_SECONDS, self._listen)
-        self._tell(f"nobody is accepted for {SHORTAGE_SECONDS:g} s: {error.strerror}")
-
     def _take(self, client: socket.socket) -> None:
-        client.setblocking(False)
         try:
             who = callers.identify(client)
             holds = _holds(who)
@@ -177,13 +149,9 @@ class EnrolmentSocket:
                 del self._held[name]
 
     def _tell(self, words: str) -> None:
-        now = asyncio.get_running_loop().time()
-        if now - self._told_at < TOLD_SECONDS:
-            self._untold += 1
-            return
-        more = f" (and {self._untold} before that were not logged)" if self._untold else ""
-        self._told_at, self._untold = now, 0
-        log.warning("%s%s", words, more)
+        untold = self._told.may("turned away", asyncio.get_running_loop().time())
+        if untold is not None:
+            log.warning("%s%s", words, f" (and {untold} before that were not logged)" if untold else "")
 
     async def _serve(self, client: socket.socket, who: Caller) -> None:
         fds: list[int] = []

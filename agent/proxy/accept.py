@@ -1,7 +1,9 @@
 """From a listener to a served connection: learns the original destination and runs the set-up."""
 
+import asyncio
+import socket
 from collections.abc import Awaitable, Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from agent.capture.address import OriginalDst, PeerAddr
 from agent.capture.sockets import ends
@@ -22,7 +24,7 @@ _original = lru_cache(maxsize=4096)(OriginalDst)
 
 
 class Acceptor:
-    """The protocol factory of one pod's listeners in one direction."""
+    """What becomes of the connections of one pod's listeners in one direction."""
 
     def __init__(self, runtime: Runtime, enrolled: EnrolledPod, direction: Direction) -> None:
         self._runtime = runtime
@@ -30,43 +32,58 @@ class Acceptor:
         self._direction = direction
         self._serve = _SERVE[direction]
 
-    def __call__(self) -> Opening:
-        """Makes the protocol of a connection that was just accepted."""
-        return Opening(Bell(self._runtime.deadlines), on_made=self._made)
-
-    def _made(self, opening: Opening) -> None:
+    def __call__(self, sock: socket.socket) -> None:
+        """Takes a connection over that was just accepted, and counts it before anything is spent on it."""
         runtime = self._runtime
         try:
-            opening.fd = opening.transport.get_extra_info("socket").fileno()
-            peer, own, dialled = ends(opening.fd)
+            peer, own, dialled = ends(sock.fileno())
         except OSError:  # reset before it was accepted: nobody is there to be served
-            opening.reset()
+            sock.close()
             return
         client, original = PeerAddr(*peer), _original(*dialled)
+        opening = Opening(Bell(runtime.deadlines), sock)
         connection = Connection(runtime, self._enrolled, self._direction, opening, client, original)
         over = runtime.live.admit(connection)
+        refusal: Refusal | None = None
         if dialled == own:
-            connection.refuse(
+            refusal = Refusal(
                 Outcome.DIRECT_TO_LISTENER,
                 f"{client} dialled the agent's own port {original}; dial the application's port instead",
             )
         elif over is not None:
-            connection.refuse(
+            refusal = Refusal(
                 Outcome.TOO_MANY_OPENING, f"{over}; is {client.address} opening connections and sending nothing?"
             )
-        else:
-            connection.setup = spawn(self._set_up(connection, opening), name=f"{self._direction} {client}")
+        connection.setup = spawn(self._set_up(connection, opening, sock, refusal), name=f"{self._direction} {client}")
 
-    async def _set_up(self, connection: Connection, opening: Opening) -> None:
+    async def _set_up(
+        self, connection: Connection, opening: Opening, sock: socket.socket, refusal: Refusal | None
+    ) -> None:
         served = False
         try:
+            await _carried(sock, opening)
+            if refusal is not None:
+                raise refusal
             await self._serve(connection, opening)
             served = True
-        except Refusal as refusal:
-            connection.refuse(refusal.outcome, refusal.message, refusal.alert)
+        except Refusal as refused:
+            connection.refuse(refused.outcome, refused.message, refused.alert)
             served = True
         finally:
             if not served and self._runtime.live.knows(connection):
                 # A fault of ours: the task's traceback is logged by `spawn`; the connection must not stay.
                 connection.terminate(Outcome.FAILED, "the agent failed while it set the connection up; see the log")
             connection.setup = None
+
+
+async def _carried(sock: socket.socket, opening: Opening) -> None:
+    """Gives an accepted socket its transport. Raises OSError, or is cancelled, with the socket closed: a reset."""
+    try:
+        await asyncio.get_running_loop().connect_accepted_socket(partial(_same, opening), sock)
+    except BaseException:
+        sock.close()
+        raise
+
+
+def _same(opening: Opening) -> Opening:
+    return opening

@@ -1,7 +1,7 @@
 """A leg while its connection is being set up: what arrives is kept, within a bound, and can be awaited."""
 
 import asyncio
-from collections.abc import Callable
+import socket
 from typing import cast
 
 from agent.capture.sockets import finish_on_close
@@ -100,14 +100,15 @@ class Opening(asyncio.BufferedProtocol):
     and with them the opening, for as long as the connection lives.
     """
 
-    __slots__ = ("_on_made", "_paused", "bell", "eof", "error", "fd", "held", "lost", "transport")
+    __slots__ = ("_accepted", "_paused", "bell", "eof", "error", "fd", "held", "lost", "transport")
 
     transport: asyncio.Transport
 
-    def __init__(self, bell: Bell, on_made: "Callable[[Opening], None] | None" = None) -> None:
+    def __init__(self, bell: Bell, accepted: socket.socket | None = None) -> None:
+        """`accepted` will have its transport in a moment; if it is reset before that, it is closed here."""
         self.bell = bell
-        self._on_made = on_made
-        self.fd = -1
+        self._accepted = accepted
+        self.fd = -1 if accepted is None else accepted.fileno()
         """The transport's descriptor, for as long as that is not closing."""
         self.held = bytearray()
         self.eof = False
@@ -116,10 +117,9 @@ class Opening(asyncio.BufferedProtocol):
         self._paused = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keeps the transport, and says that it is there."""
+        """Keeps the transport."""
+        self._accepted = None
         self.transport = cast("asyncio.Transport", transport)
-        if self._on_made is not None:
-            self._on_made(self)
 
     @staticmethod  # a bound method would be kept for each transport
     def get_buffer(sizehint: int) -> memoryview:
@@ -182,7 +182,7 @@ class Opening(asyncio.BufferedProtocol):
         """Writes a last word, an alert, and closes without a reset, so that the peer can read it."""
         if self.lost:
             return
-        if not alert:
+        if not alert or not self.connected:
             self.reset()
             return
         self.transport.write(alert)
@@ -193,5 +193,7 @@ class Opening(asyncio.BufferedProtocol):
 
     def reset(self) -> None:
         """Ends the leg with a reset (its socket has SO_LINGER on and zero)."""
-        if not self.lost:
+        if self._accepted is not None:
+            self._accepted.close()
+        elif not self.lost:
             self.transport.abort()

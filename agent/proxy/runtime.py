@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 
+from agent.capture.accepting import SHORTAGES, advice
 from agent.capture.address import PeerAddr
 from agent.capture.sockets import dial
 from agent.catalog.model import Endpoint, Pod
@@ -76,7 +77,7 @@ class Runtime:
     ) -> None:
         """Connects from inside the pod's namespace, from the client's own address where one is given.
 
-        Raises Refusal (UNREACHABLE), saying which address and why.
+        Raises Refusal (UNREACHABLE, EXHAUSTED), saying which address and why.
         """
         try:
             sock = await self._connected(enrolled, address, port, client)
@@ -84,6 +85,8 @@ class Runtime:
             reason = error.strerror or (
                 f"no answer in {CONNECT_SECONDS:.0f} s" if isinstance(error, TimeoutError) else str(error)
             )
+            if error.errno in SHORTAGES:
+                raise Refusal(Outcome.EXHAUSTED, f"{enrolled.key} cannot be dialled from: {advice(error)}") from error
             raise Refusal(
                 Outcome.UNREACHABLE, f"cannot connect to {PeerAddr(address, port)} from {enrolled.key}: {reason}"
             ) from error

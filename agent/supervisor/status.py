@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from agent.supervisor.supervisor import Supervisor
 
 
+ITSELF = -1
+"""The supervisor, where its workers are numbered from 0."""
+
+
 class Waiting(msgspec.Struct, frozen=True):
     """A pod that holds readiness back."""
 
@@ -68,6 +72,7 @@ class Status:
             live.update(supervisor.live.get((handle.index, handle.incarnation), {}))
         waiting = supervisor.waiting()
         metrics = Metrics(supervisor.totals)
+        supervisor.totals.update(ITSELF, 0, supervisor.counters.snapshot())
         return Response.metrics(
             metrics.render(
                 live=live,

@@ -36,7 +36,7 @@ from agent.supervisor.status import Status
 from agent.supervisor.workers import WorkerHandle, Workers
 from agent.tasks import spawn
 from agent.telemetry.admin import AdminServer
-from agent.telemetry.counters import CounterTotals
+from agent.telemetry.counters import Counters, CounterTotals
 from init import agent_mark
 from init.model import Options
 
@@ -65,6 +65,8 @@ class Supervisor:
         self.node_addresses: tuple[str, ...] = ()
         self.faults: tuple[Fault, ...] = ()
         self.findings: tuple[Finding, ...] = ()
+        self.counters = Counters()
+        """What this process counts itself."""
         self.totals = CounterTotals()
         self.live: dict[tuple[int, int], dict[str, int]] = {}
         self.workers = Workers(
@@ -100,7 +102,7 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signalled, number)
         status = Status(self)
-        admin = AdminServer(status.handlers())
+        admin = AdminServer(status.handlers(), short=lambda _: self.counters.short("admin"))
         await admin.start(config.admin.host, config.admin.port)
         serving = HostPort(config.admin.host, admin.port)
         log.info("admin server on %s", serving, extra={"fields": {"event": "admin", "address": str(serving)}})
@@ -136,7 +138,9 @@ class Supervisor:
                 taken=self._namespace_taken,
                 stopping=self._stopping,
             )
-            sock = EnrolmentSocket(config.run_dir / "agent.sock", handing_over.serve)
+            sock = EnrolmentSocket(
+                config.run_dir / "agent.sock", handing_over.serve, short=lambda _: self.counters.short("enrolment")
+            )
             await sock.start()
             status_code = await self._until_stopped([*tasks, *self.workers.keepers])
             await sock.close()
@@ -427,13 +431,27 @@ def _lock(config: Config) -> int:
 
 
 def _raise_descriptor_limit() -> None:
+    """As far as it goes, for this process and those that it starts; says so where that is less than wanted."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     for wanted in (DESCRIPTORS, hard):
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, max(wanted, hard)))
         except (ValueError, OSError):
             continue
-        return
+        break
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < DESCRIPTORS:
+        log.warning(
+            "each process of the agent may open %d descriptors (hard limit %d) and not %d, which is two for every "
+            "connection: with more than about %d at once per worker, those who come wait. Set LimitNOFILE=%d in its "
+            "unit, or ulimit -n before it starts, and the sysctl fs.nr_open to no less; or give it CAP_SYS_RESOURCE",
+            soft,
+            hard,
+            DESCRIPTORS,
+            soft // 2,
+            DESCRIPTORS,
+            extra={"fields": {"event": "descriptors", "limit": soft, "wanted": DESCRIPTORS}},
+        )
 
 
 def _policy_settings(config: Config) -> PolicySettings:

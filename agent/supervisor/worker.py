@@ -18,6 +18,7 @@ import sys
 import uvloop
 from setproctitle import setproctitle
 
+from agent.capture.accepting import Listener, Told
 from agent.capture.netns import open_home
 from agent.capture.sockets import BACKLOG
 from agent.outcome import Outcome
@@ -53,7 +54,8 @@ class Worker:
         self._runtime = Runtime(self._view, AccessLog(enabled=configure.settings.access_log), Counters())
         self._home_fd = open_home()
         self._drained = False
-        self._servers: dict[str, list[asyncio.Server]] = {}
+        self._listeners: dict[str, list[Listener]] = {}
+        self._told = Told()
         self._pods: dict[str, EnrolledPod] = {}
 
     async def run(self) -> None:
@@ -127,25 +129,32 @@ class Worker:
         if message.pod in self._pods:
             await self._unenrol(message.pod, "enrolled again")
         enrolled = self._pods[message.pod] = EnrolledPod(message.pod, netns_fd, self._home_fd, message.mark)
-        servers = self._servers[message.pod] = []
-        loop = asyncio.get_running_loop()
+        listeners = self._listeners[message.pod] = []
         try:
             for name, sock in zip(message.listeners, sockets, strict=True):
                 direction = Direction.OUTBOUND if name.startswith("outbound") else Direction.INBOUND
-                servers.append(
-                    await loop.create_server(Acceptor(self._runtime, enrolled, direction), sock=sock, backlog=BACKLOG)
-                )
+                sock.listen(BACKLOG)
+                listeners.append(self._listener(enrolled, direction, sock))
         except OSError as error:
+            await self._unenrol(message.pod, "it cannot be listened for")
             for sock in sockets:
                 sock.close()
-            await self._unenrol(message.pod, "it cannot be listened for")
             self._channel.send(messages.EnrolFailed(message.pod, f"the worker cannot listen for it: {error.strerror}"))
             return
         self._channel.send(messages.Captured(message.pod))
 
+    def _listener(self, enrolled: EnrolledPod, direction: Direction, sock: socket.socket) -> Listener:
+        return Listener(
+            sock,
+            Acceptor(self._runtime, enrolled, direction),
+            name=f"{direction} connections of {enrolled.key}",
+            told=self._told,
+            short=lambda _: self._runtime.counters.short(direction),
+        )
+
     async def _unenrol(self, key: str, reason: str) -> None:
-        for server in self._servers.pop(key, []):
-            server.close()
+        for listener in self._listeners.pop(key, []):
+            listener.close()
         enrolled = self._pods.pop(key, None)
         if enrolled is None:
             return
@@ -191,10 +200,10 @@ class Worker:
             self._runtime.access_log.tell_suppressed()
 
     async def _drain(self, seconds: float) -> None:
-        for servers in self._servers.values():
-            for server in servers:
-                server.close()
-        self._servers.clear()
+        for listeners in self._listeners.values():
+            for listener in listeners:
+                listener.close()
+        self._listeners.clear()
         ended = 0
         try:
             async with asyncio.timeout(seconds):

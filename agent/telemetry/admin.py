@@ -2,18 +2,23 @@
 
 import asyncio
 import logging
+import socket
 from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
 from urllib.parse import parse_qsl
 
 import h11
 from msgspec import Struct
 
+from agent.capture.accepting import Listener, Told
+from agent.tasks import spawn
 from agent.telemetry.metrics import CONTENT_TYPE
 
 log = logging.getLogger("quietwire.admin")
 
 MAX_HEADER = 16384
 MAX_CONNECTIONS = 64
+BACKLOG = 128
 IDLE_SECONDS = 30.0
 ANSWER_SECONDS = 10.0
 
@@ -48,16 +53,24 @@ Handler = Callable[[Mapping[str, str]], Awaitable[Response]]
 class AdminServer:
     """GET and HEAD on fixed paths."""
 
-    def __init__(self, handlers: Mapping[str, Handler]) -> None:
+    def __init__(self, handlers: Mapping[str, Handler], *, short: Callable[[OSError], None] = lambda _: None) -> None:
         self._handlers = handlers
-        self._server: asyncio.Server | None = None
+        self._short = short
+        self._listeners: list[Listener] = []
         self._open: set[asyncio.StreamWriter] = set()
 
     async def start(self, host: str, port: int) -> None:
         """Listens. Raises OSError, naming the address, where it is taken."""
+        loop, told = asyncio.get_running_loop(), Told()
         try:
-            self._server = await asyncio.start_server(self._serve, host, port, limit=MAX_HEADER)
+            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+            for family, _, _, _, address in dict.fromkeys(found):
+                sock = _listening(family, address)
+                self._listeners.append(
+                    Listener(sock, self._take, name="the admin server", told=told, short=self._short)
+                )
         except OSError as error:
+            await self.close()
             raise OSError(
                 error.errno,
                 f"--admin {host}:{port} cannot be listened on: is another agent running? ({error.strerror})",
@@ -66,20 +79,28 @@ class AdminServer:
     @property
     def port(self) -> int:
         """The port that it listens on."""
-        if self._server is None:
+        if not self._listeners:
             raise RuntimeError("the admin server has not been started")
-        return int(self._server.sockets[0].getsockname()[1])
+        return int(self._listeners[0].sock.getsockname()[1])
 
     async def close(self) -> None:
         """Stops listening and ends what is open."""
-        if self._server is not None:
-            self._server.close()
+        for listener in self._listeners:
+            listener.close()
         for writer in list(self._open):
             writer.close()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _take(self, sock: socket.socket) -> None:
         if len(self._open) >= MAX_CONNECTIONS:
-            writer.close()
+            sock.close()
+            return
+        spawn(self._serve(sock), name="admin request")
+
+    async def _serve(self, sock: socket.socket) -> None:
+        try:
+            reader, writer = await asyncio.open_connection(sock=sock, limit=MAX_HEADER)
+        except OSError:
+            sock.close()  # it left before it was served
             return
         self._open.add(writer)
         connection = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEADER)
@@ -145,3 +166,17 @@ class AdminServer:
         writer.write(out)
         async with asyncio.timeout(ANSWER_SECONDS):
             await writer.drain()
+
+
+def _listening(family: int, address: Any) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind(address)
+        sock.listen(BACKLOG)
+    except OSError:
+        sock.close()
+        raise
+    return sock

@@ -14,6 +14,7 @@ CLOSED = "closed"
 DENIED = "denied"
 BYTES = "bytes"
 DECIDED = "decided"
+SHORT = "short"
 
 Key = tuple[str, ...]
 """Name, and the values of labels."""
@@ -45,6 +46,10 @@ class Counters:
         """Application bytes: sent and received by the pod's own process."""
         self._values[BYTES, direction, "sent"] += sent
         self._values[BYTES, direction, "received"] += received
+
+    def short(self, listener: str) -> None:
+        """Accepting has stopped for a moment: descriptors or memory have run out."""
+        self._values[SHORT, listener] += 1
 
     def snapshot(self) -> dict[Key, int]:
         """Everything, for the channel."""

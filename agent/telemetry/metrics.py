@@ -24,6 +24,11 @@ _COUNTERS = {
         "Connections by what policy said: allow, audit or deny inbound, deny outbound; audit, deny after a change too.",
         ("verdict", "server", "authorization", "reason"),
     ),
+    counters.SHORT: (
+        "quietwire_accept_pauses",
+        "Times that nobody was accepted for half a second because descriptors or memory had run out, by who listens.",
+        ("listener",),
+    ),
     counters.BYTES: ("quietwire_bytes", "Application bytes, as the pod's process sees them.", ("direction", "flow")),
 }
 

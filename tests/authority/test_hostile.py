@@ -262,8 +262,8 @@ def starve(pid: int) -> None:
 
 async def test_without_descriptors_it_says_so_and_those_who_hold_them_yield(authority: Authority) -> None:
     starve(authority.process.pid)
-    held = [hold_from(authority, "127.0.0.9") for _ in range(12)]
-    await authority.heard("connections cannot be accepted, and are tried again")
+    held = [hold_from(authority, "127.0.0.9") for _ in range(24)]
+    await authority.heard("the authority: nobody is accepted for 0.5 s")
     assert (await until_issued(authority)).spiffe_id == WEB
     for sock in held:
         sock.close()

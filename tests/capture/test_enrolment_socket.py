@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from agent.capture import accepting
 from agent.capture import caller as callers
 from agent.capture import enrolment_socket as module
 from agent.capture.caller import Caller, CallerUnknown
@@ -140,7 +141,8 @@ class Silent:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.socket = EnrolmentSocket(path, self._handle)
+        self.short: asyncio.Queue[OSError] = asyncio.Queue()
+        self.socket = EnrolmentSocket(path, self._handle, short=self.short.put_nowait)
         self.came: asyncio.Queue[Caller] = asyncio.Queue()
         self.went: asyncio.Queue[Caller] = asyncio.Queue()
 
@@ -331,15 +333,13 @@ async def test_a_real_process_of_another_user_gets_nothing(silent: Silent) -> No
 
 async def test_descriptors_that_ran_out_end_nothing(silent: Silent, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those who come meanwhile wait in the kernel's queue."""
-    monkeypatch.setattr(module, "SHORTAGE_SECONDS", 0.01)
+    monkeypatch.setattr(accepting, "SHORTAGE_SECONDS", 0.01)
     with silent.client() as first:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        told: asyncio.Queue[str] = asyncio.Queue()
-        monkeypatch.setattr(silent.socket, "_tell", told.put_nowait)
         resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))  # whatever is open stays so
         try:
             async with asyncio.timeout(10):
-                assert await told.get() == "nobody is accepted for 0.01 s: Too many open files"
+                assert (await silent.short.get()).strerror == "Too many open files"
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         send(first, GOOD, NETNS)
