@@ -144,4 +144,8 @@ class Drained(Struct, frozen=True, tag="drained"):
     ended: int
 
 
-ToSupervisor = Captured | EnrolFailed | Released | Counts | Synced | Drained
+class Alive(Struct, frozen=True, tag="alive"):
+    """The worker's loop turns. Said of its own accord, whatever else it does (agent.supervisor.pulse)."""
+
+
+ToSupervisor = Alive | Captured | EnrolFailed | Released | Counts | Synced | Drained

@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives import hashes
 
 from agent.identity.svid import Bundle
 from agent.policy.explain import Question, QuestionError
+from agent.supervisor.workers import Ending
 from agent.telemetry.admin import Handler, Response
 from agent.telemetry.metrics import Metrics
 
@@ -71,13 +72,13 @@ class Status:
         for handle in supervisor.workers.handles:
             live.update(supervisor.live.get((handle.index, handle.incarnation), {}))
         waiting = supervisor.waiting()
-        metrics = Metrics(supervisor.totals)
         supervisor.totals.update(ITSELF, 0, supervisor.counters.snapshot())
+        metrics = Metrics(supervisor.totals)
         return Response.metrics(
             metrics.render(
                 live=live,
                 expiries={str(spiffe_id): svid.not_after for spiffe_id, svid in supervisor.svids.items()},
-                worker_restarts=supervisor.workers.restarts,
+                worker_restarts={ending.value: supervisor.workers.restarts[ending] for ending in Ending},
                 pods={
                     "captured": len(supervisor.enrolment.captured),
                     "waiting": len(waiting),

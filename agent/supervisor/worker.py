@@ -31,6 +31,7 @@ from agent.proxy.view import Touched, View
 from agent.supervisor import messages, session_memory
 from agent.supervisor.channel import Channel, ChannelClosed
 from agent.supervisor.parent import die_with_parent
+from agent.supervisor.pulse import BEAT_SECONDS
 from agent.tasks import spawn
 from agent.telemetry import logs
 from agent.telemetry.access import AccessLog
@@ -63,12 +64,21 @@ class Worker:
 
         Whoever went on without the sweep would let strangers wait for ever, and count them for ever.
         """
-        needed = {spawn(self._obey(), name="messages"), spawn(self._sweep(), name="sweep")}
+        needed = {
+            spawn(self._obey(), name="messages"),
+            spawn(self._sweep(), name="sweep"),
+            spawn(self._beat(), name="pulse"),
+        }
         ended, others = await asyncio.wait(needed, return_when=asyncio.FIRST_COMPLETED)
         for task in others:
             task.cancel()
         for task in ended:
             task.result()  # raises what it died of: the process ends, and is replaced
+
+    async def _beat(self) -> None:
+        while True:
+            self._channel.send(messages.Alive())
+            await asyncio.sleep(BEAT_SECONDS)
 
     async def _obey(self) -> None:
         while True:

@@ -8,12 +8,15 @@ import os
 import signal
 import socket
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable
+from enum import StrEnum
 
 import msgspec
 
 from agent.supervisor import messages, session_memory
 from agent.supervisor.channel import Channel, ChannelClosed
+from agent.supervisor.pulse import LOOK_SECONDS, Pulse
 from agent.tasks import spawn
 
 log = logging.getLogger("quietwire.supervisor")
@@ -34,6 +37,18 @@ ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "4194304", "MALLOC_TRIM_THRESHOLD_": "838
 """glibc's malloc in a worker (mallopt(3)). By default each read of a quarter of a megabyte is given pages of its own by
 the kernel, cleared and taken back: a third of the CPU of a bulk transfer. A worker keeps 8 MB at most for it."""
 
+
+class Ending(StrEnum):
+    """Why a worker had to be replaced; the value is the metric's label."""
+
+    HUNG = "hung"
+    """It said nothing any more, and was killed."""
+    SIGNAL = "signal"
+    """Somebody else killed it: the kernel, out of memory, or an operator. So after a fault on its channel."""
+    EXIT = "exit"
+    NOT_STARTED = "not_started"
+
+
 _encoder = msgspec.msgpack.Encoder()
 
 
@@ -45,6 +60,8 @@ class WorkerHandle:
         self.incarnation = 0
         self.pid: int | None = None
         self.channel: Channel[messages.ToSupervisor] | None = None
+        self.heard = False
+        """Whether this incarnation has said anything since somebody looked."""
         self.captured: set[str] = set()
         """Pods that this incarnation listens for."""
         self.refused: dict[str, str] = {}
@@ -70,7 +87,7 @@ class Workers:
         counted: Callable[[WorkerHandle, messages.Counts], None],
     ) -> None:
         self.handles = [WorkerHandle(index) for index in range(count)]
-        self.restarts = 0
+        self.restarts: Counter[Ending] = Counter()
         self.session_memory = -1
         """Descriptor: see there. What was negotiated outlives the worker that did."""
         self._node = node
@@ -97,22 +114,24 @@ class Workers:
         while True:
             began = clock()
             try:
-                status = await self._run_once(handle)
+                ending, status = await self._run_once(handle)
             except OSError as error:  # no memory, no process numbers, no descriptors: perhaps soon again
-                status = f"it could not be started: {error.strerror}"
+                ending, status = Ending.NOT_STARTED, f"it could not be started: {error.strerror}"
             if self._stopping:
                 return
-            self.restarts += 1
+            self.restarts[ending] += 1
             pause = RESTART_SECONDS if clock() - began > STABLE_SECONDS else min(pause * 2, RESTART_CAP_SECONDS)
             log.error(
                 "worker %d ended (%s): replacing it; connections that it held are reset, queued ones are not lost",
                 handle.index,
                 status,
+                extra={"fields": {"event": "worker", "worker": handle.index, "reason": ending.value}},
             )
             if pause > RESTART_SECONDS * 2:
                 await asyncio.sleep(pause)
 
-    async def _run_once(self, handle: WorkerHandle) -> str:
+    async def _run_once(self, handle: WorkerHandle) -> tuple[Ending, str]:
+        """Starts a worker, and waits until it has ended; why it did. Raises OSError where it could not be started."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         with contextlib.ExitStack() as unless_started, theirs:
             unless_started.callback(ours.close)
@@ -143,7 +162,10 @@ class Workers:
             raise
         handle.channel = channel
         reader = spawn(self._listen(handle, channel), name=f"worker {handle.index} messages")
+        watching = spawn(self._watch(handle), name=f"worker {handle.index} pulse")
         status = await process.wait()
+        hung = watching.done()
+        watching.cancel()
         channel.close(f"the process ended ({status})")
         why = await reader
         handle.channel = None
@@ -151,7 +173,23 @@ class Workers:
         handle.captured.clear()
         handle.refused.clear()
         self._changed()
-        return f"{signal.Signals(-status).name if status < 0 else f'exit status {status}'}: {why}"
+        if hung:
+            return Ending.HUNG, watching.result()
+        if status < 0:
+            return Ending.SIGNAL, f"{signal.Signals(-status).name}: {why}"
+        return Ending.EXIT, f"exit status {status}: {why}"
+
+    async def _watch(self, handle: WorkerHandle) -> str:
+        """Looks whether a worker hangs; then kills it, and says what was seen."""
+        clock = asyncio.get_running_loop().time
+        handle.heard = False
+        pulse = Pulse.of_start(clock())
+        while not pulse.hangs:
+            await asyncio.sleep(LOOK_SECONDS)
+            pulse = pulse.look(clock(), heard=handle.heard)
+            handle.heard = False
+        self._kill(handle)
+        return f"it hung: nothing was heard of it for {pulse.silence:.0f} s, and it was killed"
 
     async def _listen(self, handle: WorkerHandle, channel: Channel[messages.ToSupervisor]) -> str:
         """Does what a worker says, until its channel ends; why it did. The worker ends too, whatever happens here."""
@@ -166,7 +204,10 @@ class Workers:
                 message, _ = await channel.receive()
             except ChannelClosed as closed:
                 return str(closed)
+            handle.heard = True
             match message:
+                case messages.Alive():
+                    pass
                 case messages.Captured(pod):
                     handle.captured.add(pod)
                     handle.refused.pop(pod, None)

@@ -44,7 +44,7 @@ class Metrics:
         *,
         live: Mapping[str, int],
         expiries: Mapping[str, float],
-        worker_restarts: int,
+        worker_restarts: Mapping[str, int],
         rule_repairs: int,
         pods: Mapping[str, int],
         ports_taken: Mapping[str, Sequence[str]],
@@ -84,8 +84,11 @@ class Metrics:
                 pods,
             ),
             _ports_taken(ports_taken),
-            CounterMetricFamily(
-                "quietwire_worker_restarts", "Workers that died and were replaced.", value=worker_restarts
+            _by_label(
+                "quietwire_worker_restarts",
+                "Workers that were replaced: hung, ended by a signal, exited, or not started.",
+                "reason",
+                worker_restarts,
             ),
             CounterMetricFamily("quietwire_rule_repairs", "Pods whose rules were found changed.", value=rule_repairs),
             GaugeMetricFamily("quietwire_catalog_version", "Version of the catalog in force.", value=catalog_version),
@@ -145,6 +148,13 @@ def _ports_taken(taken: Mapping[str, Sequence[str]]) -> GaugeMetricFamily:
     for pod, addresses in taken.items():
         for address in addresses:
             family.add_metric((pod, address), 1)
+    return family
+
+
+def _by_label(name: str, text: str, label: str, values: Mapping[str, int]) -> CounterMetricFamily:
+    family = CounterMetricFamily(name, text, labels=[label])
+    for key, value in sorted(values.items()):
+        family.add_metric([key], value)
     return family
 
 

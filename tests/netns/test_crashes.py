@@ -37,7 +37,7 @@ def test_kill_9_of_a_worker_under_load(make_world: Callable[..., World]) -> None
         sock.close()
     echo.close()
     assert not wire.contains(MARKER)
-    assert world.count("quietwire_worker_restarts_total") == 1
+    assert world.count("quietwire_worker_restarts_total", reason="signal") == 1
     assert world.count("quietwire_connections_opened_total") >= 160, "counters do not fall when a worker dies"
 
 
@@ -56,6 +56,33 @@ def test_connections_that_wait_in_a_dead_workers_queue_are_served_by_its_success
     os.kill(pid, signal.SIGKILL)
     assert [sock.recv(100) for sock in queued] == [MARKER] * 50
     for sock in queued:
+        sock.close()
+    echo.close()
+
+
+def test_a_worker_that_hangs_is_replaced_and_its_pods_were_never_in_plaintext(make_world: Callable[..., World]) -> None:
+    world = make_world(workers=1)
+    client, server = world.pod("client"), world.pod("server")
+    echo = Echo(world, server, PORT)
+    world.start()
+    held = world.connect(client, server.ipv4, PORT)
+    assert alive(held)
+    pid = world.workers()[0]
+    with world.wire() as wire:
+        os.kill(pid, signal.SIGSTOP)
+        queued = world.connect(client, server.ipv4, PORT)
+        queued.settimeout(60)
+        queued.sendall(MARKER)
+        assert queued.recv(100) == MARKER, "who came meanwhile is served by the successor"
+        assert world.workers()[0] != pid
+        assert not running(pid)
+        assert not alive(held), "what it held is reset, and never ends cleanly"
+    said = world.mesh.wait_for_log(lambda line: line.get("event") == "worker" and line.get("reason") == "hung")
+    assert said is not None
+    assert "nothing was heard of it for" in said["msg"]
+    assert world.count("quietwire_worker_restarts_total", reason="hung") == 1
+    assert not wire.contains(MARKER)
+    for sock in (held, queued):
         sock.close()
     echo.close()
 

@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import os
+import signal
 import socket
 import sys
 from collections.abc import Iterator
@@ -11,7 +12,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from agent.supervisor import messages
+from agent.policy.index import PolicySettings
+from agent.policy.model import DefaultPolicy
+from agent.proxy.view import Settings
+from agent.supervisor import messages, pulse
 from agent.supervisor import workers as module
 from agent.supervisor.channel import Channel
 from agent.supervisor.workers import WorkerHandle
@@ -85,6 +89,37 @@ async def test_what_is_in_force_is_in_force_in_every_worker(monkeypatch: pytest.
         pair.workers.handles[1].channel = None  # one that starts is told anew
         assert (await asyncio.gather(pair.workers.sync(), pair.answer(0)))[0]
     await pair.close()
+
+
+async def test_a_place_whose_worker_says_nothing_more_is_filled_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A real process, stopped: nothing it could do would let it answer."""
+    monkeypatch.setattr(module, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(module, "SYNC_SECONDS", 60)
+    monkeypatch.setattr(pulse, "HUNG_SECONDS", 0.4)
+    first, second = asyncio.Event(), asyncio.Event()
+    pids: list[int] = []
+
+    def greet(handle: WorkerHandle) -> Iterator[tuple[msgspec.Struct, tuple[int, ...]]]:
+        assert handle.pid is not None
+        pids.append(handle.pid)
+        (first if len(pids) == 1 else second).set()
+        settings = Settings("node-a", PolicySettings("example.test", DefaultPolicy.ALL_AUTHENTICATED, ()))
+        yield messages.Configure(settings, 1), (workers.session_memory,)
+
+    workers = quiet_workers(1, greet=greet)
+    workers.start()
+    async with asyncio.timeout(60):
+        await first.wait()
+        assert await workers.sync()
+        os.kill(pids[0], signal.SIGSTOP)
+        await second.wait()
+        assert workers.restarts == {module.Ending.HUNG: 1}
+        workers.kill()
+        await workers.drain(0)
+    os.close(workers.session_memory)
+    assert "it hung: nothing was heard of it for" in caplog.text
 
 
 @pytest.mark.parametrize("end", ["it says what nobody understands", "what it says is heard with a fault of ours"])

@@ -197,7 +197,8 @@ def test_the_metrics_page_has_every_family() -> None:
     counters.closed("outbound", Outcome.COMPLETED)
     totals.update(0, 1, counters.snapshot())
     page = Metrics(totals).render(
-        live={"inbound": 3}, expiries={"spiffe://a/b": 5.0}, worker_restarts=1, rule_repairs=2, pods={"captured": 4},
+        live={"inbound": 3}, expiries={"spiffe://a/b": 5.0}, worker_restarts={"hung": 1}, rule_repairs=2,
+        pods={"captured": 4},
         ports_taken={"demo/a": ["0.0.0.0:4143"]},
         catalog_version=7, catalog_faults=0, identity_faults=5, policy_warnings=2,
         above={"issuer": 9.0, "root aa": 9.0 + 8 * 86400}, bundle_sequence=3,
@@ -211,7 +212,7 @@ def test_the_metrics_page_has_every_family() -> None:
         'quietwire_connections_live{direction="inbound"} 3.0',
         'quietwire_certificate_expiry_timestamp_seconds{spiffe_id="spiffe://a/b"} 5.0',
         'quietwire_pods{state="captured"} 4.0',
-        "quietwire_worker_restarts_total 1.0",
+        'quietwire_worker_restarts_total{reason="hung"} 1.0',
         "quietwire_catalog_version 7.0",
         "quietwire_identity_faults 5.0",
         'quietwire_authority_expiry_timestamp_seconds{certificate="issuer"} 9.0',
