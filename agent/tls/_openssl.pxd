@@ -14,7 +14,8 @@ cdef class Context:
     cdef readonly bint server
     cdef SessionStore store
     cdef bytes name
-    cdef dict shown
+    cdef dict judged
+    cdef int judged_at_most
 
     cdef int _check(self, long good) except -1
     cdef int _load(self, bytes chain_pem, bytes key_pem) except -1
@@ -26,6 +27,7 @@ cdef class Connection:
     cdef SSL *ssl
     cdef Context context
     cdef bytes peer
+    cdef readonly tuple judgement
     cdef const char *incoming
     cdef Py_ssize_t incoming_left  # what OpenSSL may read: the rest of one record
     cdef Py_ssize_t beyond  # and what comes behind it

@@ -173,7 +173,6 @@ cdef enum:
     SESSION_SECONDS = 7200  # how long a session may be resumed; both ends' certificates are looked at each time
     MAX_CHAIN = 16384  # bytes of certificates that a peer may show: a leaf and what is above it has some kilobytes
     MAX_ABOVE = 6  # intermediates between a leaf and its anchor: mostly there is one
-    MAX_SHOWN = 4096  # clients' certificates that a context remembers: who is forgotten shows it again
     HEADER = 5  # RFC 8446, section 5.1: content type, version, and the length of what follows
     # Bare is a message without application data, and each answer that OpenSSL gives to one: a KeyUpdate that asks for
     # the other direction's new keys counts twice.
@@ -243,6 +242,8 @@ cdef class Context:
 
     A server keeps its sessions in `store`, under the context's `name`, 32 bytes: whatever is different between two
     contexts that may not resume each other's sessions must make their names different. Without a store there are none.
+    It resumes what clients have begun of whom it knows what `judge` said; `judged_at_most` are known: who is forgotten
+    shows its certificates again.
     """
 
     def __init__(
@@ -255,6 +256,7 @@ cdef class Context:
         alpn,
         SessionStore store=None,
         bytes name=None,
+        int judged_at_most=4096,
     ):
         if self.ctx != NULL:
             raise RuntimeError("a context is made once")
@@ -282,6 +284,7 @@ cdef class Context:
         if server:
             SSL_CTX_set_verify(self.ctx, SSL_VERIFY_PEER, NULL)
             SSL_CTX_set_alpn_select_cb(self.ctx, _select_protocol, <void *>self)
+            self.judged_at_most = judged_at_most
             self._remember(store, name)
         else:
             SSL_CTX_set_verify(self.ctx, SSL_VERIFY_PEER, NULL)
@@ -329,7 +332,7 @@ cdef class Context:
             return 0
         if name is None or len(name) != DIGEST_SIZE:
             raise ValueError(f"a context's name is {DIGEST_SIZE} bytes")
-        self.store, self.name, self.shown = store, name, {}
+        self.store, self.name, self.judged = store, name, {}
         SSL_CTX_set_num_tickets(self.ctx, 1)
         SSL_CTX_set_timeout(self.ctx, SESSION_SECONDS)
         SSL_CTX_set_session_cache_mode(self.ctx, SSL_SESS_CACHE_SERVER | SSL_SESS_CACHE_NO_INTERNAL)
@@ -340,8 +343,8 @@ cdef class Context:
 
     def forget(self):
         """Whoever is new here shows a certificate again: for a context that only its living connections use any more."""
-        if self.shown is not None:
-            self.shown.clear()
+        if self.judged is not None:
+            self.judged.clear()
 
     cdef int _trust(self, bytes anchors_pem) except -1:
         cdef _Pem anchors = _Pem(anchors_pem)
@@ -366,6 +369,7 @@ cdef class Session:
 
     cdef SSL_SESSION *session
     cdef bytes peer
+    cdef tuple judgement
 
     def __dealloc__(self):
         SSL_SESSION_free(self.session)
@@ -375,7 +379,8 @@ cdef class Connection:
     """One end of one connection. What must go to the peer is in `outgoing`, or comes from `seal`.
 
     Python reads `handshake_complete`; `peer_closed`: the peer's close_notify has come, its direction ended cleanly;
-    `closed`: our own has gone out; `out_used`: bytes that `outgoing` would return; `left`: how many of the bytes that
+    `closed`: our own has gone out; `judgement`: what was found of the peer when its certificates were judged, for the
+    session that is resumed too; `out_used`: bytes that `outgoing` would return; `left`: how many of the bytes that
     were given last are not looked at yet, because others must have their turn. They come first in what is given next.
 
     A peer that sends message upon message and no application data (KeyUpdates, RFC 8446, section 4.6.3, are dear: new
@@ -403,6 +408,7 @@ cdef class Connection:
                 raise OpenSslError(_last_reason())
         if session is not None:
             self.peer = session.peer
+            self.judgement = session.judgement
             if SSL_set_session(self.ssl, session.session) <= 0:
                 ERR_clear_error()  # a session that cannot be used costs a full handshake, and nothing else
 
@@ -634,7 +640,31 @@ cdef class Connection:
         kept = Session()
         kept.session = session
         kept.peer = self.peer_certificate
+        kept.judgement = self.judgement
         return kept
+
+    def judge(self, tuple judgement):
+        """Says what was found of a peer whose certificates were verified in this connection's handshake, and are good.
+
+        It goes with the session: OpenSSL verifies nothing when that is resumed. So a peer who was refused, or of whom
+        it is forgotten what was found, shows its certificates again, in a full handshake.
+        """
+        cdef unsigned char digest[DIGEST_SIZE]
+        cdef unsigned int size = 0
+        cdef X509 *certificate = SSL_get0_peer_certificate(self.ssl)
+        cdef dict judged = self.context.judged
+        cdef bytes key
+        if SSL_session_reused(self.ssl):
+            raise ValueError("nothing was verified in this connection's handshake")
+        self.judgement = judgement
+        if judged is None or certificate == NULL:
+            return
+        if X509_digest(certificate, EVP_sha256(), digest, &size) != 1:
+            raise OpenSslError(_last_reason())
+        key = (<char *>digest)[:DIGEST_SIZE]
+        if key not in judged and len(judged) >= self.context.judged_at_most:
+            del judged[next(iter(judged))]
+        judged[key] = (_der(certificate), judgement)
 
     @property
     def resumed(self):
@@ -702,12 +732,6 @@ cdef int _keep_session(SSL *ssl, SSL_SESSION *session) noexcept:
     if certificate != NULL:
         if X509_digest(certificate, EVP_sha256(), record.peer, &size) != 1:
             return 0
-        try:
-            if len(context.shown) >= MAX_SHOWN:
-                del context.shown[next(iter(context.shown))]
-            context.shown[(<char *>record.peer)[:DIGEST_SIZE]] = _der(certificate)
-        except (MemoryError, OpenSslError):
-            return 0
     memcpy(record.id, id, ID_SIZE)
     memcpy(record.context, _octets(context.name), DIGEST_SIZE)
     record.made = SSL_SESSION_get_time(session)
@@ -725,6 +749,7 @@ cdef SSL_SESSION *_find_session(SSL *ssl, const unsigned char *id, int size, int
     cdef SSL_SESSION *session = NULL
     copy[0] = 0
     connection.peer = None
+    connection.judgement = None
     if size == ID_SIZE and connection.context.store.find(id, _octets(connection.context.name), &record):
         if _knows_peer(connection, &record):
             session = _session_of(ssl, &record)
@@ -733,11 +758,14 @@ cdef SSL_SESSION *_find_session(SSL *ssl, const unsigned char *id, int size, int
 
 
 cdef bint _knows_peer(Connection connection, const Record *record):
-    """Whether this worker has seen the certificate that the client showed, if it showed one; it is the peer's, then."""
+    """Whether this worker has judged the certificate that the client showed, if it showed one, and knows what it found."""
     if memcmp(record.peer, _nobody, DIGEST_SIZE) == 0:
         return True
-    connection.peer = connection.context.shown.get((<const char *>record.peer)[:DIGEST_SIZE])
-    return connection.peer is not None
+    known = connection.context.judged.get((<const char *>record.peer)[:DIGEST_SIZE])
+    if known is None:
+        return False
+    connection.peer, connection.judgement = known
+    return True
 
 
 cdef SSL_SESSION *_session_of(SSL *ssl, const Record *record) noexcept:

@@ -6,6 +6,7 @@ under a former SVID or bundle is not found: the handshake is a full one, under t
 """
 
 import hashlib
+from functools import lru_cache
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -13,6 +14,7 @@ from msgspec import Struct
 
 from agent.identity.spiffe import SpiffeId
 from agent.identity.svid import Bundle, Svid
+from agent.outcome import Outcome
 from agent.tls import alpn
 from agent.tls._openssl import Context
 from agent.tls._store import SessionStore
@@ -20,8 +22,8 @@ from agent.tls.machine import TlsMachine
 from agent.tls.peer import PeerIdentity, PeerRefused, check_chain
 from agent.tls.sessions import SessionCache
 
-MAX_VERIFIED = 4096
-"""Peers whose anchor is remembered for resumed sessions."""
+MAX_JUDGED = 4096
+"""Clients whose sessions a worker resumes: who is forgotten shows its certificates again."""
 
 
 def anchor_ids(bundle: Bundle) -> frozenset[bytes]:
@@ -52,7 +54,6 @@ class Contexts:
         self.svid = svid
         self.anchors = anchor_ids(bundle)
         self._own = (Certificate(svid.spiffe_id, svid.serial, frozenset()),)
-        self._verified: dict[bytes, tuple[Certificate, ...] | PeerRefused] = {}
         self.sessions = SessionCache()
         # A client without a certificate is left to policy; one with a certificate that does not verify is refused. The
         # name to verify is a SPIFFE ID: agent.tls.peer does it, after the chain.
@@ -64,6 +65,7 @@ class Contexts:
             alpn=alpn.SERVED_BYTES,
             store=store,
             name=context_name(svid, bundle),
+            judged_at_most=MAX_JUDGED,
         )
         self.client = Context(
             server=False,
@@ -76,31 +78,28 @@ class Contexts:
     def certificates(
         self, machine: TlsMachine, leaf: bytes | None, peer: PeerIdentity | None
     ) -> tuple[Certificate, ...]:
-        """What a connection stands on: our own SVID, and the peer's certificate where it showed one.
+        """What a connection stands on: our own SVID, and the peer's certificate with the anchor of its chain.
 
-        The peer's stands on the anchor of its chain, or on any where a resumed session's full handshake is forgotten.
-        Raises PeerRefused where what is above it may not be there, also on the sessions that its handshake left behind.
+        The peer's chain is judged in a full handshake, and what was found goes with the session. Raises PeerRefused
+        where what is above the certificate may not be there: then no session of it is resumed.
         """
         if leaf is None or peer is None:
             return self._own
-        known = self._verified.get(leaf)
-        if known is None:
-            known = self._judge(machine, peer)
-            if len(self._verified) >= MAX_VERIFIED:
-                del self._verified[next(iter(self._verified))]
-            self._verified[leaf] = known
-        if isinstance(known, PeerRefused):
-            raise PeerRefused(known.outcome, known.detail)
-        return known
+        if machine.resumed:
+            if machine.judgement is None:
+                raise PeerRefused(Outcome.HANDSHAKE_FAILED, "a session was resumed whose certificates were not judged")
+            return machine.judgement
+        chain = machine.verified_chain
+        check_chain(chain, peer)
+        stands_on = (*self._own, _certificate(peer.spiffe_id, peer.serial, anchor_id(chain[-1])))
+        machine.judge(stands_on)
+        return stands_on
 
-    def _judge(self, machine: TlsMachine, peer: PeerIdentity) -> tuple[Certificate, ...] | PeerRefused:
-        chain = [] if machine.resumed else machine.verified_chain
-        try:
-            check_chain(chain, peer)
-        except PeerRefused as refused:
-            return PeerRefused(refused.outcome, refused.detail)  # without its traceback, which holds the machine
-        anchors = frozenset({anchor_id(chain[-1])}) if chain else self.anchors
-        return (*self._own, Certificate(peer.spiffe_id, peer.serial, anchors))
+
+@lru_cache(maxsize=MAX_JUDGED)
+def _certificate(spiffe_id: SpiffeId, serial: str, anchor: bytes) -> Certificate:
+    """One value for all connections that stand on it."""
+    return Certificate(spiffe_id, serial, frozenset({anchor}))
 
 
 def context_name(svid: Svid, bundle: Bundle) -> bytes:

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from agent.authority import ca
-from agent.authority.ca import Signer
+from agent.authority.ca import PrivateKey, Signer
 from agent.authority.store import Store
 from agent.identity.spiffe import SpiffeId
 from agent.identity.svid import Bundle, Svid
@@ -158,9 +158,10 @@ def signing(
     usage: Sequence[str] | None = ("key_cert_sign", "crl_sign"),
     usage_critical: bool = True,
     more: Sequence[tuple[x509.ExtensionType, bool]] = (),
+    key: PrivateKey | None = None,
 ) -> Signer:
     """A signing certificate under another one, with these URI SANs; the rest makes it a wrong one."""
-    key = ec.generate_private_key(ec.SECP256R1())
+    key = key or ec.generate_private_key(ec.SECP256R1())
     now = datetime.datetime.now(datetime.UTC)
     builder = (
         x509.CertificateBuilder()

@@ -12,6 +12,7 @@ from agent.authority import ca
 from agent.authority.ca import Signer
 from agent.authority.pki import MAX_CHAIN
 from agent.outcome import Outcome
+from agent.tls import contexts as module
 from agent.tls import peer
 from agent.tls._store import SessionStore, size_for
 from agent.tls.contexts import Certificate, Contexts
@@ -87,28 +88,78 @@ def test_what_the_standard_allows_is_taken_in_either_role(name: str, server: boo
     assert [certificate.serial for certificate in found] == [good.svid.serial, right.svid.serial]
 
 
-def test_a_client_that_was_refused_for_its_chain_is_refused_on_the_session_that_it_got_all_the_same() -> None:
+def test_a_client_that_was_refused_for_its_chain_shows_it_again_whatever_session_it_comes_with() -> None:
     server, client = contexts(sessions=True), contexts("an issuer whose SPIFFE ID has a path")
     there, here = joined(client, server)
     with pytest.raises(PeerRefused, match="signing certificate's SPIFFE ID may have no path"):
         judged(server, here)
     there, here = joined(client, server, there.session)
-    assert here.resumed, "no chain is shown this time"
+    assert not here.resumed
     with pytest.raises(PeerRefused, match="signing certificate's SPIFFE ID may have no path"):
         judged(server, here)
 
 
-def test_a_refusal_that_is_remembered_holds_no_connection() -> None:
-    server, client = contexts(), contexts("an issuer of another trust domain")
-    refusals = set()
-    for _ in range(2):
-        with pytest.raises(PeerRefused) as caught:
-            judged(server, joined(client, server)[1])
-        refusals.add(id(caught.value))
-    (kept,) = server._verified.values()
-    assert isinstance(kept, PeerRefused)
-    assert kept.__traceback__ is None
-    assert id(kept) not in refusals
+def test_nobody_gets_past_a_refusal_for_its_chain_with_any_number_of_good_certificates(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What is forgotten of the refused one is nothing that would have kept it out."""
+    monkeypatch.setattr(module, "MAX_JUDGED", 2)
+    server, client = contexts(sessions=True), contexts("an issuer whose SPIFFE ID has a path")
+    session = joined(client, server)[0].session
+    for number in range(3):
+        joined(Contexts(PKI.svid(f"good-{number}"), PKI.bundle()), server)
+    _, here = joined(client, server, session)
+    with pytest.raises(PeerRefused, match="signing certificate's SPIFFE ID may have no path"):
+        judged(server, here)
+
+
+def test_a_leaf_is_judged_by_the_chain_that_it_comes_with_this_time() -> None:
+    """One key may have several certificates above it, and only one of them be what it must."""
+    above, server = signing(PKI.root), contexts(sessions=True)
+    svid = PKI.under(above).svid("client")
+    leaf = x509.load_pem_x509_certificates(svid.chain_pem)[0]
+    wrong = signing(PKI.root, key=above.key, uris=["spiffe://elsewhere.test"])
+    bad = msgspec.structs.replace(svid, chain_pem=ca.pem(leaf) + ca.pem(wrong.certificate))
+    good, other = (Contexts(each, PKI.bundle()) for each in (svid, bad))
+    judged(server, joined(good, server)[1])
+    with pytest.raises(PeerRefused, match="is spiffe://elsewhere"):
+        judged(server, joined(other, server)[1])
+
+
+OURS, FOREIGN, WITH_PATH = f"spiffe://{TRUST_DOMAIN}", "spiffe://elsewhere.test", f"spiffe://{TRUST_DOMAIN}/issuer"
+
+
+@pytest.mark.parametrize("server", [False, True], ids=["the client's", "the server's"])
+@pytest.mark.parametrize(
+    ("signs", "above", "problem"),
+    [
+        (OURS, OURS, None),
+        (OURS, FOREIGN, None),  # it signs no leaf
+        ("", FOREIGN, None),
+        (FOREIGN, OURS, "is spiffe://elsewhere.test, and not of trust domain example.test"),
+        (FOREIGN, FOREIGN, "is spiffe://elsewhere.test, and not of trust domain example.test"),
+        (WITH_PATH, OURS, "may have no path"),
+        (OURS, WITH_PATH, "may have no path"),
+        ("", WITH_PATH, "may have no path"),
+    ],
+)
+def test_every_signer_is_judged_and_the_trust_domain_of_the_one_that_signs_leaves(
+    signs: str, above: str, problem: str | None, server: bool
+) -> None:
+    """X509-SVID, section 3: a signing certificate is of the trust domain of the leaves that it issues itself."""
+    pki = Pki()
+    pki.root = root()
+    upper = signing(pki.root, [above] if above else [], name="upper")
+    svid = pki.under(signing(upper, [signs] if signs else [], name="lower")).svid("somebody")
+    long = msgspec.structs.replace(svid, chain_pem=svid.chain_pem + ca.pem(upper.certificate))
+    near = pki.under(signing(pki.root)).svid("near")
+    mine, theirs = Contexts(near, pki.bundle()), Contexts(long, pki.bundle())
+    machine = joined(mine, theirs)[0] if server else joined(theirs, mine)[1]
+    if problem is None:
+        assert judged(mine, machine)[1].serial == svid.serial
+    else:
+        with pytest.raises(PeerRefused, match=problem):
+            judged(mine, machine)
 
 
 @pytest.mark.parametrize("server", [False, True], ids=["the client's", "the server's"])

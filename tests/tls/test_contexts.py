@@ -11,8 +11,9 @@ from agent.tls._openssl import Session
 from agent.tls._store import SessionStore, size_for
 from agent.tls.contexts import Certificate, Contexts, anchor_ids
 from agent.tls.machine import TlsMachine
+from agent.tls.peer import PeerRefused
 from tests.tls.pki import TRUST_DOMAIN, Pki
-from tests.tls.test_machine import joined, session_of
+from tests.tls.test_machine import carry, ends, joined, session_of
 
 PKI, OTHER = Pki(), Pki()
 BOTH = Bundle(TRUST_DOMAIN, PKI.bundle().anchors_pem + OTHER.bundle().anchors_pem, 1)
@@ -44,18 +45,59 @@ def test_a_full_handshake_stands_on_the_anchor_of_its_chain_and_what_it_resumes_
     assert stood_on(server, resumed(server, session)).anchors == anchor_ids(PKI.bundle())
 
 
-def test_a_resumed_session_whose_chain_is_forgotten_stands_on_every_anchor() -> None:
-    """None of them may go: whichever it was that vouched for the client, the connection ends with it."""
-    server = Contexts(PKI.svid("server"), BOTH, SessionStore(bytearray(size_for(1))))
-    machine = resumed(server, session_of(CLIENT, server))
-    assert stood_on(server, machine).anchors == anchor_ids(BOTH)
-    assert len(anchor_ids(BOTH)) == 2
+def test_a_worker_that_has_not_judged_a_client_resumes_no_session_of_it_until_it_has() -> None:
+    """They share their sessions: what another one negotiated says nothing of who is above the client."""
+    memory = bytearray(size_for(2))
+    one = Contexts(PKI.svid("server"), BOTH, SessionStore(memory, 2, 0))
+    other = Contexts(one.svid, BOTH, SessionStore(memory, 2, 1))
+    session = session_of(CLIENT, one)
+    _, machine = joined(CLIENT, other, session)
+    assert not machine.resumed
+    assert stood_on(other, machine).anchors == anchor_ids(PKI.bundle())
+    assert stood_on(other, resumed(other, session)).anchors == anchor_ids(PKI.bundle())
 
 
-def test_whoever_is_not_remembered_any_more_stands_on_every_anchor(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_VERIFIED", 1)
+def test_whoever_is_not_remembered_any_more_shows_its_certificates_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So nobody gets past a refusal by filling the memory with good ones."""
+    monkeypatch.setattr(module, "MAX_JUDGED", 1)
     server = Contexts(PKI.svid("server"), BOTH, SessionStore(bytearray(size_for(1))))
     session = session_of(CLIENT, server)
-    stood_on(server, joined(CLIENT, server)[1])
-    stood_on(server, joined(Contexts(OTHER.svid("else"), BOTH), server)[1])
-    assert stood_on(server, resumed(server, session)).anchors == anchor_ids(BOTH)
+    assert joined(CLIENT, server, session)[1].resumed
+    joined(Contexts(OTHER.svid("else"), BOTH), server)
+    _, machine = joined(CLIENT, server, session)
+    assert not machine.resumed
+    assert stood_on(server, machine).anchors == anchor_ids(PKI.bundle())
+    assert joined(CLIENT, server, session)[1].resumed, "it is known again"
+
+
+def test_what_a_server_stands_on_goes_with_its_session_to_the_client() -> None:
+    server = Contexts(PKI.svid("server"), BOTH, SessionStore(bytearray(size_for(1))))
+    client = Contexts(PKI.svid("client"), BOTH)
+    first, _ = joined(client, server)
+    again, _ = joined(client, server, first.session)
+    assert again.resumed
+    assert stood_on(client, again) is stood_on(client, first)
+    assert stood_on(client, again).anchors == anchor_ids(PKI.bundle())
+
+
+def test_a_session_of_which_nothing_was_found_is_refused() -> None:
+    server = Contexts(PKI.svid("server"), BOTH, SessionStore(bytearray(size_for(1))))
+    joined(CLIENT, server)  # the server knows the client
+    one, other = ends(CLIENT, server)
+    one.start()
+    carry(one, other)
+    session = one.session
+    again, _ = ends(CLIENT, server, session)
+    machine = ends(CLIENT, server)[1]
+    again.start()
+    carry(again, machine)
+    assert again.resumed
+    with pytest.raises(PeerRefused, match="not judged"):
+        stood_on(CLIENT, again)
+
+
+def test_nothing_can_be_found_of_a_peer_that_showed_nothing() -> None:
+    server = Contexts(PKI.svid("server"), BOTH, SessionStore(bytearray(size_for(1))))
+    machine = resumed(server, session_of(CLIENT, server))
+    with pytest.raises(ValueError, match="nothing was verified"):
+        machine.judge(())

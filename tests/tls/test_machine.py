@@ -1,8 +1,10 @@
 """The TLS machine: two ends joined by arbitrary chunking give the same bytes, and nothing else ever does."""
 
+import contextlib
 import gc
 import itertools
 import ssl
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -11,11 +13,13 @@ from hypothesis import strategies as st
 
 from agent.identity.svid import Bundle
 from agent.outcome import Outcome
+from agent.tls import peer
 from agent.tls._openssl import Context, OpenSslError, Session
 from agent.tls._store import SessionStore, size_for
 from agent.tls.contexts import Contexts, context_name
 from agent.tls.machine import TlsFailure, TlsMachine
-from tests.tls.pki import Pki
+from agent.tls.peer import PeerRefused
+from tests.tls.pki import TRUST_DOMAIN, Pki
 
 PKI = Pki()
 ALERT = b"\x15"
@@ -55,7 +59,17 @@ def joined(
     carry(one, other)
     assert one.handshake_complete
     assert other.handshake_complete
+    for mine, machine in ((client, one), (server, other)):
+        judge(mine, machine)
     return one, other
+
+
+def judge(mine: Contexts, machine: TlsMachine) -> None:
+    """What both sides of the proxy do after a handshake. Who is refused stays: a test may look at it."""
+    leaf = machine.peer_certificate
+    with contextlib.suppress(PeerRefused):
+        identity = None if leaf is None else peer.identify(leaf, trust_domain=TRUST_DOMAIN, now=time.time())
+        mine.certificates(machine, leaf, identity)
 
 
 def chunks(data: bytes, sizes: Iterator[int]) -> Iterator[bytes]:
