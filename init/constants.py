@@ -12,7 +12,10 @@ CONNTRACK_ZONE = 0x539
 """Where conntrack keeps what the agent dials: apart from what others dial with the same four numbers."""
 ROUTE_TABLE = 100
 RULE_PRIORITY = 100
-AGENT_SOCKET = "/run/quietwire/agent.sock"
+ENROL_SOCKET = "enrol/enrol.sock"
+"""Below the agent's run directory. In a directory of its own, which is what a pod has mounted: a mount of the socket
+itself would lead to the one of an agent that is gone."""
+AGENT_SOCKET = f"/run/quietwire/{ENROL_SOCKET}"
 MEMORY_DIRECTORY = "/run/quietwire/init"
 """What `remove` must know later: sysctls as they were, by namespace."""
 BACKENDS = ("auto", "legacy", "nft")

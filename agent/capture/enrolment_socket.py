@@ -1,8 +1,11 @@
-"""The enrolment socket, /run/quietwire/agent.sock: init steps hand their pod's namespace over here.
+"""The enrolment socket, /run/quietwire/enrol/enrol.sock: init steps hand their pod's namespace over here.
 
 The client sends one JSON line, `{"version":1,"op":"enrol","pod":"ns/name"|null}`, with the descriptor of the namespace
 that it is in itself beside it (SCM_RIGHTS), and reads JSON lines: `waiting` with a reason, as often as it changes, then
 `captured` or `refused`. More bytes, more descriptors or an end before that, and it gets nothing.
+
+Pods' init steps reach it by its directory, mounted read-only: an agent that starts again makes another socket, and a
+mount of the socket itself would lead to the former one for ever. Nothing else is in that directory.
 
 Whoever reaches the socket is not believed: mode 0600, the kernel's word for user, process and namespace
 (`agent.capture.caller`), and what ties the process to the pod is for the handler to judge (`agent.supervisor.claim`).
@@ -11,6 +14,7 @@ Nothing that a client does may end the agent, or keep the other pods from being 
 
 import asyncio
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -99,7 +103,8 @@ class EnrolmentSocket:
         self._told = Told()
 
     async def start(self) -> None:
-        """Listens; a socket that a dead agent left is replaced."""
+        """Listens; a socket that a dead agent left is replaced, and its directory, 0700, stays. Raises OSError."""
+        _own_directory(self._path.parent)
         self._path.unlink(missing_ok=True)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         former = os.umask(0o177)
@@ -212,6 +217,22 @@ class EnrolmentSocket:
             for task in (handler, more):
                 task.cancel()
             await asyncio.wait({handler, more})
+
+
+def _own_directory(path: Path) -> None:
+    """Makes the directory, or makes one that is there ours alone. Raises OSError, where it is somebody else's too."""
+    path.mkdir(mode=0o700, exist_ok=True)
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        owner = os.fstat(fd).st_uid
+        if owner != os.geteuid():
+            raise PermissionError(
+                errno.EPERM,
+                f"{path} is of user {owner}, who could put another socket in the place of the agent's: remove it",
+            )
+        os.fchmod(fd, 0o700)
+    finally:
+        os.close(fd)
 
 
 def _holds(who: Caller) -> dict[str, int]:

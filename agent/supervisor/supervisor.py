@@ -38,6 +38,7 @@ from agent.tasks import spawn
 from agent.telemetry.admin import AdminServer
 from agent.telemetry.counters import Counters, CounterTotals
 from init import agent_mark
+from init.constants import ENROL_SOCKET
 from init.model import Options
 
 log = logging.getLogger("quietwire.supervisor")
@@ -139,7 +140,7 @@ class Supervisor:
                 stopping=self._stopping,
             )
             sock = EnrolmentSocket(
-                config.run_dir / "agent.sock", handing_over.serve, short=lambda _: self.counters.short("enrolment")
+                config.run_dir / ENROL_SOCKET, handing_over.serve, short=lambda _: self.counters.short("enrolment")
             )
             await sock.start()
             status_code = await self._until_stopped([*tasks, *self.workers.keepers])

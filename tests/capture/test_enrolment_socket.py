@@ -62,7 +62,7 @@ class Agent:
 
 @pytest.fixture
 async def agent(tmp_path: Path) -> AsyncIterator[Agent]:
-    made = Agent(tmp_path / "agent.sock")
+    made = Agent(tmp_path / "enrol" / "enrol.sock")
     await made.socket.start()
     yield made
     await made.socket.close()
@@ -75,6 +75,37 @@ GOOD = b'{"version":1,"op":"enrol","pod":"demo/web"}\n'
 
 async def test_only_its_owner_may_use_it(agent: Agent) -> None:
     assert stat.S_IMODE(agent.path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(agent.path.parent.stat().st_mode) == 0o700
+    assert [each.name for each in agent.path.parent.iterdir()] == ["enrol.sock"], "what a pod has mounted"
+
+
+async def test_a_directory_that_is_there_is_made_its_owners_alone_and_stays_for_the_next_agent(tmp_path: Path) -> None:
+    directory = tmp_path / "enrol"
+    directory.mkdir()
+    directory.chmod(0o777)
+    inode = directory.stat().st_ino
+    for _ in range(2):
+        agent = Agent(directory / "enrol.sock")
+        await agent.socket.start()
+        assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+        await agent.socket.close()
+        assert directory.stat().st_ino == inode
+
+
+@pytest.mark.parametrize("wrong", ["a link", "somebody else's", "a file"])
+async def test_a_directory_that_others_could_change_is_no_place_for_it(tmp_path: Path, wrong: str) -> None:
+    directory, elsewhere = tmp_path / "enrol", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    if wrong == "a link":
+        directory.symlink_to(elsewhere)
+    elif wrong == "a file":
+        directory.touch()
+    else:
+        directory.mkdir()
+        os.chown(directory, 65534, 65534)
+    with pytest.raises(OSError, match=r"enrol"):
+        await Agent(directory / "enrol.sock").socket.start()
+    assert list(elsewhere.iterdir()) == []
 
 
 async def test_a_namespace_that_is_handed_over_is_answered_when_it_is_captured(agent: Agent) -> None:
@@ -119,7 +150,8 @@ async def test_what_is_no_request_is_refused_with_the_reason(
 
 
 async def test_a_socket_that_a_dead_agent_left_is_replaced(tmp_path: Path) -> None:
-    path = tmp_path / "agent.sock"
+    path = tmp_path / "enrol" / "enrol.sock"
+    path.parent.mkdir()
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as dead:
         dead.bind(str(path))
     agent = Agent(path)
@@ -130,7 +162,7 @@ async def test_a_socket_that_a_dead_agent_left_is_replaced(tmp_path: Path) -> No
 
 @pytest.fixture
 async def silent(tmp_path: Path) -> AsyncIterator["Silent"]:
-    made = Silent(tmp_path / "silent.sock")
+    made = Silent(tmp_path / "enrol" / "silent.sock")
     await made.socket.start()
     yield made
     await made.socket.close()

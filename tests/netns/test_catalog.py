@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from agent.cli.demo.stage import Player
-from init.constants import MEMORY_DIRECTORY
+from init.constants import ENROL_SOCKET, MEMORY_DIRECTORY
 from init.netns import path_of
 from tests.netns.world import Echo, World
 
@@ -212,7 +212,7 @@ def declare_without_namespace(world: World, name: str, player: Player, *, uid: s
 
 def enrol(world: World, player: Player) -> subprocess.CompletedProcess[str]:
     """What a pod's init step does."""
-    words = ("apply", "--netns", player.netns, "--enrol", str(world.mesh.directory / "run" / "agent.sock"), "--json")
+    words = ("apply", "--netns", player.netns, "--enrol", str(world.mesh.directory / "run" / ENROL_SOCKET), "--json")
     return subprocess.run(
         [sys.executable, "-m", "init", *words], capture_output=True, text=True, timeout=60, check=False
     )

@@ -9,11 +9,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from agent.cli.demo.stage import Player
+from init.constants import ENROL_SOCKET
 from tests.netns.test_catalog import PORT, asks, declare_without_namespace, enrol, init_check
 from tests.netns.world import Echo, World
 
@@ -30,7 +32,7 @@ try:
 except EnrolError as error:
     sys.exit(str(error))
 """
-    path = world.mesh.directory / "run" / "agent.sock"
+    path = world.mesh.directory / "run" / ENROL_SOCKET
     return subprocess.run(
         player.command(*prefix, sys.executable, "-c", code, str(path), pod or ""),
         capture_output=True,
@@ -38,6 +40,55 @@ except EnrolError as error:
         timeout=60,
         check=False,
     )
+
+
+@pytest.mark.parametrize("end", ["kill -9", "stop"])
+def test_a_pod_that_has_the_sockets_directory_mounted_gets_through_to_the_next_agent_too(
+    make_world: Callable[..., World], end: str, tmp_path: Path
+) -> None:
+    """Mounted once, read-only, in a mount namespace of its own, as the kubelet does it; and the agent starts again."""
+    code = """
+import os, subprocess, sys
+from init.enrol import EnrolError, enrol
+directory, place = sys.argv[1:]
+subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+subprocess.run(["mount", "--bind", directory, place], check=True)
+subprocess.run(["mount", "-o", "remount,bind,ro", place], check=True)
+for _ in sys.stdin:
+    try:
+        print(enrol(f"{place}/enrol.sock", os.open("/proc/self/ns/net", os.O_RDONLY), None, 20, lambda why: None))
+    except EnrolError as error:
+        print(error)
+    sys.stdout.flush()
+"""
+    world = make_world(workers=1)
+    player = world.pod("web")
+    world.start()
+    place = tmp_path / "inside"
+    place.mkdir()
+    directory = world.mesh.directory / "run" / Path(ENROL_SOCKET).parent
+    command = player.command("unshare", "--mount", sys.executable, "-c", code, str(directory), str(place))
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as pod:
+        given, said = pod.stdin, pod.stdout
+        assert given is not None
+        assert said is not None
+
+        def ask() -> str:
+            given.write("\n")
+            given.flush()
+            return said.readline()
+
+        try:
+            assert ask() == "demo/web\n"
+            if end == "stop":
+                world.mesh.stop()
+            else:
+                world.mesh.kill()
+            assert "no agent listens" in ask()
+            world.start()
+            assert ask() == "demo/web\n"
+        finally:
+            given.close()
 
 
 def says(words: str, line: dict[str, Any]) -> bool:
@@ -116,7 +167,7 @@ def test_a_live_enrolment_is_not_replaced_while_somebody_lives_in_its_namespace(
     resident = subprocess.Popen(first.command("sleep", "120"))
     try:
         declare_without_namespace(world, "web", second)
-        words = ("apply", "--netns", second.netns, "--enrol", str(world.mesh.directory / "run" / "agent.sock"))
+        words = ("apply", "--netns", second.netns, "--enrol", str(world.mesh.directory / "run" / ENROL_SOCKET))
         more = ("--enrol-timeout", "2", "--json")
         done = subprocess.run(
             [sys.executable, "-m", "init", *words, *more], capture_output=True, text=True, timeout=60, check=False
@@ -238,7 +289,7 @@ def test_descriptors_that_ran_out_end_nothing_and_pods_are_enrolled_once_there_a
     supervisor = world.mesh.pid
     assert supervisor is not None
     _, hard = resource.prlimit(supervisor, resource.RLIMIT_NOFILE)
-    path = str(world.mesh.directory / "run" / "agent.sock")
+    path = str(world.mesh.directory / "run" / ENROL_SOCKET)
     crowd = []
     resource.prlimit(supervisor, resource.RLIMIT_NOFILE, (3, hard))  # what is open stays so
     try:
