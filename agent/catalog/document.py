@@ -8,7 +8,7 @@ text, and so is what looks like a date.
 import json
 from collections.abc import Callable, Iterator
 from functools import lru_cache
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import msgspec
 import yaml
@@ -197,14 +197,44 @@ def _json_field(value: Any, budget: Budget, depth: int, path: str, line: int) ->
     return Field(value, line, path)
 
 
+class ListType(NamedTuple):
+    """What items of a list are that do not say it themselves, as the API writes them; empty in a plain `List`."""
+
+    kind: str = ""
+    api_version: str = ""
+
+    @classmethod
+    def of(cls, kind: object, api_version: object) -> "ListType":
+        """From the list's own kind and apiVersion: a PodList holds Pods."""
+        if not isinstance(kind, str) or kind == "List" or not kind.endswith("List"):
+            return cls()
+        return cls(kind.removesuffix("List"), api_version if isinstance(api_version, str) else "")
+
+    def given_to(self, item: Field) -> Field:
+        """The item with the kind, and with it the apiVersion, that its list gives it."""
+        if not self.kind or not isinstance(item.value, dict):
+            return item
+        own = item.get("kind").value
+        if own not in {None, self.kind}:
+            return item
+        lacking = {"kind": self.kind, "apiVersion": self.api_version or None}
+        given = {
+            name: Field(value, item.line, f"{item.path}.{name}".lstrip("."))
+            for name, value in lacking.items()
+            if value is not None and item.get(name).value is None
+        }
+        return Field({**item.value, **given}, item.line, item.path)
+
+
 def unfold(document: Field) -> Iterator[Field]:
-    """What a document holds: itself, or the items of a `List`. Raises FaultError where those are no list."""
+    """What a document holds: itself, or the items of a list. Raises FaultError where those are none."""
     if document.value is None:
         return
     kind = document.get("kind").value if isinstance(document.value, dict) else None
     if isinstance(kind, str) and kind.endswith("List") and document.get("items").value is not None:
+        of_list = ListType.of(kind, document.get("apiVersion").value)
         for item in document.get("items").items():
-            yield from unfold(item)
+            yield from unfold(of_list.given_to(item))
     else:
         yield document
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import msgspec
 from msgspec import Struct
 
-from agent.catalog.document import Budget, Field, json_tree, trees
+from agent.catalog.document import Budget, Field, ListType, json_tree, trees
 from agent.catalog.fault import FaultError
 
 _DOCUMENT = re.compile(rb"\n---(?=[ \t\r\n]|\Z)")
@@ -25,6 +25,7 @@ class Part(Struct, frozen=True):
     before: int
     data: bytes
     items: tuple[tuple[int, bytes], ...] = ()
+    of_list: ListType = ListType()
 
 
 def parts(data: bytes) -> Iterator[Part]:
@@ -40,12 +41,16 @@ def parts(data: bytes) -> Iterator[Part]:
         part = data[start if marker is None else marker.end() : end]
         line += marker is not None
         if part.strip():
-            found = _json_items(part) if part.lstrip().startswith(b"{") else _yaml_items(part)
-            yield Part(line, part, tuple((line + before, item) for before, item in found))
+            of_list, found = _json_items(part) if part.lstrip().startswith(b"{") else _yaml_items(part)
+            yield Part(line, part, tuple((line + before, item) for before, item in found), of_list)
         line += part.count(b"\n")
 
 
-def _yaml_items(part: bytes) -> list[tuple[int, bytes]]:
+_Items = tuple[ListType, list[tuple[int, bytes]]]
+_NONE: _Items = (ListType(), [])
+
+
+def _yaml_items(part: bytes) -> _Items:
     """Items in block style, cut at the dashes in their column: no line of an item begins so far to the left.
 
     None where what is around the items is not plainly a list's: that is parsed, and judged, as a whole.
@@ -53,13 +58,14 @@ def _yaml_items(part: bytes) -> list[tuple[int, bytes]]:
     heads = list(_ITEMS.finditer(part))
     first = _FIRST.match(part, heads[0].end()) if len(heads) == 1 else None
     if first is None:
-        return []
+        return _NONE
     indent = len(first[1])
     inside = rb" {%d}(?: |-[ \t\r\n])|[ \t]*(?:#|\r?\n|\Z)" % indent
     begin, over = heads[0].end(), re.compile(rb"\n(?!%s)" % inside).search(part, first.end())
     end = len(part) if over is None else over.start() + 1
-    if not _is_list(part[:begin], part[end:]):
-        return []
+    of_list = _list_type(part[:begin], part[end:])
+    if of_list is None:
+        return _NONE
     starts = [
         match.start() + 1 for match in re.compile(rb"\n {%d}-(?=[ \t\r\n])" % indent).finditer(part, begin - 1, end)
     ]
@@ -68,39 +74,43 @@ def _yaml_items(part: bytes) -> list[tuple[int, bytes]]:
     for start, stop in zip(starts, [*starts[1:], end], strict=True):
         found.append((line, b" " * (indent + 1) + part[start + indent + 1 : stop]))
         line += part.count(b"\n", start, stop)
-    return found
+    return of_list, found
 
 
-def _is_list(head: bytes, tail: bytes) -> bool:
-    """Whether these lines before and after the items are a List's, and nothing else is in them."""
+def _list_type(head: bytes, tail: bytes) -> ListType | None:
+    """What list these lines before and after the items are of; None where they are none, or hold something else."""
     try:
         before, after = _mapping(head), _mapping(tail)
     except FaultError:
-        return False  # then all of it is parsed, and judged, as one document
+        return None  # then all of it is parsed, and judged, as one document
     if tail[:1].isspace() or [*before][-1:] != ["items"] or before["items"].value is not None or before.keys() & after:
-        return False
-    kind = (before | after).get("kind")
-    return kind is not None and isinstance(kind.value, str) and kind.value.endswith("List")
+        return None
+    around = before | after
+    kind = around["kind"].value if "kind" in around else None
+    if not isinstance(kind, str) or not kind.endswith("List"):
+        return None
+    return ListType.of(kind, around["apiVersion"].value if "apiVersion" in around else None)
 
 
 def _mapping(data: bytes) -> dict[str, Field]:
     return {key: field for tree in trees(data) for key, field in tree.mapping().items()}
 
 
-def _json_items(part: bytes) -> list[tuple[int, bytes]]:
+def _json_items(part: bytes) -> _Items:
     """The same for JSON."""
     try:
         members = msgspec.json.decode(part, type=dict[str, msgspec.Raw])
         kind = msgspec.json.decode(members.get("kind", b"0"), type=str)
         items = msgspec.json.decode(members.get("items", b"0"), type=list[msgspec.Raw])
+        version = msgspec.json.decode(members.get("apiVersion", b"null"))
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return []  # as above
+        return _NONE  # as above
     at = _value_of(part, members, "items")
     if at is None or not kind.endswith("List"):
-        return []
+        return _NONE
     around = part[:at] + b"[]" + part[at + len(bytes(members["items"])) :]
     if json_tree(around, Budget(len(around))) is None:
-        return []
+        return _NONE
     found = []
     line = part.count(b"\n", 0, at)
     for item in map(bytes, items):
@@ -110,7 +120,7 @@ def _json_items(part: bytes) -> list[tuple[int, bytes]]:
         found.append((line, item))
         at = start + len(item)
         line += item.count(b"\n")
-    return found
+    return ListType.of(kind, version), found
 
 
 def _value_of(part: bytes, members: dict[str, msgspec.Raw], name: str) -> int | None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from msgspec import Struct
 
 from agent.catalog import meanings
-from agent.catalog.document import Budget, Field, documents, json_tree, unfold
+from agent.catalog.document import Budget, Field, ListType, documents, json_tree, unfold
 from agent.catalog.fault import FaultError
 from agent.catalog.key import ObjectKey
 from agent.catalog.objects import RawObject, concerns_mesh, decode, key_of, may_forbid
@@ -18,6 +18,7 @@ log = logging.getLogger("quietwire.catalog")
 
 WHOLE_LIST = 1024 * 1024
 """Bytes up to which a list, one of whose items makes no sense alone, is read as a whole: it may use aliases."""
+_NO_LIST = ListType()
 
 
 class Decoded(Struct, frozen=True):
@@ -76,7 +77,7 @@ def read(data: bytes, former: Pieces) -> tuple[Reading, Pieces]:
 def _pieces(part: Part, budget: Budget, former: Pieces) -> list[tuple[int, Piece]]:
     if not part.items:
         return [(part.before, _piece(part.data, budget, former))]
-    found = [(before, _piece(item, budget, former)) for before, item in part.items]
+    found = [(before, _piece(item, budget, former, part.of_list)) for before, item in part.items]
     if len(part.data) <= WHOLE_LIST and not all(piece.parsed for _, piece in found):
         whole = _piece(part.data, budget, former)
         if whole.parsed:
@@ -84,13 +85,13 @@ def _pieces(part: Part, budget: Budget, former: Pieces) -> list[tuple[int, Piece
     return found
 
 
-def _piece(data: bytes, budget: Budget, former: Pieces) -> Piece:
-    digest = hashlib.blake2b(data, digest_size=16).digest()
+def _piece(data: bytes, budget: Budget, former: Pieces, of_list: ListType = _NO_LIST) -> Piece:
+    digest = hashlib.blake2b("\0".join((*of_list, "")).encode(errors="surrogatepass") + data, digest_size=16).digest()
     known = former.get(digest)
     if known is not None:
         return known
     try:
-        return Piece(digest, _decoded(data, budget))
+        return Piece(digest, _decoded(data, budget, of_list))
     except FaultError as fault:
         return Piece(digest, (Decoded(fault.line, fault=fault.reason),), parsed=False)
     except Exception as error:  # bytes that nobody thought of must not end the following of all others
@@ -98,23 +99,24 @@ def _piece(data: bytes, budget: Budget, former: Pieces) -> Piece:
         return Piece(digest, (Decoded(1, fault=_ours(error)),), parsed=False)
 
 
-def _decoded(data: bytes, budget: Budget) -> tuple[Decoded, ...]:
+def _decoded(data: bytes, budget: Budget, of_list: ListType) -> tuple[Decoded, ...]:
     """The documents of a piece. JSON is parsed as such, and as YAML where the lines of faults are wanted."""
     tree = json_tree(data, budget)
     if tree is None:
-        return _all(documents(data, budget))
-    quick = _all(unfold(tree))
+        return _all(documents(data, budget), of_list)
+    quick = _all(unfold(tree), of_list)
     if not any(each.fault for each in quick):
         return quick
     try:
-        slow = _all(documents(data, Budget(len(data))))
+        slow = _all(documents(data, Budget(len(data))), of_list)
     except FaultError:
         return quick
     return slow if len(slow) == len(quick) and any(each.fault for each in slow) else quick
 
 
-def _all(found: Iterable[Field]) -> tuple[Decoded, ...]:
-    return tuple(decoded for document in found if (decoded := _decode(document)) is not None)
+def _all(found: Iterable[Field], of_list: ListType) -> tuple[Decoded, ...]:
+    given = map(of_list.given_to, found)
+    return tuple(decoded for document in given if (decoded := _decode(document)) is not None)
 
 
 def _decode(document: Field) -> Decoded | None:

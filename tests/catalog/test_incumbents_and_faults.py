@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agent.catalog import files, reading
-from agent.catalog.document import Budget, documents
+from agent.catalog.document import Budget, ListType, documents
 from agent.catalog.fault import Fault, FaultError
 from agent.catalog.files import FilesSource
 from agent.catalog.index import CatalogIndex
@@ -385,9 +385,9 @@ def test_one_changed_item_of_a_list_is_the_only_one_that_is_parsed(
     parsed: list[bytes] = []
     decoded = reading._decoded
 
-    def counting(data: bytes, budget: Budget) -> object:
+    def counting(data: bytes, budget: Budget, of_list: ListType) -> object:
         parsed.append(data)
-        return decoded(data, budget)
+        return decoded(data, budget, of_list)
 
     monkeypatch.setattr(reading, "_decoded", counting)
     items[30] = items[30].replace("node-a", "node-b")
