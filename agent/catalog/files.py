@@ -267,7 +267,11 @@ class FilesSource:
         readings = {name: file.reading for name, file in files.items()}
         settled = self._standings.settle(readings)
         change = self._assembly.update(settled.objects)
-        faults = (*settled.faults, *(self._of_ours(key, each) for key, each in self._assembly.problems.items()))
+        faults = (
+            *settled.faults,
+            *(self._of_ours(key, each) for key, each in self._assembly.problems.items()),
+            *conflicts(self._assembly, self._standings.places),
+        )
         return _Scan(change, tuple(sorted(faults)), _remarks(readings), place, tuple(through), settled.news)
 
     def _of_ours(self, key: ObjectKey, problem: Problem) -> Fault:
@@ -314,6 +318,13 @@ def load(paths: Iterable[Path]) -> Loaded:
     settled = standings.settle(readings)
     faults = tuple(sorted((*missing, *settled.faults)))
     return Loaded(settled.objects, standings.places(), faults, _remarks(readings))
+
+
+def conflicts(assembly: Assembly, places: Callable[[], Mapping[ObjectKey, tuple[str, int]]]) -> list[Fault]:
+    """Services that have not every external address that they claim: a fault of each, which names who has it."""
+    lost = assembly.claims.conflicts()
+    where = places() if lost else {}
+    return [Fault(*where[key], str(key), reason) for key, reason in lost.items()]
 
 
 def _remarks(readings: Mapping[str, Reading]) -> tuple[Remark, ...]:

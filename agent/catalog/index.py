@@ -1,22 +1,34 @@
 """Look-ups over the catalog of now, one per process. A change costs what it changes, not what there is."""
 
+from collections.abc import Iterable
+
+from agent.catalog.fronts import Front, Here, front
 from agent.catalog.key import ObjectKey
-from agent.catalog.model import Catalog, CatalogChange, Pod, Service, ServicePort
+from agent.catalog.model import Catalog, CatalogChange, Endpoint, Node, Pod, Service
+from agent.catalog.node_ports import NodePorts
 from agent.policy.objects import PolicyObject
 
 
 class CatalogIndex:
-    """What the data path asks of a catalog, each in one dict look-up."""
+    """What the data path of one node asks of a catalog, each in one dict look-up."""
 
-    def __init__(self, catalog: Catalog) -> None:
+    def __init__(self, catalog: Catalog, node: str = "", node_addresses: Iterable[str] = ()) -> None:
         self.version = 0
+        self._here = Here(node)
         self._pods: dict[str, Pod] = {}
         self._pods_by_ip: dict[str, Pod] = {}
         self._services: dict[str, Service] = {}
         self._services_by_ip: dict[str, Service] = {}
-        self._ports: dict[tuple[str, int], ServicePort] = {}
+        self._fronts: dict[tuple[str, int], Front] = {}
+        self._outside: dict[tuple[str, int], Front] = {}
+        """Apart from cluster IPs: no service takes another one's by calling it an external address of its own."""
+        self._at_nodes = NodePorts(node)
+        self._at_nodes.set_own(node_addresses)
+        self._nodes: dict[str, Node] = {}
         self._policies: dict[ObjectKey, PolicyObject] = {}
-        self.apply(CatalogChange(catalog.version, catalog.pods, catalog.services, catalog.policies))
+        self.apply(
+            CatalogChange(catalog.version, catalog.pods, catalog.services, catalog.policies, nodes=catalog.nodes)
+        )
 
     @property
     def catalog(self) -> Catalog:
@@ -26,6 +38,7 @@ class CatalogIndex:
             tuple(self._pods.values()),
             tuple(self._services.values()),
             tuple(self._policies.values()),
+            tuple(self._nodes.values()),
         )
 
     def apply(self, change: CatalogChange) -> None:
@@ -37,38 +50,84 @@ class CatalogIndex:
                 self._forget_pod(name)
             elif key.kind == "Service":
                 self._forget_service(name)
+            elif key.kind == "Node":
+                self._set_node(key.name, None)
             else:
                 self._policies.pop(key, None)
         for pod in change.pods:
             self._forget_pod(pod.key)
         for service in change.services:
             self._forget_service(service.key)
+        for node in change.nodes:
+            self._set_node(node.name, node)
         for pod in change.pods:
             self._pods[pod.key] = pod
             if not pod.host_network:
                 self._pods_by_ip.update(dict.fromkeys(pod.ips, pod))
+            self._at_nodes.add_pod(pod)
         for service in change.services:
-            self._services[service.key] = service
-            for ip in service.cluster_ips:
-                self._services_by_ip[ip] = service
-                for port in service.ports:
-                    self._ports[ip, port.port] = _of_family(port, ip)
+            self._add_service(service)
         for policy in change.policies:
             self._policies[policy.key] = policy
 
     def _forget_pod(self, key: str) -> None:
         pod = self._pods.pop(key, None)
-        for ip in () if pod is None else pod.ips:
+        if pod is None:
+            return
+        self._at_nodes.remove_pod(pod)
+        for ip in pod.ips:
             if self._pods_by_ip.get(ip) is pod:
                 del self._pods_by_ip[ip]
 
+    def _add_service(self, service: Service) -> None:
+        self._services[service.key] = service
+        here, fronts, outside = self._here, self._fronts, self._outside
+        for ip in service.cluster_ips:
+            self._services_by_ip[ip] = service
+        for port in service.ports:
+            for ip in port.balancer_ips:
+                outside[ip, port.port] = front(service, port, here, six=":" in ip, inside=False, sources=True)
+            for ip in port.external_ips:
+                outside[ip, port.port] = front(service, port, here, six=":" in ip, inside=False)
+            for ip in service.cluster_ips:
+                fronts[ip, port.port] = front(service, port, here, six=":" in ip, inside=True)
+            if port.node_port:
+                four, six = (front(service, port, here, six=six, inside=False) for six in (False, True))
+                self._at_nodes.add(port.node_port, four, six)
+
     def _forget_service(self, key: str) -> None:
         service = self._services.pop(key, None)
-        for ip in () if service is None else service.cluster_ips:
+        if service is None:
+            return
+        for ip in service.cluster_ips:
             if self._services_by_ip.get(ip) is service:
                 del self._services_by_ip[ip]
-                for port in () if service is None else service.ports:
-                    self._ports.pop((ip, port.port), None)
+                for port in service.ports:
+                    self._fronts.pop((ip, port.port), None)
+        for port in service.ports:
+            for ip in (*port.external_ips, *port.balancer_ips):
+                known = self._outside.get((ip, port.port))
+                if known is not None and known.service == key:
+                    del self._outside[ip, port.port]
+            self._at_nodes.remove(port.node_port, key)
+
+    def _set_node(self, name: str, node: Node | None) -> None:
+        former = self._nodes.pop(name, None)
+        if former is not None:
+            self._at_nodes.remove_node(former)
+        if node is not None:
+            self._nodes[name] = node
+            self._at_nodes.add_node(node)
+        zone = "" if node is None else node.zone
+        if name == self._here.node and zone != self._here.zone:
+            self._here = Here(name, zone)
+            for service in list(self._services.values()):
+                self._forget_service(service.key)
+                self._add_service(service)
+
+    def set_node_addresses(self, addresses: Iterable[str]) -> None:
+        """What addresses this node has, besides those that the catalog knows."""
+        self._at_nodes.set_own(addresses)
 
     def pods(self) -> list[Pod]:
         """Every pod."""
@@ -86,11 +145,39 @@ class CatalogIndex:
         """The service that has this cluster IP."""
         return self._services_by_ip.get(address)
 
-    def service_port(self, address: str, port: int) -> ServicePort | None:
-        """The service port behind a cluster IP and port, with the endpoints of the same address family."""
-        return self._ports.get((address, port))
+    def front_at(self, address: str, port: int) -> Front | None:
+        """What is behind a cluster IP and port."""
+        return self._fronts.get((address, port))
+
+    def outside(self, address: str, port: int) -> Front | Endpoint | None:
+        """What is behind an address that is neither a cluster IP nor a pod's.
+
+        A service, at an external or a load balancer's address; or what a node leads on to from an address of its own:
+        the service of a NodePort, or the pod of a hostPort.
+        """
+        return self._outside.get((address, port)) or self._at_nodes.find(address, port)
+
+    def addresses_touched(self, change: CatalogChange) -> set[str]:
+        """Every address whose meaning a change gives or takes, as far as what is in force now says."""
+        pods = [pod for key in change.gone if key.kind == "Pod" and (pod := self._pods.get(_name(key))) is not None]
+        pods += [pod for new in change.pods for pod in (new, self._pods.get(new.key)) if pod is not None]
+        services = [known for key in change.gone if key.kind == "Service" and (known := self._services.get(_name(key)))]
+        services += [each for new in change.services for each in (new, self._services.get(new.key)) if each is not None]
+        found = {ip for pod in pods for ip in pod.ips}
+        for service in services:
+            found.update(service.cluster_ips)
+            for port in service.ports:
+                found.update(port.external_ips, port.balancer_ips)
+        if (
+            change.nodes
+            or any(port.node_port for service in services for port in service.ports)
+            or any(port.host_port for pod in pods for port in pod.container_ports)
+        ):
+            found |= self._at_nodes.addresses()
+            found.update(ip for pod in pods for ip in pod.host_ips)
+            found.update(ip for node in change.nodes for ip in node.addresses)
+        return found
 
 
-def _of_family(port: ServicePort, cluster_ip: str) -> ServicePort:
-    ready = tuple(endpoint for endpoint in port.ready if (":" in endpoint.address) == (":" in cluster_ip))
-    return port if ready == port.ready else ServicePort(port.name, port.port, ready)
+def _name(key: ObjectKey) -> str:
+    return f"{key.namespace}/{key.name}"

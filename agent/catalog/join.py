@@ -7,11 +7,13 @@ from collections.abc import Iterable, Iterator, Mapping
 import msgspec
 from msgspec import Struct
 
-from agent.catalog import annotations
+from agent.catalog import annotations, members
+from agent.catalog.claims import Claims
 from agent.catalog.document import Field
 from agent.catalog.key import ObjectKey
-from agent.catalog.model import CatalogChange, Endpoint, Pod, Service, ServicePort
-from agent.catalog.objects import CLOSED, RawNamespace, RawObject, RawPod, RawService, RawServicePort, RawSlice
+from agent.catalog.model import CatalogChange, Node, Pod, Service, ServicePort
+from agent.catalog.objects import CLOSED, RawNamespace, RawObject, RawPod
+from agent.catalog.services import RawService, RawSlice
 from agent.policy.objects import PolicyObject
 
 log = logging.getLogger("quietwire.catalog")
@@ -43,7 +45,12 @@ class _Namespace:
 
     def selecting(self, names: Iterable[str]) -> "_Selectors":
         """These services by what they select, but for those whose endpoints come from slices."""
-        return _Selectors(self.services[name] for name in names if not self.slices.get(name))
+        return _Selectors(raw for name in names if not self.written(raw := self.services[name]))
+
+    def written(self, service: RawService) -> list[RawSlice]:
+        """The slices, and Endpoints, that say who serves a service."""
+        slices = self.slices.get(service.name)
+        return members.counting(service, slices.values()) if slices else []
 
 
 class _Selectors:
@@ -85,6 +92,8 @@ class Assembly:
         """Services that were joined so far: the measure of the work."""
         self.problems: dict[ObjectKey, Problem] = {}
         """Objects that could not be joined, by a fault of ours."""
+        self.claims = Claims()
+        """Which service has which address outside the cluster's network."""
         self._raw: dict[ObjectKey, RawObject] = {}
         self._spaces: defaultdict[str, _Namespace] = defaultdict(_Namespace)
         self._pods: dict[ObjectKey, Pod] = {}
@@ -100,6 +109,7 @@ class Assembly:
         affected: dict[ObjectKey, None] = {}
         """Pods that must be joined anew."""
         policies: list[PolicyObject] = []
+        nodes: list[Node] = []
         for key in gone:
             former = self._raw.pop(key)
             if isinstance(former, RawNamespace):
@@ -123,17 +133,26 @@ class Assembly:
                 case RawSlice():
                     self._spaces[key.namespace].slices[raw.service][key] = raw
                     stale[key.namespace].services.add(raw.service)
+                case Node():
+                    nodes.append(raw)
                 case _:
                     policies.append(raw)
+        for key in (*gone, *changed):
+            if key.kind == "Service":
+                raw_service = self._raw.get(key)
+                for other in self.claims.put(key, raw_service if isinstance(raw_service, RawService) else None):
+                    stale[other.namespace].services.add(other.name)
         pods = self._join_pods(affected)
         services, ended = self._join_services(stale)
         for space in [name for name, here in self._spaces.items() if not here]:
             del self._spaces[space]
         names = {key for key in gone if key.kind not in _NOT_IN_CATALOG} | ended
-        if not (pods or services or policies or names):
+        if not (pods or services or policies or names or nodes):
             return None  # an endpoint slice, say, that changed nothing
         self.version += 1
-        return CatalogChange(self.version, tuple(pods), tuple(services), tuple(policies), tuple(sorted(names)))
+        return CatalogChange(
+            self.version, tuple(pods), tuple(services), tuple(policies), tuple(sorted(names)), tuple(nodes)
+        )
 
     def _leave(self, key: ObjectKey, former: RawObject | None, stale: defaultdict[str, _Stale]) -> None:
         """Takes a former version out of its namespace."""
@@ -184,11 +203,11 @@ class Assembly:
             selectors = here.selecting(here.services)
             for labels in what.labels:
                 names.update(service.name for service in selectors.matching(labels))
-            members: defaultdict[str, list[RawPod]] = defaultdict(list)
+            selected: defaultdict[str, list[RawPod]] = defaultdict(list)
             wanted = here.selecting(name for name in names if name in here.services)
             for raw in here.pods.values():
                 for service in wanted.matching(raw.pod.labels):
-                    members[service.name].append(raw)
+                    selected[service.name].append(raw)
             for name in sorted(names):
                 key = ObjectKey("Service", space, name)
                 raw_service = here.services.get(name)
@@ -199,7 +218,7 @@ class Assembly:
                 self.joined += 1
                 former = self._services.get(key)
                 try:
-                    joined = _service(raw_service, here.slices.get(name), members[name])
+                    joined = _service(raw_service, here.written(raw_service), selected[name], self.claims)
                     self.problems.pop(key, None)
                 except Exception as error:  # as above
                     log.exception("%s could not be joined by a fault of ours", key)
@@ -211,7 +230,7 @@ class Assembly:
         return found, ended
 
 
-_NOT_IN_CATALOG = frozenset({"Namespace", "EndpointSlice", "Service"})
+_NOT_IN_CATALOG = frozenset({"Namespace", "EndpointSlice", "Endpoints", "Service"})
 """Kinds of which nothing of this name is in a catalog; services are found out by joining."""
 
 
@@ -233,29 +252,27 @@ def _closed(raw: RawPod) -> Pod:
     return msgspec.structs.replace(raw.pod, settings=settings)
 
 
-def _service(raw: RawService, slices: Mapping[ObjectKey, RawSlice] | None, members: list[RawPod]) -> Service:
+def _service(raw: RawService, slices: list[RawSlice], selected: list[RawPod], claims: Claims) -> Service:
     ports = []
     for port in raw.ports:
-        if slices is not None:
-            ready = tuple(dict.fromkeys(found for each in slices.values() for found in each.endpoints(port.name)))
-        else:
-            ready = _selected(port, members)
-        ports.append(ServicePort(port.name, port.port, ready))
-    return Service(raw.namespace, raw.name, raw.cluster_ips, tuple(ports))
-
-
-def _selected(port: RawServicePort, members: list[RawPod]) -> tuple[Endpoint, ...]:
-    """What Kubernetes' endpoint slice controller would write: the pods that the selector finds, where ready."""
-    found: list[Endpoint] = []
-    for raw in members:
-        if not raw.ready:
-            continue
-        if isinstance(port.target, int):
-            target = port.target
-        else:
-            named = [known.port for known in raw.pod.container_ports if known.name == port.target]
-            if not named:
-                continue
-            target = named[0]
-        found.extend(Endpoint(ip, target) for ip in raw.pod.ips)
-    return tuple(found)
+        found = members.of_slices(raw, port, slices) if slices else members.of_pods(raw, port, selected)
+        held = claims.held(raw, port)
+        ports.append(
+            ServicePort(
+                port.name,
+                port.port,
+                *(((), ()) if raw.closed else (found.ready, found.draining)),
+                external_ips=held.external_ips,
+                balancer_ips=held.balancer_ips,
+                node_port=held.node_port,
+            )
+        )
+    return Service(
+        raw.namespace,
+        raw.name,
+        raw.cluster_ips,
+        tuple(ports),
+        local=raw.local,
+        affinity_seconds=raw.affinity_seconds,
+        source_ranges=raw.source_ranges,
+    )

@@ -44,10 +44,15 @@ class MeshSettings(Struct, frozen=True):
 
 
 class ContainerPort(Struct, frozen=True):
-    """One declared TCP port of a container."""
+    """One declared TCP port of a container; `host_port` on the node leads to it, 0 where none does.
+
+    `host_ip` is the node's address on which it does: empty for every one.
+    """
 
     name: str
     port: int
+    host_port: int = 0
+    host_ip: str = ""
 
 
 class Pod(Struct, frozen=True):
@@ -84,27 +89,47 @@ class Pod(Struct, frozen=True):
 
 
 class Endpoint(Struct, frozen=True):
-    """One address that serves a service port."""
+    """One address that serves a service port, the node that it is on, and hints: from where it is to be preferred."""
 
     address: str
     port: int
+    node: str = ""
+    zones: tuple[str, ...] = ()
+    nodes: tuple[str, ...] = ()
 
 
 class ServicePort(Struct, frozen=True):
-    """One TCP port of a service, with the endpoints that are ready."""
+    """One TCP port of a service, with the endpoints that are ready.
+
+    `draining` are those that are on their way out and still serve: the last resort (KEP-1669). `external_ips` are
+    addresses outside the cluster's network at which this port is the service's, `balancer_ips` the same of its load
+    balancers, `node_port` is its port on each node, 0 for none.
+    """
 
     name: str
     port: int
     ready: tuple[Endpoint, ...] = ()
+    draining: tuple[Endpoint, ...] = ()
+    external_ips: tuple[str, ...] = ()
+    balancer_ips: tuple[str, ...] = ()
+    node_port: int = 0
 
 
 class Service(Struct, frozen=True):
-    """One service with its endpoint slices (or the pods that its selector finds) joined to it."""
+    """One service with its endpoint slices (or the pods that its selector finds) joined to it.
+
+    `local`: by its cluster addresses only endpoints of the client's node are reached. `affinity_seconds`: for so long
+    after its last connection a client goes to the same endpoint; 0 for no matter where. `source_ranges`: who reaches it
+    by `balancer_ips`; everyone where there are none.
+    """
 
     namespace: str
     name: str
     cluster_ips: tuple[str, ...]
     ports: tuple[ServicePort, ...]
+    local: bool = False
+    affinity_seconds: int = 0
+    source_ranges: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
@@ -117,6 +142,19 @@ class Service(Struct, frozen=True):
         return ObjectKey("Service", self.namespace, self.name)
 
 
+class Node(Struct, frozen=True, tag=True):
+    """One node of the cluster: its zone, empty where that is not known, and its addresses."""
+
+    name: str
+    zone: str = ""
+    addresses: tuple[str, ...] = ()
+
+    @property
+    def object_key(self) -> ObjectKey:
+        """What the object is called."""
+        return ObjectKey("Node", "", self.name)
+
+
 class Catalog(Struct, frozen=True):
     """A snapshot of everything that is known; `version` grows with each change."""
 
@@ -124,6 +162,7 @@ class Catalog(Struct, frozen=True):
     pods: tuple[Pod, ...] = ()
     services: tuple[Service, ...] = ()
     policies: tuple[PolicyObject, ...] = ()
+    nodes: tuple[Node, ...] = ()
 
 
 class CatalogChange(Struct, frozen=True):
@@ -134,3 +173,4 @@ class CatalogChange(Struct, frozen=True):
     services: tuple[Service, ...] = ()
     policies: tuple[PolicyObject, ...] = ()
     gone: tuple[ObjectKey, ...] = ()
+    nodes: tuple[Node, ...] = ()

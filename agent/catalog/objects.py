@@ -1,6 +1,5 @@
 """From one document to one object, in the shapes that kubectl prints: pods, services, policy."""
 
-import ipaddress
 import re
 from collections.abc import Callable
 
@@ -11,12 +10,22 @@ from agent.catalog import annotations, meanings
 from agent.catalog.document import Field, readable
 from agent.catalog.fault import FaultError
 from agent.catalog.key import ObjectKey
-from agent.catalog.model import ContainerPort, Endpoint, MeshSettings, Pod
+from agent.catalog.model import ContainerPort, MeshSettings, Node, Pod
+from agent.catalog.services import (
+    RawService,
+    RawSlice,
+    address,
+    decode_endpoints,
+    decode_service,
+    decode_slice,
+    is_tcp,
+    optional_port,
+)
 from agent.policy import manifests
 from agent.policy.model import DefaultPolicy
 from agent.policy.objects import GATEWAY_GROUP, POLICY_GROUP, PolicyObject
 
-SERVICE_NAME_LABEL = "kubernetes.io/service-name"
+ZONE_LABEL = "topology.kubernetes.io/zone"
 
 _DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _DNS_SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
@@ -24,15 +33,16 @@ _KIND = re.compile(r"[A-Za-z][A-Za-z0-9]{0,62}")
 _FINISHED = ("Succeeded", "Failed")
 MAX_NAME = 253
 _GROUPS: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(("Pod", "Namespace", "Service"), ("",)),
+    **dict.fromkeys(("Pod", "Namespace", "Node", "Service", "Endpoints"), ("",)),
     "EndpointSlice": ("discovery.k8s.io",),
     "HTTPRoute": (POLICY_GROUP, GATEWAY_GROUP),
     "GRPCRoute": (GATEWAY_GROUP,),
     **dict.fromkeys(manifests.KINDS, (POLICY_GROUP,)),
 }
 """The API groups of each kind that means something here; another group's kind of that name is another thing."""
-_CORE = ("Pod", "Namespace", "Service", "EndpointSlice")
+_CORE = ("Pod", "Namespace", "Node", "Service", "Endpoints", "EndpointSlice")
 """Kinds whose apiVersion may be left out."""
+_CLUSTER_WIDE = ("Namespace", "Node")
 
 CLOSED = MeshSettings(default_policy=DefaultPolicy.DENY.value, egress_mode=annotations.MESHED_ONLY)
 """What holds for a pod whose annotations cannot be read: it is meshed, and nobody is let in or, unmeshed, out."""
@@ -48,11 +58,12 @@ _CLOSED_ANNOTATIONS = {
 
 
 class RawPod(Struct, frozen=True, tag=True):
-    """A pod before its namespace's annotations are inherited."""
+    """A pod before its namespace's annotations are inherited. One that is `terminating` has been deleted."""
 
     pod: Pod
     own: dict[str, str]
     ready: bool
+    terminating: bool = False
 
 
 class RawNamespace(Struct, frozen=True, tag=True):
@@ -62,40 +73,7 @@ class RawNamespace(Struct, frozen=True, tag=True):
     annotations: dict[str, str]
 
 
-class RawServicePort(Struct, frozen=True):
-    """A service's port; `target` is a number or a container port's name."""
-
-    name: str
-    port: int
-    target: int | str
-
-
-class RawService(Struct, frozen=True, tag=True):
-    """A service before endpoints are joined to it."""
-
-    namespace: str
-    name: str
-    cluster_ips: tuple[str, ...]
-    ports: tuple[RawServicePort, ...]
-    selector: dict[str, str]
-
-
-class RawSlice(Struct, frozen=True, tag=True):
-    """An endpoint slice: (port name, port) and the addresses that are ready."""
-
-    namespace: str
-    service: str
-    ports: tuple[tuple[str, int], ...]
-    ready: tuple[str, ...]
-
-    def endpoints(self, port_name: str) -> tuple[Endpoint, ...]:
-        """The ready endpoints of one service port."""
-        return tuple(
-            Endpoint(address, port) for name, port in self.ports if name == port_name for address in self.ready
-        )
-
-
-RawObject = RawPod | RawNamespace | RawService | RawSlice | PolicyObject
+RawObject = RawPod | RawNamespace | Node | RawService | RawSlice | PolicyObject
 
 
 def concerns_mesh(document: Field) -> bool:
@@ -131,7 +109,7 @@ def key_of(document: Field) -> ObjectKey:
     if not text or len(text) > MAX_NAME or not _DNS_SUBDOMAIN.fullmatch(text):
         raise FaultError(name, f"metadata.name {text[:MAX_NAME]!r} is no DNS name (RFC 1123)")
     namespace = metadata.get("namespace")
-    space = "" if kind == "Namespace" else namespace.text(default="default")
+    space = "" if kind in _CLUSTER_WIDE else namespace.text(default="") or "default"
     if space and not _DNS_LABEL.fullmatch(space):
         raise FaultError(namespace, f"metadata.namespace {space[:MAX_NAME]!r} is no DNS label (RFC 1123)")
     version = document.get("apiVersion").value
@@ -198,7 +176,7 @@ def _whole_pod(bare: Pod, document: Field) -> RawPod:
         host_ips=_addresses(status, "hostIPs", "hostIP"),
         settings=annotations.settings(fields, {}, ports, host_network=bare.host_network),
     )
-    return RawPod(pod, own, _is_ready(status))
+    return RawPod(pod, own, _is_ready(status), _is_terminating(metadata))
 
 
 def _closed_pod(bare: Pod, document: Field) -> RawPod:
@@ -212,16 +190,31 @@ def _closed_pod(bare: Pod, document: Field) -> RawPod:
         settings=msgspec.structs.replace(CLOSED, meshed=not bare.host_network and not left_out),
     )
     own = {**_CLOSED_ANNOTATIONS, **({annotations.INJECT: annotations.DISABLED} if left_out else {})}
-    return RawPod(pod, own, readable(lambda: _is_ready(status), False))
+    return RawPod(pod, own, readable(lambda: _is_ready(status), False), _is_terminating(metadata))
 
 
 def _container_ports(spec: Field) -> tuple[ContainerPort, ...]:
     return tuple(
-        ContainerPort(port.get("name").text(default=""), port.get("containerPort").port())
+        ContainerPort(
+            port.get("name").text(default=""),
+            port.get("containerPort").port(),
+            optional_port(port.get("hostPort")),
+            _host_ip(port.get("hostIP")),
+        )
         for container in (*spec.get("containers").items(), *_sidecars(spec))
         for port in container.get("ports").items()
-        if port.get("protocol").text(default="TCP") == "TCP"
+        if is_tcp(port)
     )
+
+
+def _host_ip(field: Field) -> str:
+    """Empty for every address of the node, which is the default."""
+    found = "" if field.value in {None, ""} else address(field)
+    return "" if found in {"0.0.0.0", "::"} else found
+
+
+def _is_terminating(metadata: Field) -> bool:
+    return metadata.get("deletionTimestamp").value is not None
 
 
 def _is_ready(status: Field) -> bool:
@@ -258,19 +251,26 @@ def _probe_ports(spec: Field) -> tuple[int, ...]:
 
 
 def _addresses(status: Field, several: str, one: str) -> tuple[str, ...]:
-    found = [_address(entry.get("ip")) for entry in status.get(several).items()]
+    found = [address(entry.get("ip")) for entry in status.get(several).items()]
     single = status.get(one)
-    if single.value is not None and (address := _address(single)) not in found:
-        found.insert(0, address)
+    if single.value is not None and (first := address(single)) not in found:
+        found.insert(0, first)
     return tuple(found)
 
 
-def _address(field: Field) -> str:
-    text = field.text()
-    try:
-        return str(ipaddress.ip_address(text))
-    except ValueError:
-        raise FaultError(field, f"{text!r} is no IP address") from None
+def _node(key: ObjectKey, document: Field) -> Node:
+    """A node's zone, and the addresses at which NodePorts and hostPorts are reached."""
+    return Node(
+        key.name,
+        document.get("metadata", "labels").texts().get(ZONE_LABEL, ""),
+        tuple(
+            dict.fromkeys(
+                address(entry.get("address"))
+                for entry in document.get("status", "addresses").items()
+                if entry.get("type").text() in {"InternalIP", "ExternalIP"}
+            )
+        ),
+    )
 
 
 def _namespace(key: ObjectKey, document: Field) -> RawNamespace:
@@ -284,67 +284,11 @@ def _namespace(key: ObjectKey, document: Field) -> RawNamespace:
         raise FaultError(fault.line, fault.reason, RawNamespace(key.name, _CLOSED_ANNOTATIONS)) from fault
 
 
-def _service(key: ObjectKey, document: Field) -> RawService | None:
-    spec = document.get("spec")
-    if spec.get("type").text(default="ClusterIP") == "ExternalName":
-        return None
-    ips = [_address(entry) for entry in spec.get("clusterIPs").items() if entry.value != "None"]
-    single = spec.get("clusterIP")
-    if single.text(default="") not in {"", "None"} and (address := _address(single)) not in ips:
-        ips.insert(0, address)
-    try:
-        ports = tuple(
-            _service_port(port)
-            for port in spec.get("ports").items()
-            if port.get("protocol").text(default="TCP") == "TCP"
-        )
-        return RawService(key.namespace, key.name, tuple(ips), ports, spec.get("selector").texts())
-    except FaultError as fault:  # an address that nobody knows would be dialled in plaintext
-        raise FaultError(fault.line, fault.reason, RawService(key.namespace, key.name, tuple(ips), (), {})) from fault
-
-
-def _service_port(port: Field) -> RawServicePort:
-    number = port.get("port").port()
-    target = port.get("targetPort")
-    by_name = target.value if isinstance(target.value, str) else None
-    return RawServicePort(
-        port.get("name").text(default=""),
-        number,
-        by_name if by_name is not None else number if target.value is None else target.port(),
-    )
-
-
-def _endpoint_slice(key: ObjectKey, document: Field) -> RawSlice | None:
-    service = document.get("metadata", "labels", SERVICE_NAME_LABEL)
-    if service.value is None:
-        raise FaultError(
-            document.get("metadata"), f"the label {SERVICE_NAME_LABEL} is missing: whose endpoints are these?"
-        )
-    kind = document.get("addressType")
-    if kind.text(default="IPv4") == "FQDN":
-        return None
-    name = service.text()
-    try:
-        document.get("metadata", "labels").texts()
-        ready = []
-        for endpoint in document.get("endpoints").items():
-            conditions = endpoint.get("conditions")
-            addresses = [_address(address) for address in endpoint.get("addresses").items()]
-            if conditions.get("ready").flag(default=True) and not conditions.get("terminating").flag(default=False):
-                ready.extend(addresses)
-        ports = tuple(
-            (port.get("name").text(default=""), port.get("port").port())
-            for port in document.get("ports").items()
-            if port.get("protocol").text(default="TCP") == "TCP"
-        )
-    except FaultError as fault:  # without any slice the service's selector would find endpoints of its own
-        raise FaultError(fault.line, fault.reason, RawSlice(key.namespace, name, (), ())) from fault
-    return RawSlice(key.namespace, name, ports, tuple(ready))
-
-
 _DECODERS: dict[str, Callable[[ObjectKey, Field], RawObject | None]] = {
     "Pod": _pod,
     "Namespace": _namespace,
-    "Service": _service,
-    "EndpointSlice": _endpoint_slice,
+    "Node": _node,
+    "Service": decode_service,
+    "EndpointSlice": decode_slice,
+    "Endpoints": decode_endpoints,
 }

@@ -13,7 +13,8 @@ from msgspec import Struct
 
 from agent.catalog.fault import Fault
 from agent.catalog.key import ObjectKey
-from agent.catalog.objects import RawObject, RawPod, RawService
+from agent.catalog.objects import RawObject, RawPod
+from agent.catalog.services import RawService
 from agent.policy.objects import BrokenServer
 
 

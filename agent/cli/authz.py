@@ -12,7 +12,7 @@ import msgspec
 from cyclopts import App, Parameter
 
 from agent.catalog.fault import Fault, FaultError, Remark
-from agent.catalog.files import Loaded, load
+from agent.catalog.files import Loaded, conflicts, load
 from agent.catalog.index import CatalogIndex
 from agent.catalog.join import Assembly
 from agent.catalog.model import Catalog
@@ -240,8 +240,10 @@ def _read(paths: Iterable[Path]) -> tuple[Loaded, Catalog]:
     files = tuple(paths)
     loaded = load(files)
     made = templates(files, loaded.objects)
-    faults = tuple(sorted((*loaded.faults, *made.faults)))
-    change = Assembly().update({**loaded.objects, **made.pods})
+    assembly = Assembly()
+    change = assembly.update({**loaded.objects, **made.pods})
+    disputed = conflicts(assembly, lambda: loaded.places)
+    faults = tuple(sorted((*loaded.faults, *made.faults, *disputed)))
     catalog = Catalog() if change is None else Catalog(change.version, change.pods, change.services, change.policies)
     remarks = tuple(sorted((*loaded.remarks, *made.remarks)))
     return msgspec.structs.replace(loaded, faults=faults, remarks=remarks), catalog

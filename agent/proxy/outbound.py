@@ -116,7 +116,7 @@ def still_permitted(connection: Connection, touched: Touched | None = None) -> D
     if isinstance(taken, Mesh) and runtime.view.identity_of(pod) != connection.client_id:
         message = f"{pod.key} is {runtime.view.identity_of(pod)} now, and no longer {connection.client_id}"
         return Denial(Rule.IDENTITY, Outcome.TERMINATED, message)
-    now = route(pod, OriginalDst(taken.address, taken.port), runtime.view, lambda endpoints: endpoints[0])
+    now = route(pod, OriginalDst(taken.address, taken.port), runtime.view, lambda front, _client: front.endpoints[0])
     if isinstance(taken, Mesh):
         if runtime.view.catalog.pod_at(taken.address) is None:
             return None

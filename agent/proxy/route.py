@@ -1,6 +1,6 @@
 """Where an outbound connection goes: pure, from the original destination and the catalog."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from enum import StrEnum
 from functools import lru_cache
 
@@ -8,7 +8,9 @@ from msgspec import Struct
 
 from agent.capture.address import OriginalDst, show
 from agent.catalog.annotations import MESHED_ONLY
-from agent.catalog.mesh import accepts_mesh
+from agent.catalog.fronts import Front
+from agent.catalog.index import CatalogIndex
+from agent.catalog.mesh import accepts_mesh, in_subnets
 from agent.catalog.model import Endpoint, Pod
 from agent.identity.spiffe import SpiffeId
 from agent.outcome import Outcome
@@ -51,38 +53,40 @@ class Refused(Struct, frozen=True):
 
 
 Route = Mesh | Plain | Refused
-Pick = Callable[[Sequence[Endpoint]], Endpoint]
+Pick = Callable[[Front, str], Endpoint]
+"""Chooses among the endpoints of a front, of which there is at least one, for a client's address."""
 
 
 def route(source: Pod, original: OriginalDst, view: View, pick: Pick) -> Route:
-    """Decides about one connection. `pick` chooses among the ready endpoints of a service; it is given at least one."""
+    """Decides about one connection.
+
+    Cluster IPs and pods' addresses go before what services claim outside of the cluster's network: whoever may write a
+    Service draws no pod's traffic to himself with `externalIPs`.
+    """
     catalog = view.catalog
     address, port = original
     service = catalog.service_at(address)
-    if service is not None:
-        service_port = catalog.service_port(address, port)
-        if service_port is None:
+    behind: Front | Endpoint | None = None
+    pod = None
+    if service is None:
+        pod = catalog.pod_at(address)
+        if pod is None:
+            behind = catalog.outside(address, port)
+    else:
+        behind = catalog.front_at(address, port)
+        if behind is None:
             return Refused(
                 Outcome.NO_ENDPOINT,
                 f"service {service.key} at {address} has no TCP port {port}; it has "
                 f"{', '.join(str(known.port) for known in service.ports) or 'none'}",
             )
-        if not service_port.ready:
-            return Refused(
-                Outcome.NO_ENDPOINT,
-                f"service {service.key} has no ready endpoint for port {port}; "
-                f"look at its endpoint slices and at the readiness of its pods",
-            )
-        endpoint = pick(service_port.ready)
-        address, port = endpoint.address, endpoint.port
-        if catalog.service_at(address) is not None:  # on the node it would go on to some pod, and in plaintext
-            return Refused(
-                Outcome.NO_ENDPOINT,
-                f"the endpoint {show(address, port)} of service {service.key} is a service's address itself; "
-                f"look at its endpoint slices: an endpoint is a pod, or outside",
-            )
+    if behind is not None:
+        found = _endpoint(behind, original, source, catalog, pick) if isinstance(behind, Front) else behind
+        if isinstance(found, Refused):
+            return found
+        address, port = found.address, found.port
+        pod = catalog.pod_at(address)
 
-    pod = catalog.pod_at(address)
     if pod is None:
         reason = PlainReason.DESTINATION_NOT_IN_CATALOG
     elif pod.key == source.key:
@@ -101,6 +105,35 @@ def route(source: Pod, original: OriginalDst, view: View, pick: Pick) -> Route:
             f"({reason}). Mesh the destination, skip the port, or allow it: quietwire.io/egress-mode: allow",
         )
     return Plain(address, port, reason)
+
+
+def _endpoint(front: Front, dialled: OriginalDst, source: Pod, catalog: CatalogIndex, pick: Pick) -> Endpoint | Refused:
+    """The endpoint that a client is led to."""
+    six = ":" in dialled.address
+    client = next((ip for ip in source.ips if (":" in ip) is six), "")
+    if front.sources and not (client and in_subnets(front.sources, client)):
+        return Refused(
+            Outcome.NETWORK_NOT_PERMITTED,
+            f"service {front.service} is reached at its load balancer's address {dialled} only from "
+            f"{', '.join(front.sources)} (loadBalancerSourceRanges), and not from {client or source.key}; dial its "
+            f"cluster IP instead",
+        )
+    if not front.endpoints:
+        return Refused(
+            Outcome.NO_ENDPOINT,
+            f"service {front.service} {front.nobody} for port {front.port}; "
+            f"look at its endpoint slices and at the readiness of its pods",
+        )
+    endpoint = pick(front, client)
+    address, port = endpoint.address, endpoint.port
+    # On the node it would go on to some pod, and in plaintext.
+    if catalog.pod_at(address) is None and (catalog.service_at(address) or catalog.outside(address, port)):
+        return Refused(
+            Outcome.NO_ENDPOINT,
+            f"the endpoint {show(address, port)} of service {front.service} is a service's address itself; "
+            f"look at its endpoint slices: an endpoint is a pod, or outside",
+        )
+    return endpoint
 
 
 @lru_cache(maxsize=4096)

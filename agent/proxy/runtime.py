@@ -7,14 +7,15 @@ import random
 import socket
 import time
 from collections import Counter
-from collections.abc import Sequence
 from functools import partial
 
 from agent.capture.accepting import SHORTAGES, advice
 from agent.capture.address import PeerAddr
 from agent.capture.sockets import dial
+from agent.catalog.fronts import Front
 from agent.catalog.model import Endpoint, Pod
 from agent.outcome import Outcome
+from agent.proxy.affinity import Affinity
 from agent.proxy.connection import Refusal
 from agent.proxy.live import Live
 from agent.proxy.opening import Deadlines, Opening
@@ -51,7 +52,7 @@ class EnrolledPod:
 class Runtime:
     """The worker's state that connections need. One per worker, used on its loop only."""
 
-    def __init__(self, view: View, access_log: AccessLog, counters: Counters) -> None:
+    def __init__(self, view: View, access_log: AccessLog, counters: Counters, affinity: Affinity) -> None:
         self.view = view
         self.access_log = access_log
         self.counters = counters
@@ -59,6 +60,7 @@ class Runtime:
         self.deadlines = Deadlines()
         self.endpoint_load: Counter[tuple[str, int]] = Counter()
         """Open connections per service endpoint, for the choice of two."""
+        self._affinity = affinity
         self._random = random.Random()  # noqa: S311 - spreads load, guards nothing
 
     def now(self) -> float:
@@ -108,8 +110,14 @@ class Runtime:
         # The pod listens on the port that the client has, or the same four numbers are still in TIME_WAIT.
         return await _dialled(enrolled, address, port, PeerAddr(client.address, 0))
 
-    def pick(self, endpoints: Sequence[Endpoint]) -> Endpoint:
-        """Of two endpoints chosen at random, the one with fewer open connections (of this worker)."""
+    def pick(self, front: Front, client: str) -> Endpoint:
+        """Of two endpoints chosen at random, the one with fewer open connections (of this worker).
+
+        With `sessionAffinity`, the one that the client went to before.
+        """
+        endpoints = front.endpoints
+        if front.affinity_seconds:
+            return self._affinity.pick(front, client, time.monotonic())
         if len(endpoints) == 1:
             return endpoints[0]
         first, second = self._random.sample(endpoints, 2)

@@ -29,7 +29,7 @@ class Settings(Struct, frozen=True):
 
 
 class Touched(Struct, frozen=True):
-    """What a change of the catalog was about: pods by name, and every address that they have or had."""
+    """What a change of the catalog was about: pods by name, and every address that they or services have or had."""
 
     pods: frozenset[str] = frozenset()
     addresses: frozenset[str] = frozenset()
@@ -54,7 +54,7 @@ class View:
     def set_catalog(self, catalog: Catalog) -> None:
         """Puts a whole catalog in force, with the policy that it holds."""
         self.generation += 1
-        self.catalog = CatalogIndex(catalog)
+        self.catalog = CatalogIndex(catalog, self.settings.node, self._node_addresses)
         self.policy = PolicyIndex(catalog, self.settings.policy, self._node_addresses, node=self.settings.node)
 
     def change_catalog(self, change: CatalogChange) -> Touched:
@@ -62,15 +62,16 @@ class View:
         self.generation += 1
         pods = {f"{key.namespace}/{key.name}" for key in change.gone if key.kind == "Pod"}
         pods.update(pod.key for pod in change.pods)
-        before = [pod for key in pods if (pod := self.catalog.pod(key)) is not None]
+        addresses = frozenset(self.catalog.addresses_touched(change))
         self.catalog.apply(change)
         self.policy.apply(change)
-        return Touched(frozenset(pods), frozenset(ip for pod in (*before, *change.pods) for ip in pod.ips))
+        return Touched(frozenset(pods), addresses)
 
     def set_node_addresses(self, addresses: tuple[str, ...]) -> None:
-        """From where the kubelet of this node probes its pods."""
+        """From where the kubelet of this node probes its pods, and where NodePorts and hostPorts are reached."""
         self.generation += 1
         self._node_addresses = addresses
+        self.catalog.set_node_addresses(addresses)
         self.policy.set_node_addresses(addresses)
 
     def knows(self, address: str) -> bool:

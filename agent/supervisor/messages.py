@@ -10,7 +10,10 @@ from agent.telemetry.counters import Key
 
 
 class Configure(Struct, frozen=True, tag="configure"):
-    """First of all: what holds for the whole agent. Descriptor: the memory of `workers` for the sessions they serve."""
+    """First of all: what holds for the whole agent.
+
+    Descriptors: the memory of `workers` for the sessions that they serve, and that for who went where.
+    """
 
     settings: Settings
     workers: int

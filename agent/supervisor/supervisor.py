@@ -295,7 +295,8 @@ class Supervisor:
             egress_mode=config.egress_mode,
             access_log=config.access_log,
         )
-        yield messages.Configure(settings, config.workers), (self.workers.session_memory,)
+        memories = (self.workers.session_memory, self.workers.affinity_memory)
+        yield messages.Configure(settings, config.workers), memories
         yield messages.SetNodeAddresses(self.node_addresses), ()
         yield messages.SetCatalog(self.catalog.catalog), ()
         if self.bundle is not None:

@@ -24,11 +24,12 @@ from agent.capture.sockets import BACKLOG
 from agent.outcome import Outcome
 from agent.proxy import inbound, outbound
 from agent.proxy.accept import Acceptor
+from agent.proxy.affinity import Affinity
 from agent.proxy.connection import Direction
 from agent.proxy.live import SWEEP_SECONDS
 from agent.proxy.runtime import EnrolledPod, Runtime
 from agent.proxy.view import Touched, View
-from agent.supervisor import messages, session_memory
+from agent.supervisor import affinity_memory, messages, session_memory
 from agent.supervisor.channel import Channel, ChannelClosed
 from agent.supervisor.parent import die_with_parent
 from agent.supervisor.pulse import BEAT_SECONDS
@@ -48,11 +49,16 @@ class Worker:
     """Carries out the supervisor's messages, one after the other."""
 
     def __init__(
-        self, channel: Channel[messages.ToWorker], configure: messages.Configure, sessions: SessionStore
+        self,
+        channel: Channel[messages.ToWorker],
+        configure: messages.Configure,
+        sessions: SessionStore,
+        affinity: Affinity,
     ) -> None:
         self._channel = channel
         self._view = View(configure.settings, sessions)
-        self._runtime = Runtime(self._view, AccessLog(enabled=configure.settings.access_log), Counters())
+        access_log = AccessLog(enabled=configure.settings.access_log)
+        self._runtime = Runtime(self._view, access_log, Counters(), affinity)
         self._home_fd = open_home()
         self._drained = False
         self._listeners: dict[str, list[Listener]] = {}
@@ -237,10 +243,12 @@ async def _main(channel_fd: int, index: int) -> None:
         return
     if not isinstance(first, messages.Configure):
         raise TypeError(f"the first message was {type(first).__name__}, not Configure")
-    (memory,) = fds
-    sessions = session_memory.attach(memory, first.workers, index)
-    os.close(memory)
-    await Worker(channel, first, sessions).run()
+    of_sessions, of_affinity = fds
+    sessions = session_memory.attach(of_sessions, first.workers, index)
+    affinity = affinity_memory.attach(of_affinity, first.workers, index)
+    for fd in fds:
+        os.close(fd)
+    await Worker(channel, first, sessions, affinity).run()
 
 
 def main() -> int:

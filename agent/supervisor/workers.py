@@ -14,7 +14,7 @@ from enum import StrEnum
 
 import msgspec
 
-from agent.supervisor import messages, session_memory
+from agent.supervisor import affinity_memory, messages, session_memory
 from agent.supervisor.channel import Channel, ChannelClosed
 from agent.supervisor.pulse import LOOK_SECONDS, Pulse
 from agent.tasks import spawn
@@ -90,6 +90,8 @@ class Workers:
         self.restarts: Counter[Ending] = Counter()
         self.session_memory = -1
         """Descriptor: see there. What was negotiated outlives the worker that did."""
+        self.affinity_memory = -1
+        """The same of who went where."""
         self._node = node
         self._log_flags = ["--log-format", log_format, "--log-level", log_level]
         self._greet = greet
@@ -106,6 +108,7 @@ class Workers:
     def start(self) -> None:
         """Starts every worker, and keeps each place filled until `stop`. Raises OSError where there is no memory."""
         self.session_memory = session_memory.create(len(self.handles))
+        self.affinity_memory = affinity_memory.create(len(self.handles))
         self.keepers = [spawn(self._keep(handle), name=f"worker {handle.index}") for handle in self.handles]
 
     async def _keep(self, handle: WorkerHandle) -> None:

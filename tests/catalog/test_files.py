@@ -167,11 +167,11 @@ def test_a_selector_finds_the_ready_pods_of_its_namespace_in_the_family_that_was
     source.write("a.yaml", SERVICE)
     source.write("b.yaml", BACKENDS)
     index = CatalogIndex(source.load().catalog)
-    four, six = index.service_port("198.51.100.1", 80), index.service_port("2001:db8:5::1", 80)
+    four, six = index.front_at("198.51.100.1", 80), index.front_at("2001:db8:5::1", 80)
     assert four is not None
     assert six is not None
-    assert (four.ready, six.ready) == ((Endpoint("192.0.2.1", 8080),), (Endpoint("2001:db8::1", 8080),))
-    assert index.service_port("198.51.100.1", 53) is None
+    assert (four.endpoints, six.endpoints) == ((Endpoint("192.0.2.1", 8080),), (Endpoint("2001:db8::1", 8080),))
+    assert index.front_at("198.51.100.1", 53) is None
     assert index.service_at("198.51.100.1") is not None
 
 
@@ -191,9 +191,9 @@ def test_endpoint_slices_go_before_the_selector(source: Source) -> None:
         - {addresses: [192.0.2.11], conditions: {ready: true, terminating: true}}
         """,
     )
-    port = CatalogIndex(source.load().catalog).service_port("198.51.100.1", 80)
+    port = CatalogIndex(source.load().catalog).front_at("198.51.100.1", 80)
     assert port is not None
-    assert port.ready == (Endpoint("192.0.2.9", 7000),)
+    assert port.endpoints == (Endpoint("192.0.2.9", 7000),)
 
 
 FAULTS = [

@@ -434,13 +434,13 @@ def test_one_changed_pod_joins_only_the_services_that_select_it(here: Followed) 
     before = here.source._assembly.joined
     here.put("p2.yaml", pod("p2", "192.0.2.20"))
     assert here.source._assembly.joined == before + 1
-    port = here.index.service_port("198.51.100.2", 80)
+    port = here.index.front_at("198.51.100.2", 80)
     assert port is not None
-    assert [each.address for each in port.ready] == ["192.0.2.20"]
+    assert [each.address for each in port.endpoints] == ["192.0.2.20"]
     here.put("p2.yaml", pod("p2", "192.0.2.20").replace("app: p2", "app: p3"))
     assert here.source._assembly.joined == before + 3, "the one that it leaves and the one that it joins"
-    ports = [here.index.service_port(f"198.51.100.{number}", 80) for number in (2, 3)]
-    assert [{each.address for each in found.ready} for found in ports if found is not None] == [
+    ports = [here.index.front_at(f"198.51.100.{number}", 80) for number in (2, 3)]
+    assert [{each.address for each in found.endpoints} for found in ports if found is not None] == [
         set(),
         {"192.0.2.20", "192.0.2.3"},
     ]

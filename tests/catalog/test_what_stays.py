@@ -194,7 +194,7 @@ def test_a_service_that_was_never_good_is_refused_and_not_passed_by(here: Follow
     )
     assert [each.closed for each in here.faults] == [True]
     assert here.index.service_at("198.51.100.1") is not None
-    assert here.index.service_port("198.51.100.1", 80) is None
+    assert here.index.front_at("198.51.100.1", 80) is None
 
 
 def test_a_broken_server_is_as_old_and_as_labelled_as_it_says(here: Followed) -> None:

@@ -169,7 +169,7 @@ def test_who_is_refused_on_the_way_out_and_who_has_an_identity_is_as_route_decid
     if not captured:
         assert not answer.server.startswith("egress:")
         return
-    taken = route(source, OriginalDst(address, port), view, lambda endpoints: endpoints[0])
+    taken = route(source, OriginalDst(address, port), view, lambda front, _client: front.endpoints[0])
     match taken:
         case Refused(outcome, _):
             assert outcome is Outcome.EGRESS_NOT_MESHED

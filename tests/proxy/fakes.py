@@ -9,6 +9,7 @@ from agent.catalog.key import ObjectKey
 from agent.catalog.model import Catalog, CatalogChange, MeshSettings, Pod
 from agent.policy.index import PolicySettings
 from agent.policy.model import DefaultPolicy
+from agent.proxy.affinity import Affinity, size_for
 from agent.proxy.connection import Connection, Direction
 from agent.proxy.opening import Bell, Opening
 from agent.proxy.runtime import EnrolledPod, Runtime
@@ -59,7 +60,8 @@ class Worker(Runtime):
         view.set_bundle(PKI.bundle())
         for each in pods:
             view.set_svid(PKI.svid(each.service_account))
-        super().__init__(view, AccessLog(enabled=False), Counters())
+        affinity = Affinity(memoryview(bytearray(size_for(1))), 1, 0)
+        super().__init__(view, AccessLog(enabled=False), Counters(), affinity)
         self.dialled = asyncio.Event()
         self.while_dialling: Callable[[], object] = lambda: None
         """What happens before a dial has its answer."""

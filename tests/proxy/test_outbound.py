@@ -2,7 +2,8 @@
 
 import pytest
 
-from agent.catalog.model import Pod
+from agent.catalog.key import ObjectKey
+from agent.catalog.model import CatalogChange, ContainerPort, Endpoint, Pod, Service, ServicePort
 from agent.identity.spiffe import SpiffeId
 from agent.outcome import Outcome
 from agent.policy.model import Denial
@@ -109,3 +110,37 @@ async def test_an_application_that_left_while_its_connection_was_dialled_gets_no
     with pytest.raises(Refusal) as refused:
         await outbound.serve(connection, leg)
     assert refused.value.outcome is Outcome.RESET_BY_APPLICATION
+
+
+NODE_IP = "203.0.113.1"
+SERVED = Service(
+    "demo",
+    "api",
+    ("198.51.100.1",),
+    (ServicePort("", PORT, (Endpoint(API_IP, PORT),), external_ips=(STRANGER_IP,), node_port=30080),),
+)
+HOSTED = Pod("demo", "host", "host", "node-a", ("10.1.0.7",), container_ports=(ContainerPort("", PORT, host_port=80),))
+
+
+@pytest.mark.parametrize(
+    ("at", "change"),
+    [
+        ((STRANGER_IP, PORT), CatalogChange(2, services=(SERVED,))),
+        (("198.51.100.1", PORT), CatalogChange(2, services=(SERVED,))),
+        ((NODE_IP, 30080), CatalogChange(2, services=(SERVED,))),
+        ((NODE_IP, 80), CatalogChange(2, pods=(HOSTED,))),
+    ],
+)
+async def test_plaintext_to_what_turns_out_to_be_an_address_of_the_mesh_ends(
+    at: tuple[str, int], change: CatalogChange
+) -> None:
+    worker = Worker(WEB, API)
+    worker.view.set_node_addresses((NODE_IP,))
+    connection = dialled(worker, at[0])
+    connection.taken = Plain(*at, PlainReason.DESTINATION_NOT_IN_CATALOG)
+    touched = worker.view.change_catalog(change)
+    ended = still_permitted(connection, touched)
+    assert ended is not None
+    assert "is meshed now: plaintext must end" in ended.message
+    gone = CatalogChange(3, gone=(ObjectKey("Service", "demo", "api"), ObjectKey("Pod", "demo", "host")))
+    assert still_permitted(connection, worker.view.change_catalog(gone)) is None

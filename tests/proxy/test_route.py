@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,7 +10,17 @@ from hypothesis import strategies as st
 from agent.capture.address import OriginalDst
 from agent.catalog.annotations import MESHED_ONLY
 from agent.catalog.mesh import accepts_mesh, sends_mesh
-from agent.catalog.model import Catalog, Endpoint, MeshSettings, Pod, PortRange, Service, ServicePort
+from agent.catalog.model import (
+    Catalog,
+    CatalogChange,
+    ContainerPort,
+    Endpoint,
+    MeshSettings,
+    Pod,
+    PortRange,
+    Service,
+    ServicePort,
+)
 from agent.identity.spiffe import SpiffeId
 from agent.outcome import Outcome
 from agent.policy.index import PolicySettings
@@ -50,7 +61,7 @@ def view(egress: str = "allow") -> View:
 
 
 def goes(address: str, port: int, egress: str = "allow", source: Pod = WEB) -> Route:
-    return route(source, OriginalDst(address, port), view(egress), lambda endpoints: endpoints[0])
+    return route(source, OriginalDst(address, port), view(egress), lambda front, _client: front.endpoints[0])
 
 
 @pytest.mark.parametrize(
@@ -123,3 +134,110 @@ def test_what_is_captured_is_exactly_what_is_not_skipped(settings: MeshSettings,
     assert sends_mesh(settings, port, address) is (
         settings.meshed and not (settings.skip_outbound_ports and 85 <= port <= 95) and not skipped
     )
+
+
+# -- addresses of services outside the cluster's network, and of nodes --
+
+OUTSIDE, BALANCER, NODE = "203.0.113.80", "203.0.113.81", "203.0.113.90"
+API = Endpoint("192.0.2.2", 8080)
+
+
+def outside(service: str = "api", *ready: Endpoint, **port: Any) -> Service:
+    reached: dict[str, Any] = {"external_ips": (OUTSIDE,), "balancer_ips": (BALANCER,), "node_port": 30080}
+    ranges = ("192.0.2.1/32",)
+    return Service("demo", service, (), (ServicePort("", 80, ready, **reached | port),), source_ranges=ranges)
+
+
+def goes_with(*more: Service | Pod, at: str, port: int, source: Pod = WEB, egress: str = "allow") -> Route:
+    seen = view(egress)
+    seen.set_node_addresses((NODE,))
+    seen.change_catalog(
+        CatalogChange(
+            2,
+            tuple(each for each in more if isinstance(each, Pod)),
+            tuple(each for each in more if isinstance(each, Service)),
+        )
+    )
+    return route(source, OriginalDst(at, port), seen, lambda front, _client: front.endpoints[0])
+
+
+MESHED = Mesh("192.0.2.2", 8080, "demo/api", API_ID)
+
+
+@pytest.mark.parametrize(("at", "port"), [(OUTSIDE, 80), (BALANCER, 80), (NODE, 30080)])
+def test_every_address_of_a_service_is_mtls_to_an_endpoint(at: str, port: int) -> None:
+    assert goes_with(outside("api", API), at=at, port=port) == MESHED
+    assert goes_with(outside("api", API), at=at, port=port, egress=MESHED_ONLY) == MESHED
+    refused = goes_with(outside(), at=at, port=port)
+    assert isinstance(refused, Refused)
+    assert refused.outcome is Outcome.NO_ENDPOINT
+    assert "demo/api has no ready endpoint" in refused.message
+
+
+def test_an_endpoint_that_is_not_meshed_is_dialled_as_by_the_cluster_ip() -> None:
+    plain = goes_with(outside("api", Endpoint("192.0.2.3", 81)), at=OUTSIDE, port=80)
+    assert plain == Plain("192.0.2.3", 81, PlainReason.DESTINATION_NOT_MESHED)
+    refused = goes_with(outside("api", Endpoint("192.0.2.3", 81)), at=OUTSIDE, port=80, egress=MESHED_ONLY)
+    assert isinstance(refused, Refused)
+    assert refused.outcome is Outcome.EGRESS_NOT_MESHED
+
+
+@pytest.mark.parametrize(("at", "port"), [(OUTSIDE, 81), (BALANCER, 443), (NODE, 22)])
+def test_other_ports_of_such_an_address_are_not_the_services(at: str, port: int) -> None:
+    assert goes_with(outside("api", API), at=at, port=port) == Plain(at, port, PlainReason.DESTINATION_NOT_IN_CATALOG)
+
+
+def test_a_host_port_is_mtls_to_its_pod() -> None:
+    host = Pod(
+        "demo", "host", "host", "node-a", ("192.0.2.50",), container_ports=(ContainerPort("", 8080, host_port=80),)
+    )
+    expected = Mesh("192.0.2.50", 8080, "demo/host", SpiffeId.for_service_account("example.test", "demo", "host"))
+    assert goes_with(host, at=NODE, port=80) == expected
+    assert goes_with(host, at=NODE, port=80, source=host) == Plain("192.0.2.50", 8080, PlainReason.LOOPBACK)
+
+
+@pytest.mark.parametrize(("claimed", "port"), [("192.0.2.2", 80), ("198.51.100.1", 80)])
+def test_nobody_draws_a_pods_or_a_cluster_ips_traffic_to_himself(claimed: str, port: int) -> None:
+    """CVE-2020-8554."""
+    thief = outside("thief", Endpoint("192.0.2.3", 81), external_ips=(claimed,), balancer_ips=(claimed,))
+    found = goes_with(thief, at=claimed, port=port)
+    assert isinstance(found, Mesh)
+    assert found.pod == "demo/api"
+
+
+def test_only_source_ranges_reach_a_load_balancers_address() -> None:
+    other = pod("other", "192.0.2.9")
+    assert goes_with(outside("api", API), at=OUTSIDE, port=80, source=other) == MESHED
+    refused = goes_with(outside("api", API), at=BALANCER, port=80, source=other)
+    assert isinstance(refused, Refused)
+    assert refused.outcome is Outcome.NETWORK_NOT_PERMITTED
+    assert "loadBalancerSourceRanges" in refused.message
+
+
+@pytest.mark.parametrize("endpoint", [Endpoint(OUTSIDE, 80), Endpoint(NODE, 30080), Endpoint("198.51.100.1", 80)])
+def test_an_endpoint_that_is_an_address_of_a_service_is_refused(endpoint: Endpoint) -> None:
+    refused = goes_with(outside("loops", endpoint), at=BALANCER, port=80)
+    assert isinstance(refused, Refused)
+    assert "is a service's address itself" in refused.message
+
+
+@given(
+    st.lists(
+        st.sampled_from([API, Endpoint("192.0.2.3", 81), Endpoint(NODE, 30080), Endpoint("203.0.113.5", 1)]), max_size=3
+    ),
+    st.lists(st.sampled_from([OUTSIDE, "192.0.2.2", "198.51.100.1", NODE]), max_size=3),
+    st.sampled_from([OUTSIDE, BALANCER, NODE, "192.0.2.2", "198.51.100.1"]),
+    st.sampled_from([80, 30080, 8080]),
+)
+def test_nothing_goes_to_an_address_of_a_service_or_in_plaintext_to_a_meshed_pod(
+    ready: list[Endpoint], external: list[str], at: str, port: int
+) -> None:
+    found = goes_with(outside("x", *ready, external_ips=tuple(external)), at=at, port=port)
+    match found:
+        case Plain(address, number, _):
+            assert address not in {"192.0.2.2", "198.51.100.1"}
+            assert (address, number) not in {(BALANCER, 80), (NODE, 30080), *((ip, 80) for ip in external)}
+        case Mesh():
+            assert found == msgspec.structs.replace(MESHED, port=found.port)
+        case Refused(outcome, _):
+            assert outcome is Outcome.NO_ENDPOINT

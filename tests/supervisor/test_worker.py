@@ -10,7 +10,7 @@ import pytest
 from agent.policy.index import PolicySettings
 from agent.policy.model import DefaultPolicy
 from agent.proxy.view import Settings
-from agent.supervisor import messages, session_memory
+from agent.supervisor import affinity_memory, messages, session_memory
 from agent.supervisor.channel import Channel
 from agent.supervisor.worker import Worker
 
@@ -20,9 +20,12 @@ async def run() -> Callable[[], Awaitable[tuple[Worker, Channel[messages.ToSuper
     async def make() -> tuple[Worker, Channel[messages.ToSupervisor]]:
         ours, theirs = socket.socketpair()
         settings = Settings("node-a", PolicySettings("example.test", DefaultPolicy.ALL_AUTHENTICATED, ()))
-        memory = session_memory.create(1)
+        sessions, affinity = session_memory.create(1), affinity_memory.create(1)
         worker = Worker(
-            Channel(theirs, messages.ToWorker), messages.Configure(settings, 1), session_memory.attach(memory, 1, 0)
+            Channel(theirs, messages.ToWorker),
+            messages.Configure(settings, 1),
+            session_memory.attach(sessions, 1, 0),
+            affinity_memory.attach(affinity, 1, 0),
         )
         return worker, Channel(ours, messages.ToSupervisor)
 

@@ -48,6 +48,7 @@ async def test_a_worker_that_could_not_be_greeted_is_gone_before_its_successor_c
         workers.kill()
         await workers.drain(0)
     os.close(workers.session_memory)
+    os.close(workers.affinity_memory)
     assert "it could not be started: Too many open files" in caplog.text
     assert len(pids) == 2
 
@@ -161,3 +162,4 @@ async def test_a_place_that_is_kept_no_more_is_known_to_who_ends_the_agent() -> 
     workers.kill()
     await workers.drain(0)
     os.close(workers.session_memory)
+    os.close(workers.affinity_memory)
