@@ -65,13 +65,19 @@ class Worker(Runtime):
         self.dialled = asyncio.Event()
         self.while_dialling: Callable[[], object] = lambda: None
         """What happens before a dial has its answer."""
+        self.dials: list[tuple[str, int, PeerAddr | None]] = []
+        """Where was dialled, and from which client's address."""
+        self.peer: Opening | None = None
+        """The leg that was dialled last."""
         self.over: str | None = None
         """Which bound of `Live` the connection that was accepted last is over."""
 
     async def dial(
         self, enrolled: EnrolledPod, opening: Opening, address: str, port: int, client: PeerAddr | None = None
     ) -> None:
-        del enrolled, address, port, client
+        del enrolled
+        self.dials.append((address, port, client))
+        self.peer = opening
         self.while_dialling()
         opening.connection_made(Transport(opening))
         self.dialled.set()

@@ -1,0 +1,183 @@
+"""What connections share: dialling from inside a pod, and the choice among endpoints."""
+
+import asyncio
+import errno
+import os
+import socket
+from collections.abc import Callable
+from typing import Any, cast
+
+import pytest
+
+from agent.capture.address import PeerAddr
+from agent.catalog.model import Endpoint
+from agent.outcome import Outcome
+from agent.proxy import runtime as module
+from agent.proxy.connection import Refusal
+from agent.proxy.opening import Bell, Opening
+from agent.proxy.runtime import EnrolledPod, Runtime
+from agent.telemetry.access import AccessLog
+from agent.telemetry.counters import Counters
+from tests.proxy.fakes import API_IP, Worker, pod
+
+CLIENT = PeerAddr("192.0.2.7", 40000)
+
+
+def runtime() -> Runtime:
+    return Runtime(Worker(pod("api", API_IP)).view, AccessLog(enabled=False), Counters())
+
+
+class Pod:
+    """Dials as told, and notes from which address."""
+
+    key = "demo/api"
+
+    def __init__(self, dial: Callable[[PeerAddr | None], tuple[socket.socket, bool]]) -> None:
+        self._dial = dial
+        self.clients: list[PeerAddr | None] = []
+
+    def dial(self, address: str, port: int, client: PeerAddr | None) -> tuple[socket.socket, bool]:
+        del address, port
+        self.clients.append(client)
+        return self._dial(client)
+
+
+def fails(number: int, *, until: int = 99) -> Callable[[PeerAddr | None], tuple[socket.socket, bool]]:
+    """An error the first `until` times; then a socket that is connected."""
+    times = 0
+
+    def dial(_: PeerAddr | None) -> tuple[socket.socket, bool]:
+        nonlocal times
+        times += 1
+        if times <= until:
+            raise OSError(number, os.strerror(number))
+        near, far = socket.socketpair()
+        _FAR.append(far)
+        near.setblocking(False)
+        return near, True
+
+    return dial
+
+
+_FAR: list[socket.socket] = []
+
+
+async def dialled(pod_: Pod, client: PeerAddr | None = None) -> Opening:
+    opening = Opening(Bell(runtime().deadlines))
+    await runtime().dial(cast("EnrolledPod", pod_), opening, "192.0.2.1", 80, client)
+    return opening
+
+
+async def test_what_answers_is_an_opening_with_its_descriptor() -> None:
+    made = Pod(fails(0, until=0))
+    opening = await dialled(made, CLIENT)
+    assert made.clients == [CLIENT]
+    assert opening.connected
+    assert opening.fd == opening.transport.get_extra_info("socket").fileno()
+    opening.reset()
+    _FAR.pop().close()
+    await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("number", [errno.EADDRINUSE, errno.EADDRNOTAVAIL])
+async def test_a_port_of_the_clients_that_is_taken_is_left_to_the_kernel_and_its_address_is_not(number: int) -> None:
+    made = Pod(fails(number, until=1))
+    opening = await dialled(made, CLIENT)
+    assert made.clients == [CLIENT, PeerAddr(CLIENT.address, 0)]
+    opening.reset()
+    _FAR.pop().close()
+    await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize(
+    ("number", "client", "tries"),
+    [
+        (errno.ECONNREFUSED, CLIENT, 1),
+        (errno.EADDRNOTAVAIL, None, 1),
+        (errno.EADDRINUSE, CLIENT, 2),
+    ],
+)
+async def test_what_cannot_be_dialled_is_refused_with_where_and_why(
+    number: int, client: PeerAddr | None, tries: int
+) -> None:
+    made = Pod(fails(number))
+    with pytest.raises(Refusal) as refused:
+        await dialled(made, client)
+    assert refused.value.outcome is Outcome.UNREACHABLE
+    assert refused.value.message == f"cannot connect to 192.0.2.1:80 from demo/api: {os.strerror(number)}"
+    assert len(made.clients) == tries
+
+
+async def test_an_answer_that_does_not_come_is_waited_for_so_long_and_its_socket_is_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "CONNECT_SECONDS", 0.01)
+    monkeypatch.setattr(asyncio.get_running_loop(), "sock_connect", lambda *_: asyncio.Event().wait(), raising=False)
+    sock = socket.socket()
+    sock.setblocking(False)
+    with pytest.raises(Refusal, match="no answer in 0 s"):
+        await dialled(Pod(lambda _: (sock, False)))
+    assert sock.fileno() == -1
+
+
+async def test_a_pod_that_has_left_dials_nothing_and_its_namespace_is_let_go_once() -> None:
+    read, write = os.pipe()
+    left = EnrolledPod("demo/api", read, write, 0x1234)
+    left.close()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(read)
+    left.close()
+    with pytest.raises(ConnectionAbortedError, match="the pod has left the mesh"):
+        left.dial("192.0.2.1", 80, None)
+    os.close(write)
+
+
+async def test_a_pod_dials_in_its_namespace_with_its_mark_from_the_clients_address(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(module, "dial", lambda *args: given.append(args))
+    read, write = os.pipe()
+    enrolled = EnrolledPod("demo/api", read, write, 0x1234)
+    enrolled.dial("192.0.2.1", 80, CLIENT)
+    assert given == [(read, write, 0x1234, "192.0.2.1", 80, CLIENT)]
+    enrolled.close()
+    os.close(write)
+
+
+async def test_a_pod_that_is_not_in_the_catalog_is_served_no_more() -> None:
+    made = runtime()
+    enrolled = cast("EnrolledPod", Pod(fails(0)))
+    assert made.pod_of(enrolled).key == "demo/api"
+    worker = Worker()
+    made.view = worker.view
+    with pytest.raises(Refusal, match="is not in the catalog any more") as refused:
+        made.pod_of(enrolled)
+    assert refused.value.outcome is Outcome.UNENROLLED
+
+
+ONE, TWO, THREE = (Endpoint(f"192.0.2.{number}", 80) for number in (1, 2, 3))
+
+
+def test_of_two_endpoints_the_one_with_fewer_connections_is_taken() -> None:
+    made = runtime()
+    assert made.pick((ONE,)) == ONE
+    assert {made.pick((ONE, TWO)) for _ in range(100)} == {ONE, TWO}, "nobody is idle"
+    made.weigh(ONE.address, ONE.port)
+    assert {made.pick((ONE, TWO)) for _ in range(100)} == {TWO}
+    for _ in range(2):
+        made.weigh(TWO.address, TWO.port)
+    assert {made.pick((ONE, TWO)) for _ in range(100)} == {ONE}
+    assert {made.pick((ONE, TWO, THREE)) for _ in range(200)} == {ONE, THREE}, "never the busiest"
+
+
+def test_what_is_over_weighs_nothing_and_leaves_nothing() -> None:
+    made = runtime()
+    for _ in range(2):
+        made.weigh(ONE.address, ONE.port)
+    made.weigh(TWO.address, TWO.port)
+    made.release(ONE.address, ONE.port)
+    assert made.endpoint_load == {(ONE.address, ONE.port): 1, (TWO.address, TWO.port): 1}
+    made.release(ONE.address, ONE.port)
+    made.release(ONE.address, ONE.port)
+    assert made.endpoint_load == {(TWO.address, TWO.port): 1}

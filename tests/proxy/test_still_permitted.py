@@ -1,0 +1,269 @@
+"""What a change means for relayed connections: who inherits an address, who is still whom, what is looked at."""
+
+from typing import Any
+
+import pytest
+
+from agent.catalog.key import ObjectKey
+from agent.catalog.model import CatalogChange, Pod, Service, ServicePort
+from agent.identity.spiffe import SpiffeId
+from agent.outcome import Outcome
+from agent.policy.model import Denial, Permit
+from agent.proxy import outbound
+from agent.proxy.connection import Connection, Direction, Security
+from agent.proxy.inbound import judge, still_permitted
+from agent.proxy.route import Mesh, Plain, PlainReason
+from agent.proxy.view import Touched
+from tests.proxy.fakes import API_IP, PORT, STRANGER_IP, WEB_IP, Worker, pod
+from tests.tls.pki import TRUST_DOMAIN
+
+OPEN = pod("api", API_IP, policy="all-unauthenticated")
+CLOSED = pod("api", API_IP, policy="deny")
+WEB = pod("web", WEB_IP)
+NOTHING = Touched()
+
+
+def account(name: str) -> SpiffeId:
+    return SpiffeId.for_service_account(TRUST_DOMAIN, "demo", name)
+
+
+def inbound(worker: Worker, source: Pod | None, *, identity: str | None = None, client: str = WEB_IP) -> Connection:
+    """A connection to demo/api that was permitted; `source` is who the catalog said its client was."""
+    connection, _ = worker.accept("demo/api", client, (API_IP, PORT))
+    connection.server_id = account("api")
+    connection.client_id = None if identity is None else account(identity)
+    connection.security = Security.PLAIN if identity is None else Security.MTLS
+    connection.source = source
+    assert isinstance(judge(connection), Permit)
+    return connection
+
+
+# inbound: whose the client's address is
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "same"),
+    [
+        ("1", "1", True),
+        ("1", "2", False),
+        ("", "2", True),
+        ("1", "", True),
+        ("", "", True),
+    ],
+    ids=["the same one", "made anew", "none was told", "none is told", "none at all"],
+)
+async def test_a_pod_of_the_same_name_is_the_same_one_unless_its_uid_says_no(was: str, now: str, *, same: bool) -> None:
+    former = pod("web", WEB_IP, uid=was)
+    worker = Worker(OPEN, former)
+    connection = inbound(worker, former)
+    touched = worker.change(pod("web", WEB_IP, uid=now, policy="deny"))
+    denial = still_permitted(connection, touched)
+    assert (denial is None) is same
+    if denial is not None:
+        assert (denial.server, denial.outcome) == ("address", Outcome.TERMINATED)
+        assert denial.message == f"{WEB_IP} was demo/web's, and is demo/web's now"
+
+
+async def test_a_pod_of_another_name_is_another_one_whatever_its_uid_and_account() -> None:
+    former = pod("web", WEB_IP, uid="1")
+    worker = Worker(OPEN, former)
+    connection = inbound(worker, former)
+    denial = still_permitted(connection, worker.change(pod("thief", WEB_IP, uid="1", account="web"), gone=("web",)))
+    assert denial is not None
+    assert denial.server == "address"
+
+
+@pytest.mark.parametrize(("identity", "stays"), [(None, True), ("web", True), ("other", False)])
+async def test_whoever_called_before_the_catalog_knew_of_it_must_be_who_the_catalog_then_names(
+    identity: str | None, *, stays: bool
+) -> None:
+    """An SVID of another identity came from this address before the pod that has it now did."""
+    worker = Worker(OPEN)
+    connection = inbound(worker, None, identity=identity)
+    denial = still_permitted(connection, worker.change(WEB))
+    assert (denial is None) is stays
+    if denial is None:
+        assert connection.source == WEB, "from now on it is this pod's"
+        later = still_permitted(connection, worker.change(pod("thief", WEB_IP), gone=("web",)))
+        assert later is not None
+        assert later.server == "address"
+    else:
+        assert (denial.server, denial.outcome) == ("address", Outcome.TERMINATED)
+        assert denial.message == f"{WEB_IP} is demo/web's now, and {account('other')} is not its identity"
+        assert connection.source is None
+
+
+async def test_an_address_that_is_nobodys_for_a_while_is_still_its_pods() -> None:
+    """It may be finishing what it does; whoever gets the address next ends the connection."""
+    worker = Worker(OPEN, WEB)
+    connection = inbound(worker, WEB)
+    assert still_permitted(connection, worker.change(gone=("web",))) is None
+    assert still_permitted(connection) is None
+    assert connection.source == WEB
+    assert still_permitted(connection, worker.change(pod("thief", WEB_IP))) is not None
+
+
+# inbound: what is looked at
+
+
+async def test_a_change_that_is_about_others_is_not_looked_at_but_for_policy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thousands of connections are asked at each change: whose addresses are whose is looked up where it matters."""
+    worker = Worker(OPEN, WEB)
+    connection = inbound(worker, WEB)
+    asked: list[str] = []
+
+    def identity_of(pod: Pod) -> SpiffeId:
+        asked.append(pod.key)
+        return account(pod.service_account)
+
+    monkeypatch.setattr(worker.view, "identity_of", identity_of)
+    monkeypatch.setattr(worker.view.catalog, "pod_at", asked.append)
+    assert still_permitted(connection, NOTHING) is None
+    assert asked == []
+    assert still_permitted(connection) is None, "without a word of what it was about, all is"
+    assert asked == ["demo/api", WEB_IP]
+
+
+@pytest.mark.parametrize("touched", ["what it was about", None])
+@pytest.mark.parametrize(
+    ("changed", "gone", "rule"),
+    [
+        (pod("api", "10.1.0.9", policy="all-unauthenticated"), (), "address"),
+        (pod("api", API_IP, account="x", policy="all-unauthenticated"), (), "identity"),
+        (pod("web", WEB_IP, account="x"), (), "identity"),
+        (pod("thief", WEB_IP), ("web",), "address"),
+        (CLOSED, (), "default:deny"),
+        (None, ("api",), "pod"),
+    ],
+)
+async def test_each_change_ends_a_connection_told_or_not_what_it_was_about(
+    changed: Pod | None, gone: tuple[str, ...], rule: str, touched: str | None
+) -> None:
+    worker = Worker(OPEN, WEB)
+    connection = inbound(worker, WEB)
+    assert still_permitted(connection) is None
+    about = worker.change(*() if changed is None else (changed,), gone=gone)
+    denial = still_permitted(connection, None if touched is None else about)
+    assert denial is not None
+    assert denial.server == rule
+    assert denial.outcome is {"pod": Outcome.UNENROLLED, "default:deny": Outcome.DENIED_BY_DEFAULT}.get(
+        rule, Outcome.TERMINATED
+    )
+
+
+async def test_one_of_several_addresses_that_a_pod_has_is_enough() -> None:
+    worker = Worker(pod("api", API_IP, "2001:db8::1", policy="all-unauthenticated"), WEB)
+    connection = inbound(worker, WEB)
+    kept = pod("api", "2001:db8::7", API_IP, policy="all-unauthenticated")
+    assert still_permitted(connection, worker.change(kept)) is None
+
+
+async def test_policy_that_changes_is_asked_for_the_port_and_by_who_the_client_is() -> None:
+    authenticated = pod("api", API_IP, policy="all-authenticated")
+    worker = Worker(OPEN, WEB)
+    known, unknown = inbound(worker, WEB, identity="web"), inbound(worker, WEB)
+    touched = worker.change(authenticated)
+    assert still_permitted(known, touched) is None
+    assert isinstance(known.decision, Permit)
+    assert known.decision.server == "default:all-authenticated"
+    denial = still_permitted(unknown, touched)
+    assert denial is not None
+    assert denial.outcome is Outcome.UNAUTHENTICATED
+    assert unknown.decision is denial
+    assert still_permitted(known, worker.change(OPEN)) is None
+    assert isinstance(known.decision, Permit)
+    assert known.decision.server == "default:all-unauthenticated"
+
+
+async def test_policy_in_force_is_asked_also_where_a_change_was_about_nothing() -> None:
+    """Another object of policy may have decided, and no pod has changed."""
+    worker = Worker(OPEN, WEB)
+    connection = inbound(worker, WEB)
+    worker.change(CLOSED)
+    denial = still_permitted(connection, NOTHING)
+    assert denial is not None
+    assert denial.server == "default:deny"
+
+
+async def test_a_pod_that_has_left_is_judged_by_nothing() -> None:
+    worker = Worker(OPEN, WEB)
+    connection = inbound(worker, WEB)
+    worker.change(gone=("api",))
+    verdict = judge(connection)
+    assert isinstance(verdict, Denial)
+    assert (verdict.server, verdict.outcome, verdict.message) == (
+        "pod",
+        Outcome.UNENROLLED,
+        "demo/api left the catalog",
+    )
+
+
+# outbound
+
+PLAIN = Plain(STRANGER_IP, PORT, PlainReason.DESTINATION_NOT_IN_CATALOG)
+API = pod("api", API_IP)
+MESH = Mesh(API_IP, PORT, "demo/api", account("api"))
+
+
+def out(worker: Worker, taken: Mesh | Plain | None) -> Connection:
+    connection, _ = worker.accept("demo/web", WEB_IP, (STRANGER_IP, PORT), Direction.OUTBOUND)
+    connection.client_id = account("web")
+    connection.taken = taken
+    return connection
+
+
+async def test_a_connection_that_goes_nowhere_yet_is_not_judged() -> None:
+    assert outbound.still_permitted(out(Worker(WEB), None)) is None
+
+
+async def test_what_a_change_is_not_about_is_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Worker(WEB)
+    connection = out(worker, PLAIN)
+    worker.view.change_catalog(CatalogChange(2, (pod("new", STRANGER_IP),)))
+    assert outbound.still_permitted(connection, NOTHING) is None
+    for touched in (Touched(frozenset({"demo/web"})), Touched(addresses=frozenset({STRANGER_IP})), None):
+        denial = outbound.still_permitted(connection, touched)
+        assert denial is not None
+        assert denial.server == "mesh"
+
+
+async def test_a_pod_that_merely_left_the_catalog_may_finish_what_it_does() -> None:
+    worker = Worker(WEB, API)
+    connections = [out(worker, MESH), out(worker, PLAIN)]
+    for gone in ("api", "web"):
+        touched = worker.change(gone=(gone,))
+        assert [outbound.still_permitted(each, touched) for each in connections] == [None, None]
+
+
+async def test_plaintext_is_its_pods_whatever_its_account_and_mesh_tls_is_the_identitys() -> None:
+    worker = Worker(WEB, API)
+    touched = worker.change(pod("web", WEB_IP, account="other"))
+    assert outbound.still_permitted(out(worker, PLAIN), touched) is None
+    denial = outbound.still_permitted(out(worker, MESH), touched)
+    assert denial is not None
+    assert denial.message == f"demo/web is {account('other')} now, and no longer {account('web')}"
+
+
+async def test_a_destination_that_has_become_a_services_address_is_named_by_its_address() -> None:
+    """It is asked for again as what it is: no endpoint stands behind it."""
+    worker = Worker(WEB)
+    connection = out(worker, PLAIN)
+    service = Service("demo", "late", (STRANGER_IP,), (ServicePort("http", PORT),))
+    worker.view.change_catalog(CatalogChange(2, services=(service,)))
+    denial = outbound.still_permitted(connection)
+    assert denial is not None
+    assert (denial.server, denial.outcome) == ("address", Outcome.TERMINATED)
+    worker.view.change_catalog(CatalogChange(3, gone=(ObjectKey("Service", "demo", "late"),)))
+    assert outbound.still_permitted(connection) is None
+
+
+@pytest.mark.parametrize(
+    ("changed", "gone"), [((pod("api", API_IP, uid="2", policy="deny"),), ()), ((pod("x", "10.1.0.7"),), ())]
+)
+async def test_mesh_tls_to_the_same_pod_under_the_same_identity_stays(
+    changed: tuple[Pod, ...], gone: tuple[str, ...]
+) -> None:
+    worker = Worker(WEB, API)
+    touched: Any = worker.change(*changed, gone=gone)
+    assert outbound.still_permitted(out(worker, MESH), touched) is None
+    assert outbound.still_permitted(out(worker, MESH)) is None
