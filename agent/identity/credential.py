@@ -61,10 +61,14 @@ class FileCredential:
         self._write("svid.pem", svid.chain_pem + svid.key_pem)
 
     def anchors(self) -> bytes | None:
-        """The bundle that was kept; None where it cannot be read: the one that was given at first counts then."""
+        """The bundle that was kept; None where it cannot be used: the one that was given at first counts then."""
+        path = self._directory / "bundle.pem"
         try:
-            return pem_file.read(self._directory / "bundle.pem")
-        except OSError:
+            return pem_file.certificates(pem_file.read(path))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            log.warning("%s cannot be used, the bundle that was given at first counts: %s", path, error)
             return None
 
     def save_anchors(self, anchors_pem: bytes) -> None:

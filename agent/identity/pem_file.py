@@ -1,9 +1,14 @@
-"""Files that somebody else puts there: read whole, and never waited for."""
+"""Files that somebody else puts there, read whole and never waited for; and certificates, if that is what they hold."""
 
 import errno
 import os
 import stat
 from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+
+from agent.identity.x509_svid import UNREADABLE
 
 MAX_BYTES = 1024 * 1024
 """Of one file: hundreds of certificates."""
@@ -22,3 +27,12 @@ def read(path: Path) -> bytes:
     if len(data) > MAX_BYTES:
         raise OSError(errno.EFBIG, f"it has more than {MAX_BYTES} bytes", str(path))
     return data
+
+
+def certificates(pem: bytes) -> bytes:
+    """The certificates of a PEM text, without comments and whatever else is there. Raises ValueError: there is none."""
+    try:
+        found = x509.load_pem_x509_certificates(pem)
+    except UNREADABLE as error:
+        raise ValueError(f"it holds no PEM certificates: {error}") from error
+    return b"".join(certificate.public_bytes(serialization.Encoding.PEM) for certificate in found)

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from agent.authority.run import AuthorityConfig
 from agent.flags import ConfigError
+from agent.identity import pem_file
 from agent.identity.authority_client import AuthorityClient
 from agent.identity.credential import FileCredential
 from agent.identity.files_provider import FilesProvider
@@ -119,10 +120,10 @@ def _remote(config: Config, remote: Remote) -> AuthorityClient:
     anchors = credential.anchors()
     if anchors is None:
         try:
-            anchors = remote.bundle.read_bytes()
-        except OSError as error:
+            anchors = pem_file.certificates(remote.bundle.read_bytes())
+        except (OSError, ValueError) as error:
             raise ConfigError(
-                f"--bundle {remote.bundle} cannot be read: {error.strerror}; "
+                f"--bundle {remote.bundle} cannot be used: {getattr(error, 'strerror', None) or error}; "
                 f"`quietwire authority bundle --pem` on the authority's machine prints it"
             ) from None
     return AuthorityClient(
