@@ -88,9 +88,9 @@ def decode(data: bytes, trust_domain: str) -> Bundle:
             float(issuer.get("not_after", 0.0)),
             frozenset(str(each) for each in revoked.get("spiffe_ids", ())),
             frozenset(str(each) for each in revoked.get("serials", ())),
-            frozenset(str(each) for each in document.get("quietwire_retired", ())),
+            frozenset(bytes.fromhex(each).hex() for each in document.get("quietwire_retired", ())),
         )
-    except (KeyError, AttributeError, *UNREADABLE) as error:
+    except (KeyError, AttributeError, OverflowError, *UNREADABLE) as error:
         raise BundleError(f"the answer is no SPIFFE bundle: {error}") from error
     if not anchors:
         raise BundleError("the bundle has no anchor with use x509-svid")

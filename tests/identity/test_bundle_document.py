@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from jwcrypto.jwk import JWKSet
 
 from agent.authority import ca
+from agent.identity import bundle_document
 from agent.identity.bundle_document import BundleError, decode, encode
 from agent.identity.svid import Bundle
 from tests.tls.pki import Pki
@@ -61,13 +62,118 @@ def test_another_parser_reads_the_same_keys(key: ca.PrivateKey) -> None:
         x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key()).serial_number(1)
         .not_valid_before(now).not_valid_after(now + datetime.timedelta(days=1)).sign(key, hashes.SHA256())
     )  # fmt: skip
-    bundle = Bundle("example.test", ca.pem(anchor), 3, 300, "aa", 9.0, frozenset({"spiffe://x/y"}), frozenset({"1"}))
+    bundle = Bundle(
+        "example.test",
+        ca.pem(anchor),
+        3,
+        60,
+        "aa",
+        9.0,
+        frozenset({"spiffe://x/y"}),
+        frozenset({"1"}),
+        frozenset({"ab"}),
+    )
     theirs = JWKSet.from_json(encode(bundle).decode())
     (read,) = theirs["keys"]
     assert read.export_to_pem() == key.public_key().public_bytes(
         serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
     )
     assert decode(encode(bundle), "example.test") == bundle
+    document = json.loads(encode(bundle))
+    assert document["quietwire_issuer"] == {"key_id": "aa", "not_after": 9.0}
+    assert document["quietwire_revoked"] == {"spiffe_ids": ["spiffe://x/y"], "serials": ["1"]}
+    assert document["quietwire_retired"] == ["ab"]
+
+
+@pytest.mark.parametrize(
+    ("public", "crv", "size"),
+    [(ec.SECP256R1(), "P-256", 32), (ec.SECP384R1(), "P-384", 48), (ec.SECP521R1(), "P-521", 66)],
+)
+def test_a_coordinate_has_all_its_bytes_though_some_are_zero(public: ec.EllipticCurve, crv: str, size: int) -> None:
+    """RFC 7518, section 6.2.1.2: the full size of a coordinate, and no padding of base64."""
+    x, y = SMALL[crv]
+    key = ec.EllipticCurvePublicNumbers(x, y, public).public_key()
+    found = bundle_document._key(key)
+    assert found == {"kty": "EC", "crv": crv, "x": _text(x.to_bytes(size, "big")), "y": _text(y.to_bytes(size, "big"))}
+
+
+def test_a_number_of_rsa_has_as_few_bytes_as_it_can() -> None:
+    """RFC 7518, section 2: no leading zero octets (Base64urlUInt)."""
+    key = rsa.generate_private_key(65537, 2048).public_key()
+    found = bundle_document._key(key)
+    modulus = key.public_numbers().n
+    assert found == {"kty": "RSA", "n": _text(modulus.to_bytes(256, "big")), "e": "AQAB"}
+
+
+@pytest.mark.parametrize("key", [ed25519.Ed25519PrivateKey.generate(), ec.generate_private_key(ec.SECP256K1())])
+def test_an_anchor_with_a_key_of_another_kind_cannot_be_published(
+    key: ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey,
+) -> None:
+    with pytest.raises(BundleError, match="neither ECDSA on P-256, P-384 or P-521, nor RSA"):
+        bundle_document._key(key.public_key())
+
+
+def _text(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).decode().rstrip("=")
+
+
+def _small(public: ec.EllipticCurve) -> tuple[int, int]:
+    """A point whose first coordinate begins with zeros."""
+    while True:
+        numbers = ec.generate_private_key(public).public_key().public_numbers()
+        if numbers.x.bit_length() <= public.key_size - 8:
+            return numbers.x, numbers.y
+
+
+SMALL = {
+    name: _small(curve)
+    for name, curve in (("P-256", ec.SECP256R1()), ("P-384", ec.SECP384R1()), ("P-521", ec.SECP521R1()))
+}
+
+
+def test_a_document_without_our_own_members_is_a_bundle() -> None:
+    """As another issuer's is: nothing is revoked, and who signs is not said."""
+    bundle = Pki().bundle()
+    keys = json.loads(encode(bundle))["keys"]
+    found = decode(json.dumps({"keys": keys}).encode(), "example.test")
+    assert found == Bundle("example.test", bundle.anchors_pem, 0)
+    assert found.refresh_hint == 300
+
+
+@pytest.mark.parametrize(
+    "member",
+    [
+        {"spiffe_sequence": "x"},
+        {"spiffe_sequence": None},
+        {"spiffe_refresh_hint": []},
+        {"quietwire_issuer": []},
+        {"quietwire_issuer": {"not_after": "soon"}},
+        {"quietwire_revoked": []},
+        {"quietwire_revoked": {"serials": 7}},
+        {"quietwire_retired": 7},
+        {"quietwire_retired": ["no hex"]},
+        {"quietwire_retired": [7]},
+        {"spiffe_sequence": float("inf")},
+        {"keys": [{"use": "x509-svid"}]},
+        {"keys": [{"use": "x509-svid", "x5c": []}]},
+        {"keys": [{"use": "x509-svid", "x5c": ["AAAA"]}]},
+        {"keys": [7]},
+        {"keys": 7},
+    ],
+)
+def test_a_member_that_cannot_be_read_is_no_news_that_could_be_missed(member: dict[str, object]) -> None:
+    """What is revoked would be let in, if such a document were taken without it."""
+    document = json.loads(encode(Pki().bundle())) | member
+    with pytest.raises(BundleError, match="is no SPIFFE bundle"):
+        decode(json.dumps(document).encode(), "example.test")
+
+
+def test_an_anchor_with_a_certificate_too_many_is_refused() -> None:
+    """RFC 7517, section 4.7, has a chain there; a bundle's entry has exactly the anchor."""
+    document = json.loads(encode(Pki().bundle()))
+    document["keys"][0]["x5c"] *= 2
+    with pytest.raises(BundleError, match="is no SPIFFE bundle"):
+        decode(json.dumps(document).encode(), "example.test")
 
 
 def test_keys_of_other_uses_are_ignored() -> None:
