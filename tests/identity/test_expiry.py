@@ -16,6 +16,7 @@ DAY = 86400.0
         (7 * DAY + 1, Nearness.NEAR),
         (7 * DAY, Nearness.URGENT),
         (3600.0, Nearness.URGENT),
+        (1.0, Nearness.URGENT),
         (0.0, Nearness.EXPIRED),
         (-DAY, Nearness.EXPIRED),
     ],
