@@ -6,6 +6,7 @@ import json
 import subprocess
 from pathlib import Path
 
+import msgspec
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -141,6 +142,30 @@ def test_a_document_without_our_own_members_is_a_bundle() -> None:
 
 
 @pytest.mark.parametrize(
+    ("members", "expected"),
+    [
+        ({"quietwire_issuer": {"key_id": "aa"}}, {"issuer": "aa"}),
+        ({"quietwire_issuer": {"not_after": 7}}, {"issuer_expires": 7.0}),
+        ({"quietwire_revoked": {"spiffe_ids": ["x"]}}, {"revoked_ids": frozenset({"x"})}),
+        ({"quietwire_revoked": {"serials": ["1"]}}, {"revoked_serials": frozenset({"1"})}),
+        ({"quietwire_retired": ["AB"]}, {"retired": frozenset({"ab"})}),
+        ({"spiffe_refresh_hint": 7, "spiffe_sequence": "9"}, {"refresh_hint": 7, "sequence": 9}),
+    ],
+)
+def test_each_member_may_be_there_without_the_others(members: dict[str, object], expected: dict[str, object]) -> None:
+    bundle = Pki().bundle()
+    keys = json.loads(encode(bundle))["keys"]
+    wanted = msgspec.structs.replace(Bundle("example.test", bundle.anchors_pem, 0), **expected)
+    assert decode(json.dumps({"keys": keys} | members).encode(), "example.test") == wanted
+
+
+def test_all_anchors_are_read_in_their_order() -> None:
+    one, two = Pki().bundle(), Pki().bundle()
+    both = msgspec.structs.replace(one, anchors_pem=one.anchors_pem + two.anchors_pem)
+    assert decode(encode(both), "example.test") == both
+
+
+@pytest.mark.parametrize(
     "member",
     [
         {"spiffe_sequence": "x"},
@@ -168,18 +193,21 @@ def test_a_member_that_cannot_be_read_is_no_news_that_could_be_missed(member: di
         decode(json.dumps(document).encode(), "example.test")
 
 
-def test_an_anchor_with_a_certificate_too_many_is_refused() -> None:
+def test_an_anchor_with_a_certificate_too_many_or_with_what_is_no_base64_is_refused() -> None:
     """RFC 7517, section 4.7, has a chain there; a bundle's entry has exactly the anchor."""
     document = json.loads(encode(Pki().bundle()))
-    document["keys"][0]["x5c"] *= 2
-    with pytest.raises(BundleError, match="is no SPIFFE bundle"):
-        decode(json.dumps(document).encode(), "example.test")
+    (anchor,) = document["keys"][0]["x5c"]
+    for wrong in ([anchor, anchor], [anchor[:-4] + "!" + anchor[-4:]]):
+        document["keys"][0]["x5c"] = wrong
+        with pytest.raises(BundleError, match="is no SPIFFE bundle"):
+            decode(json.dumps(document).encode(), "example.test")
 
 
 def test_keys_of_other_uses_are_ignored() -> None:
     bundle = Pki().bundle()
     document = json.loads(encode(bundle))
-    document["keys"].append({"kty": "EC", "use": "jwt-svid", "kid": "x"})
+    other = {"kty": "EC", "use": "jwt-svid", "kid": "x"}
+    document["keys"] = [other, *document["keys"], {"kty": "EC"}, other]
     assert decode(json.dumps(document).encode(), bundle.trust_domain) == bundle
 
 

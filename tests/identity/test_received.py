@@ -1,17 +1,22 @@
 """The SVID that came back must be the one that was asked for."""
 
+import datetime
 import json
 from collections.abc import Callable
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from msgspec.structs import replace
 
 from agent.authority import ca
+from agent.authority.ca import Signer
 from agent.identity.authority_client import AuthorityClient
 from agent.identity.csr import new_request, public_key
 from agent.identity.http import Answer
 from agent.identity.provider import ProviderError
-from agent.identity.received import UnexpectedSvidError, accept
+from agent.identity.received import UnexpectedSvidError, accept, is_under, issuer_of
 from agent.identity.spiffe import SpiffeId
 from tests.authority.running import TD, WEB
 from tests.tls.pki import Pki
@@ -93,6 +98,81 @@ def test_a_root_that_has_expired_vouches_for_nothing() -> None:
     made = chain(pki=_signs_by_root(), above=b"", begins=late)
     with pytest.raises(UnexpectedSvidError, match=r"the root CN=example.test root,O=Quietwire is not valid now"):
         accept(REQUEST, WEB, made, anchors(), now=late)
+
+
+def test_an_svid_that_is_there_is_under_a_bundle_while_a_root_of_it_vouches_for_it() -> None:
+    got = accept(REQUEST, WEB, chain(), anchors(), now=NOW)
+    assert is_under(got, anchors(), now=NOW)
+    assert is_under(got, anchors(OTHER) + anchors(), now=NOW)
+    assert not is_under(got, anchors(OTHER), now=NOW)
+    assert not is_under(got, anchors(), now=NOW + 3660 * DAY), "the root has expired"
+    assert not is_under(replace(got, chain_pem=b"nonsense"), anchors(), now=NOW)
+    assert not is_under(got, b"nonsense", now=NOW)
+
+
+def test_a_certificate_is_valid_from_its_first_second_until_right_before_its_last() -> None:
+    made = chain(seconds=3600.0)
+    assert accept(REQUEST, WEB, made, anchors(), now=NOW - 60).spiffe_id == WEB
+    assert accept(REQUEST, WEB, made, anchors(), now=NOW + 3599).spiffe_id == WEB
+    with pytest.raises(UnexpectedSvidError, match="is not valid now"):
+        accept(REQUEST, WEB, made, anchors(), now=NOW + 3600)
+
+
+def test_an_svid_that_came_is_told_by_its_serial_and_times() -> None:
+    made = chain()
+    got = accept(REQUEST, WEB, made, anchors(), now=NOW)
+    leaf = ca.load_leaf(made)
+    assert (got.chain_pem, got.serial) == (made, f"{leaf.serial_number:x}")
+    assert (got.not_before, got.not_after) == (NOW - 60, NOW + 3600)
+
+
+def test_what_stands_above_is_a_ca_of_the_same_trust_domain() -> None:
+    """Peers would refuse it: see the rules of X.509-SVID, section 3.2."""
+    foreign = Pki("other.test", NOW)
+    foreign.root = PKI.root
+    foreign.issuer = ca.new_issuer(PKI.root, "other.test", NOW)
+    with pytest.raises(UnexpectedSvidError, match=r"is no SVID: .*not of trust domain example\.test"):
+        accept(REQUEST, WEB, chain(pki=foreign), anchors(), now=NOW)
+    between = ca.pem(PKI.issuer.certificate)
+    with pytest.raises(UnexpectedSvidError, match=r"is no SVID: .*is no CA"):
+        accept(REQUEST, WEB, chain(above=between + chain()), anchors(), now=NOW)
+
+
+def test_of_two_roots_with_one_key_the_one_that_lives_vouches() -> None:
+    """A root that was renewed with its key: the former certificate has expired."""
+    late = NOW + 3651 * DAY
+    again = Pki(TD, late)
+    again.root = Signer(_same_key(PKI.root, late), PKI.root.key)
+    again.issuer = ca.new_issuer(again.root, TD, late)
+    both = anchors() + ca.pem(again.root.certificate)
+    made = chain(pki=again, begins=late)
+    assert accept(REQUEST, WEB, made, both, now=late).spiffe_id == WEB
+    with pytest.raises(UnexpectedSvidError, match=r"the root .* is not valid now"):
+        accept(REQUEST, WEB, made, anchors(), now=late)
+
+
+def _same_key(root: Signer, now: float) -> x509.Certificate:
+    begins = datetime.datetime.fromtimestamp(now, datetime.UTC)
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(root.certificate.subject)
+        .issuer_name(root.certificate.subject)
+        .public_key(root.key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(begins)
+        .not_valid_after(begins + datetime.timedelta(days=10))
+    )
+    for extension in root.certificate.extensions:
+        builder = builder.add_extension(extension.value, critical=extension.critical)
+    return builder.sign(root.key, hashes.SHA256())
+
+
+def test_an_issuer_is_told_by_its_key_identifier_where_the_certificate_says_one() -> None:
+    leaf = ca.load_leaf(PKI.svid(authority_key_identifier=False).chain_pem)
+    assert issuer_of(leaf) == ""
+    unnamed = x509.AuthorityKeyIdentifier(None, [x509.DirectoryName(x509.Name([]))], 1)
+    named = PKI.certificate([str(WEB)], authority_key_identifier=False, more=[(unnamed, False)])
+    assert issuer_of(ca.load_leaf(named.chain_pem)) == ""
 
 
 async def test_an_answer_that_is_for_somebody_else_is_an_error_and_never_used(
