@@ -32,7 +32,7 @@ class Chance:
 
 @pytest.fixture
 async def case(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Case]:
-    monkeypatch.setattr(module.random, "SystemRandom", lambda: Chance(0.5))
+    monkeypatch.setattr("random.SystemRandom", lambda: Chance(0.5))
     made = Case()
     made.now = 1000.0
     task = spawn(made.keeper.run(), name="the one under test")
