@@ -48,6 +48,8 @@ def _spiffe_id(extensions: x509.Extensions, trust_domain: str) -> SpiffeId:
     uris = names.get_values_for_type(x509.UniformResourceIdentifier)
     if len(uris) != len(list(names)):
         raise Refusal(Code.OTHER_SANS, "the CSR asks for SANs that are no URI; names are the authority's to give")
+    if not uris:  # a SAN that is there and holds nothing: RFC 5280 has none such, and parsers take it
+        raise Refusal(Code.NO_URI_SAN, "the CSR's SAN is empty, so it asks for no SPIFFE ID")
     if len(uris) > 1:
         raise Refusal(Code.SEVERAL_URI_SANS, f"the CSR asks for {len(uris)} URI SANs, and an SVID has exactly one")
     try:
