@@ -138,6 +138,14 @@ def test_what_stands_above_is_a_ca_of_the_same_trust_domain() -> None:
         accept(REQUEST, WEB, chain(above=between + chain()), anchors(), now=NOW)
 
 
+def test_above_who_signs_leaves_another_trust_domain_may_stand() -> None:
+    other = Pki("other.test", NOW)
+    under = Pki(TD, NOW)
+    under.issuer = ca.new_issuer(other.root, TD, NOW)
+    made = chain(pki=under) + ca.pem(other.root.certificate)
+    assert accept(REQUEST, WEB, made, anchors(other), now=NOW).spiffe_id == WEB
+
+
 def test_of_two_roots_with_one_key_the_one_that_lives_vouches() -> None:
     """A root that was renewed with its key: the former certificate has expired."""
     late = NOW + 3651 * DAY
