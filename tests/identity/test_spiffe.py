@@ -1,12 +1,13 @@
 """The SPIFFE-ID standard, section by section, and a parser written as naively as possible to agree with."""
 
 import string
+from collections.abc import Callable
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from agent.identity.spiffe import SpiffeId, SpiffeIdError
+from agent.identity.spiffe import SpiffeId, SpiffeIdError, check_trust_domain
 
 TRUST_DOMAIN_CHARACTERS = string.ascii_lowercase + string.digits + ".-_"
 PATH_CHARACTERS = string.ascii_letters + string.digits + ".-_"
@@ -146,7 +147,72 @@ def test_a_workloads_names() -> None:
     assert (agent.workload, agent.dns_name) == (None, None)
 
 
-@pytest.mark.parametrize("account", ["a/b", "", "..", "a b"])
-def test_names_that_would_change_the_path_are_refused(account: str) -> None:
+HOSTILE = ["a/b", "a/sa/b", "/", "", ".", "..", "a b", "a\n", "é"]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda name: SpiffeId.for_service_account("example.test", "demo", name),
+        lambda name: SpiffeId.for_service_account("example.test", name, "web"),
+        lambda name: SpiffeId.for_agent("example.test", name),
+    ],
+    ids=["service account", "namespace", "node"],
+)
+def test_a_name_that_would_make_another_path_of_it_is_refused(make: Callable[[str], SpiffeId], name: str) -> None:
+    """With a slash in it, one workload's or node's identity would be another's, or nobody's."""
     with pytest.raises(SpiffeIdError):
-        SpiffeId.for_service_account("example.test", "demo", account)
+        make(name)
+
+
+@pytest.mark.parametrize("namespace", ["a/sa/b", "a/b"])
+def test_a_slash_is_told_as_what_is_wrong(namespace: str) -> None:
+    with pytest.raises(SpiffeIdError, match="has a slash"):
+        SpiffeId.for_service_account("example.test", namespace, "web")
+    with pytest.raises(SpiffeIdError, match=f"spiffe://example.test/agent/{namespace}.*has a slash"):
+        SpiffeId.for_agent("example.test", namespace)
+
+
+@pytest.mark.parametrize(
+    ("path", "workload", "agent"),
+    [
+        ("", None, None),
+        ("/ns/demo/sa/web", ("demo", "web"), None),
+        ("/ns/demo/sa/web/more", None, None),
+        ("/more/ns/demo/sa/web", None, None),
+        ("/ns/demo/sb/web", None, None),
+        ("/NS/demo/sa/web", None, None),
+        ("/agent/node-a", None, "node-a"),
+        ("/agent/node-a/more", None, None),
+        ("/authority", None, None),
+        ("/x/agent/node-a", None, None),
+    ],
+)
+def test_who_is_a_workload_and_who_an_agent_is_told_by_the_whole_path(
+    path: str, workload: tuple[str, str] | None, agent: str | None
+) -> None:
+    found = SpiffeId.parse(f"spiffe://example.test{path}")
+    assert (found.workload, found.agent) == (workload, agent)
+    assert (found.dns_name is None) is (workload is None)
+
+
+def test_limits_are_met_to_the_byte() -> None:
+    longest = "spiffe://example.test/" + "a" * (2048 - 22)
+    assert str(SpiffeId.parse(longest)) == longest
+    with pytest.raises(SpiffeIdError, match="longer than 2048 bytes"):
+        SpiffeId.parse(longest + "a")
+    check_trust_domain("a" * 255)
+    with pytest.raises(SpiffeIdError, match="longer than 255 bytes"):
+        check_trust_domain("a" * 256)
+
+
+def test_an_error_shows_the_text_that_was_given_cut_short_and_the_rule() -> None:
+    with pytest.raises(SpiffeIdError) as caught:
+        SpiffeId.parse("spiffe://Example.test/" + "a" * 200)
+    assert caught.value.text.endswith("a" * 200)
+    assert str(caught.value).startswith("'spiffe://Example.test/aaa")
+    assert str(caught.value).endswith("' is not a SPIFFE ID: the trust domain has a character outside a-z 0-9 . - _")
+    assert len(str(caught.value)) < 220
+    with pytest.raises(SpiffeIdError, match="'Example' is not a SPIFFE ID"):
+        check_trust_domain("Example")
