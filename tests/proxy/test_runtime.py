@@ -10,9 +10,11 @@ from typing import Any, cast
 import pytest
 
 from agent.capture.address import PeerAddr
+from agent.catalog.fronts import Front
 from agent.catalog.model import Endpoint
 from agent.outcome import Outcome
 from agent.proxy import runtime as module
+from agent.proxy.affinity import Affinity, size_for
 from agent.proxy.connection import Refusal
 from agent.proxy.opening import Bell, Opening
 from agent.proxy.runtime import EnrolledPod, Runtime
@@ -24,7 +26,8 @@ CLIENT = PeerAddr("192.0.2.7", 40000)
 
 
 def runtime() -> Runtime:
-    return Runtime(Worker(pod("api", API_IP)).view, AccessLog(enabled=False), Counters())
+    affinity = Affinity(memoryview(bytearray(size_for(1))), 1, 0)
+    return Runtime(Worker(pod("api", API_IP)).view, AccessLog(enabled=False), Counters(), affinity)
 
 
 class Pod:
@@ -159,16 +162,20 @@ async def test_a_pod_that_is_not_in_the_catalog_is_served_no_more() -> None:
 ONE, TWO, THREE = (Endpoint(f"192.0.2.{number}", 80) for number in (1, 2, 3))
 
 
+def picked(made: Runtime, *endpoints: Endpoint) -> Endpoint:
+    return made.pick(Front("demo/api", 80, endpoints), CLIENT.address)
+
+
 def test_of_two_endpoints_the_one_with_fewer_connections_is_taken() -> None:
     made = runtime()
-    assert made.pick((ONE,)) == ONE
-    assert {made.pick((ONE, TWO)) for _ in range(100)} == {ONE, TWO}, "nobody is idle"
+    assert picked(made, ONE) == ONE
+    assert {picked(made, ONE, TWO) for _ in range(100)} == {ONE, TWO}, "nobody is idle"
     made.weigh(ONE.address, ONE.port)
-    assert {made.pick((ONE, TWO)) for _ in range(100)} == {TWO}
+    assert {picked(made, ONE, TWO) for _ in range(100)} == {TWO}
     for _ in range(2):
         made.weigh(TWO.address, TWO.port)
-    assert {made.pick((ONE, TWO)) for _ in range(100)} == {ONE}
-    assert {made.pick((ONE, TWO, THREE)) for _ in range(200)} == {ONE, THREE}, "never the busiest"
+    assert {picked(made, ONE, TWO) for _ in range(100)} == {ONE}
+    assert {picked(made, ONE, TWO, THREE) for _ in range(200)} == {ONE, THREE}, "never the busiest"
 
 
 def test_what_is_over_weighs_nothing_and_leaves_nothing() -> None:
