@@ -2,6 +2,7 @@
 
 import asyncio
 import ssl
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -21,7 +22,7 @@ from agent.proxy.relay import Leg, TlsLeg
 from agent.proxy.route import Mesh
 from agent.proxy.view import View
 from agent.tasks import spawn
-from agent.tls import alerts
+from agent.tls import alerts, peer
 from agent.tls._store import SessionStore, size_for
 from agent.tls.client_hello import HelloParser
 from agent.tls.contexts import Contexts
@@ -437,6 +438,12 @@ class Server:
         leg.keep(self.machine.outgoing())
         return hello
 
+    def judge(self) -> None:
+        """What it does with whoever dialled: only what it finds good of a client is resumed."""
+        leaf = self.machine.peer_certificate
+        assert leaf is not None
+        self.contexts.certificates(self.machine, leaf, peer.identify(leaf, trust_domain=TRUST_DOMAIN, now=time.time()))
+
 
 async def test_a_meshed_destination_is_dialled_by_mutual_tls_under_its_name() -> None:
     worker = Worker(WEB, API)
@@ -469,6 +476,7 @@ async def test_a_session_is_remembered_for_identity_and_address_and_resumed() ->
         assert made.connection.resumed is resumed
         assert [each.spiffe_id for each in made.connection.certificates] == [account("web"), account("api")]
         server.machine.receive(leg.machine.outgoing())
+        server.judge()
         if not resumed:
             assert isinstance(made.connection.taken, Mesh)
             remember = outbound._rememberer(made.connection.taken, contexts)

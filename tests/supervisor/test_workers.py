@@ -107,7 +107,7 @@ async def test_a_place_whose_worker_says_nothing_more_is_filled_again(
         pids.append(handle.pid)
         (first if len(pids) == 1 else second).set()
         settings = Settings("node-a", PolicySettings("example.test", DefaultPolicy.ALL_AUTHENTICATED, ()))
-        yield messages.Configure(settings, 1), (workers.session_memory,)
+        yield messages.Configure(settings, 1), (workers.session_memory, workers.affinity_memory)
 
     workers = quiet_workers(1, greet=greet)
     workers.start()
@@ -120,6 +120,7 @@ async def test_a_place_whose_worker_says_nothing_more_is_filled_again(
         workers.kill()
         await workers.drain(0)
     os.close(workers.session_memory)
+    os.close(workers.affinity_memory)
     assert "it hung: nothing was heard of it for" in caplog.text
 
 
