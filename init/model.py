@@ -74,30 +74,33 @@ class Options:
 
 
 class Hook(Enum):
-    """Where a chain hangs: (table, built-in chain)."""
+    """Where a chain hangs: (table, built-in chain), and what ours is named for where that chain has two of them."""
 
     RAW_OUTPUT = ("raw", "OUTPUT")
     NAT_OUTPUT = ("nat", "OUTPUT")
     NAT_PREROUTING = ("nat", "PREROUTING")
     MANGLE_PREROUTING = ("mangle", "PREROUTING")
     MANGLE_INPUT = ("mangle", "INPUT")
+    MANGLE_FORWARD = ("mangle", "FORWARD")
     MANGLE_OUTPUT = ("mangle", "OUTPUT")
+    MANGLE_LEAVING = ("mangle", "POSTROUTING", "LEAVING")
+    """Before the next, which takes off the mark that this one looks at."""
     MANGLE_POSTROUTING = ("mangle", "POSTROUTING")
 
     @property
     def table(self) -> str:
         """`raw`, `nat` or `mangle`."""
-        return self.value[0]
+        return str(self.value[0])
 
     @property
     def builtin(self) -> str:
         """The kernel's chain."""
-        return self.value[1]
+        return str(self.value[1])
 
     @property
     def chain(self) -> str:
         """Our chain, that is jumped to from there."""
-        return f"QUIETWIRE_{self.builtin}"
+        return f"QUIETWIRE_{self.value[-1]}"
 
 
 class Listener(Enum):
@@ -114,6 +117,8 @@ class Listener(Enum):
 class Verdict(Enum):
     """What a rule does with what it matches."""
 
+    ENTER = "enter"
+    """Goes through one of our chains: `Chain.enter`."""
     LEAVE = "leave"
     """Nothing: the packet goes on, uncaptured."""
     REDIRECT = "redirect"
@@ -139,11 +144,16 @@ class Packet:
     port: int
     mark: int = 0
     connmark: int = 0
+    in_loopback: bool = False
     out_loopback: bool = False
     invalid: bool = False
     reset: bool = False
     opens: bool = True
     listener: Listener = Listener.NONE
+    forwarded: bool = False
+    source_is_local: bool = False
+    dialled: tuple[str, int] | None = None
+    """The destination before nat, where that changed it."""
 
 
 @dataclass(frozen=True)
@@ -153,8 +163,13 @@ class Rule:
     verdict: Verdict
     mark: int | None = None
     """The agent's, all 32 bits of it."""
+    other_mark: int | None = None
+    """Any but this one."""
     connmark: int | None = None
+    in_loopback: bool = False
     out_loopback: bool = False
+    leaves: bool = False
+    """By another device than loopback, and a socket in this namespace has made it: it is not forwarded."""
     invalid: bool = False
     """Conntrack holds it for invalid, or was told not to follow it (notrack), and so translates nothing."""
     spare_resets: bool = False
@@ -162,49 +177,55 @@ class Rule:
     """The packet is to open a connection: a SYN, and no answer to one."""
     listener: Listener | None = None
     """A socket for the packet is there, and it is one of these. OTHER only behind a rule for AGENT."""
+    source_is_local: bool = False
+    """The source is an address of this namespace."""
     ports: tuple[Ports, ...] = ()
     source: str | None = None
     destination: str | None = None
+    dialled: bool = False
+    """`ports`, one range of them, and `destination` are those from before nat: what the client has dialled."""
     port: int = 0
     zone: int = 0
 
     def matches(self, packet: Packet) -> bool:
         """Whether the packet meets every match."""
+        here = (packet.destination, packet.port)
+        destination, port = (packet.dialled or here) if self.dialled else here
         return (
             (self.mark is None or packet.mark == self.mark)
+            and (self.other_mark is None or packet.mark != self.other_mark)
             and (self.connmark is None or packet.connmark & MARK_MASK == self.connmark)
+            and (not self.in_loopback or packet.in_loopback)
             and (not self.out_loopback or packet.out_loopback)
+            and not (self.leaves and (packet.out_loopback or packet.forwarded))
             and (not self.invalid or packet.invalid)
             and not (self.spare_resets and packet.reset)
             and (not self.opens or packet.opens)
             and (self.listener is None or packet.listener is self.listener)
-            and (not self.ports or any(first <= packet.port <= last for first, last in self.ports))
+            and (not self.source_is_local or packet.source_is_local)
+            and (not self.ports or any(first <= port <= last for first, last in self.ports))
             and (self.source is None or _inside(packet.source, self.source))
-            and (self.destination is None or _inside(packet.destination, self.destination))
+            and (self.destination is None or _inside(destination, self.destination))
         )
+
+
+ALL_TCP = Rule(Verdict.ENTER)
 
 
 @dataclass(frozen=True)
 class Chain:
-    """One of our chains and its rules, in order."""
+    """One of our chains, its rules in order, and what goes through them."""
 
     hook: Hook
     rules: tuple[Rule, ...] = field(default_factory=tuple)
-
-    @property
-    def mark(self) -> int | None:
-        """The mark that all of its rules want: what does not have it need not go through them."""
-        marks = {rule.mark for rule in self.rules}
-        return marks.pop() if len(marks) == 1 else None
-
-    @property
-    def opens(self) -> bool:
-        """Whether all of its rules are about what opens a connection: nothing else need go through them."""
-        return bool(self.rules) and all(rule.opens for rule in self.rules)
+    enter: Rule = ALL_TCP
+    """The rule that leads to it: what it does not match need not go through the others."""
 
     def evaluate(self, packet: Packet) -> list[Rule]:
         """The rules that act on a packet, in order: the first that decides about it is the last."""
-        acting = []
+        acting: list[Rule] = []
+        if not self.enter.matches(packet):
+            return acting
         for rule in self.rules:
             if rule.matches(packet):
                 acting.append(rule)
@@ -233,6 +254,12 @@ def chains(family: Family, options: Options) -> tuple[Chain, ...]:
 
     What is captured goes to a port, and whoever listens there gets it. That is the agent, or else nobody: not an
     application that was there first, nor one that takes the port while there is no agent, nor one that shares it.
+
+    Others may translate before us: the other of iptables' backends, a table of nft's. So what opens a connection is
+    looked at again behind all nat, by what its client has dialled. Unless it is to be left alone, it is dropped where
+    it reaches another socket than the agent's, leads through the namespace (a container's in the pod), or leaves
+    without the agent's mark. The pod's own connections come over loopback, from an address of its own. What comes from
+    another one is a leg of the agent's, which its connection's mark says, or forged: the answer would go out.
     """
     agents_ports = tuple((port, port) for port in sorted((options.outbound_port, options.inbound_port)))
     agents = (
@@ -243,41 +270,64 @@ def chains(family: Family, options: Options) -> tuple[Chain, ...]:
             Rule(Verdict.LEAVE, mark=options.mark),
         ]
     )
+    skipped = _of_family(options.skip_outbound_subnets, family)
     outbound = [
         *agents,
         Rule(Verdict.LEAVE, out_loopback=True),
         *(Rule(Verdict.LEAVE, ports=ports) for ports in multiport(options.skip_outbound_ports)),
-        *(Rule(Verdict.LEAVE, destination=subnet) for subnet in _of_family(options.skip_outbound_subnets, family)),
+        *(Rule(Verdict.LEAVE, destination=subnet) for subnet in skipped),
         Rule(Verdict.REDIRECT, port=options.outbound_port),
     ]
+    from_skipped = [Rule(Verdict.LEAVE, source=subnet) for subnet in _of_family(options.skip_inbound_subnets, family)]
     inbound = [
         *(Rule(Verdict.LEAVE, ports=ports) for ports in multiport(options.skip_inbound_ports)),
-        *(Rule(Verdict.LEAVE, source=subnet) for subnet in _of_family(options.skip_inbound_subnets, family)),
+        *from_skipped,
         Rule(Verdict.REDIRECT, port=options.inbound_port),
     ]
+    not_inbound = (*_dialled(options.skip_inbound_ports), *from_skipped, Rule(Verdict.DROP))
+    not_outbound = (
+        *_dialled(options.skip_outbound_ports),
+        *(Rule(Verdict.LEAVE, destination=subnet, dialled=True) for subnet in skipped),
+        Rule(Verdict.DROP),
+    )
+    arriving = (
+        Rule(Verdict.LEAVE, ports=agents_ports, listener=Listener.AGENT),
+        Rule(Verdict.DROP, ports=agents_ports, listener=Listener.OTHER),
+        Rule(Verdict.LEAVE, ports=agents_ports),  # nobody listens: the kernel refuses
+        Rule(Verdict.LEAVE, in_loopback=True, source_is_local=True),
+        Rule(Verdict.LEAVE, in_loopback=True, connmark=REPLY_MARK),
+        *not_inbound,
+    )
+    opens = Rule(Verdict.ENTER, opens=True)
+    of_agent = Rule(Verdict.ENTER, mark=options.mark)
     return (
-        Chain(Hook.RAW_OUTPUT, _of_agent(Rule(Verdict.OWN_ZONE, mark=options.mark, zone=CONNTRACK_ZONE))),
+        Chain(Hook.RAW_OUTPUT, _of_agent(Rule(Verdict.OWN_ZONE, zone=CONNTRACK_ZONE), options), of_agent),
         Chain(Hook.NAT_OUTPUT, tuple(outbound)),
         Chain(Hook.NAT_PREROUTING, tuple(inbound)),
-        Chain(Hook.MANGLE_PREROUTING, (Rule(Verdict.DROP, invalid=True),)),
-        Chain(
-            Hook.MANGLE_INPUT,
-            (
-                Rule(Verdict.LEAVE, opens=True, ports=agents_ports, listener=Listener.AGENT),
-                Rule(Verdict.DROP, opens=True, ports=agents_ports, listener=Listener.OTHER),
-            ),
-        ),
+        Chain(Hook.MANGLE_PREROUTING, (Rule(Verdict.DROP),), Rule(Verdict.ENTER, invalid=True)),
+        Chain(Hook.MANGLE_INPUT, arriving, opens),
+        Chain(Hook.MANGLE_FORWARD, not_inbound, opens),
         Chain(
             Hook.MANGLE_OUTPUT,
             (Rule(Verdict.DROP, invalid=True, spare_resets=True), Rule(Verdict.MARK_REPLY, connmark=REPLY_MARK)),
         ),
-        Chain(Hook.MANGLE_POSTROUTING, _of_agent(Rule(Verdict.UNMARK, mark=options.mark))),
+        Chain(
+            Hook.MANGLE_LEAVING,
+            not_outbound,
+            Rule(Verdict.ENTER, opens=True, leaves=True, other_mark=options.mark),
+        ),
+        Chain(Hook.MANGLE_POSTROUTING, _of_agent(Rule(Verdict.UNMARK), options), of_agent),
     )
 
 
-def _of_agent(rule: Rule) -> tuple[Rule, ...]:
+def _of_agent(rule: Rule, options: Options) -> tuple[Rule, ...]:
     """A rule about the agent's own packets, where there are any."""
-    return () if rule.mark is None else (rule,)
+    return () if options.mark is None else (rule,)
+
+
+def _dialled(ports: tuple[Ports, ...]) -> list[Rule]:
+    """What has dialled one of these ports is left alone; each range is a rule of its own (xt_conntrack has one)."""
+    return [Rule(Verdict.LEAVE, ports=(each,), dialled=True) for each in _joined(ports)]
 
 
 def multiport(ports: tuple[Ports, ...]) -> tuple[tuple[Ports, ...], ...]:

@@ -9,10 +9,11 @@ import json
 import os
 import subprocess
 from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from init.constants import AGENT_MARK, MARK_MASK, REPLY_MARK
-from init.model import Chain, Family, Hook, Listener, Options, Rule, Verdict, chains
+from init.model import ALL_TCP, Family, Hook, Listener, Options, Rule, Verdict, chains
 
 TABLE = "quietwire"
 NFT_SECONDS = 20.0
@@ -23,14 +24,19 @@ NO_SUCH_TABLE = "No such file or directory"
 """What nft says of a table that is not there; we have it speak English."""
 
 _FAMILY = {Family.IPV4: "ip", Family.IPV6: "ip6"}
+FIRST_NAT = -199
+"""The kernel lets no nat chain have a lower priority (NF_IP_PRI_CONNTRACK): ours comes before all that do not ask for
+this very one, so before iptables' own (-100), by whichever backend and whenever they were written."""
 _BASE = {
     # One step before iptables' own priorities: our rules come first.
     Hook.RAW_OUTPUT: ("filter", "output", -301),
-    Hook.NAT_OUTPUT: ("nat", "output", -101),
-    Hook.NAT_PREROUTING: ("nat", "prerouting", -101),
+    Hook.NAT_OUTPUT: ("nat", "output", FIRST_NAT),
+    Hook.NAT_PREROUTING: ("nat", "prerouting", FIRST_NAT),
     Hook.MANGLE_PREROUTING: ("filter", "prerouting", -151),
     Hook.MANGLE_INPUT: ("filter", "input", -151),
+    Hook.MANGLE_FORWARD: ("filter", "forward", -151),
     Hook.MANGLE_OUTPUT: ("route", "output", -151),
+    Hook.MANGLE_LEAVING: ("filter", "postrouting", -151),
     Hook.MANGLE_POSTROUTING: ("filter", "postrouting", -151),
 }
 
@@ -43,33 +49,102 @@ class NftSlow(NftError):
     """nft did not answer in time."""
 
 
-def text(rule: Rule, family: Family) -> str:
-    """A rule in nft's language."""
+@dataclass(frozen=True)
+class Line:
+    """A rule as it stands in one of the table's chains: its text, and the same for people (the mark is not told)."""
+
+    text: str
+    shown: str
+
+    @property
+    def comment(self) -> str:
+        """What identifies it: a digest of its text."""
+        return "qw-" + hashlib.sha256(self.text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Laid:
+    """A chain of the table: where it hangs, None for one that another leads to, and its lines in order."""
+
+    name: str
+    base: tuple[str, str, int] | None
+    lines: tuple[Line, ...]
+
+
+def layout(family: Family, options: Options) -> tuple[Laid, ...]:
+    """Our table of one family.
+
+    Where a single rule is behind a chain's entry both are one, in the base chain itself.
+    """
+    bases: dict[str, list[Line]] = {}
+    others = []
+    hooks = {}
+    for chain in chains(family, options):
+        name = f"{chain.hook.table}_{chain.hook.builtin.lower()}"
+        hooks[name] = _BASE[chain.hook]
+        lines = bases.setdefault(name, [])
+        if chain.enter == ALL_TCP or len(chain.rules) <= 1:
+            lines += [_line(_folded(chain.enter, rule), family) for rule in chain.rules]
+        else:
+            opens = f"{name}_opens"
+            others.append(Laid(opens, None, tuple(_line(rule, family) for rule in chain.rules)))
+            lines.append(_line(chain.enter, family, opens))
+    return (*others, *(Laid(name, hooks[name], tuple(lines)) for name, lines in bases.items()))
+
+
+def _folded(enter: Rule, rule: Rule) -> Rule:
+    """One rule for two that follow each other and match different things."""
+    wanted = {each.name: getattr(enter, each.name) for each in fields(Rule) if each.name != "verdict"}
+    return replace(rule, **{name: value for name, value in wanted.items() if value != getattr(ALL_TCP, name)})
+
+
+def _line(rule: Rule, family: Family, leads_to: str = "") -> Line:
+    written = shown = text(rule, family, leads_to)
+    for mark in (rule.mark, rule.other_mark):
+        if mark is not None:
+            shown = shown.replace(f"{mark:#x}", AGENT_MARK)
+    return Line(written, shown)
+
+
+def text(rule: Rule, family: Family, leads_to: str = "") -> str:
+    """A rule in nft's language; `leads_to` is the chain that an ENTER goes through."""
     parts = ["meta l4proto tcp"]
+    ip = _FAMILY[family]
     if rule.mark is not None:
         parts.append(f"meta mark {rule.mark:#x}")
-    if rule.connmark is not None:
-        parts.append(f"ct mark & {MARK_MASK:#x} == {rule.connmark:#x}")
+    if rule.in_loopback:
+        parts.append('iifname "lo"')
     if rule.out_loopback:
         parts.append('oifname "lo"')
+    if rule.leaves:
+        parts.append('oifname != "lo"')
     if rule.spare_resets:
         parts.append("tcp flags & rst == 0")
     if rule.opens:
         parts.append("tcp flags & (fin | syn | rst | ack) == syn")
+    if rule.other_mark is not None:
+        parts.append(f"meta mark != {rule.other_mark:#x}")
+    if rule.leaves:
+        parts.append(f"meta skuid 0-{0xFFFFFFFF}")  # anybody's: a packet that is forwarded is of no socket here
+    if rule.connmark is not None:
+        parts.append(f"ct mark & {MARK_MASK:#x} == {rule.connmark:#x}")
     if rule.invalid:
         parts.append("ct state invalid,untracked")
     if rule.ports:
         ranges = ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in rule.ports)
-        parts.append(f"tcp dport {{ {ranges} }}")
+        parts.append(f"{'ct original proto-dst' if rule.dialled else 'tcp dport'} {{ {ranges} }}")
     if rule.listener is not None:
         parts.append(f"socket transparent {int(rule.listener is Listener.AGENT)}")
+    if rule.source_is_local:
+        parts.append("fib saddr type local")
     if rule.source is not None:
-        parts.append(f"{_FAMILY[family]} saddr {rule.source}")
+        parts.append(f"{ip} saddr {rule.source}")
     if rule.destination is not None:
-        parts.append(f"{_FAMILY[family]} daddr {rule.destination}")
+        parts.append(f"{'ct original ' if rule.dialled else ''}{ip} daddr {rule.destination}")
     keep = 0xFFFFFFFF ^ MARK_MASK
     parts.append(
         {
+            Verdict.ENTER: f"jump {leads_to}",
             Verdict.LEAVE: "return",
             Verdict.REDIRECT: f"redirect to :{rule.port}",
             Verdict.REMEMBER: f"ct mark set ct mark & {keep:#x} | {REPLY_MARK:#x}",
@@ -82,24 +157,13 @@ def text(rule: Rule, family: Family) -> str:
     return " ".join(parts)
 
 
-def shown(rule: Rule, family: Family) -> str:
-    """A rule for people to read: the agent's mark is not told."""
-    written = text(rule, family)
-    return written if rule.mark is None else written.replace(f"meta mark {rule.mark:#x}", f"meta mark {AGENT_MARK}")
-
-
-def comment(rule: Rule, family: Family) -> str:
-    """What identifies a rule: a digest of its text."""
-    return "qw-" + hashlib.sha256(text(rule, family).encode()).hexdigest()[:16]
-
-
-def _commented(rule: Rule, family: Family) -> str:
-    return f'{text(rule, family)} comment "{comment(rule, family)}"'
-
-
 def show(options: Options) -> str:
     """All rules, as `nft -f` reads them but for the agent's mark."""
-    return "\n".join(_table(family, chains(family, options), shown) for family in options.families)
+    return "\n".join(_table(family, options, lambda line: line.shown) for family in options.families)
+
+
+def _commented(line: Line) -> str:
+    return f'{line.text} comment "{line.comment}"'
 
 
 def apply(options: Options, families: tuple[Family, ...]) -> bool:
@@ -110,7 +174,7 @@ def apply(options: Options, families: tuple[Family, ...]) -> bool:
     lines = []
     for family in Family:
         lines += _deleted(family)
-    lines += [_table(family, chains(family, options), _commented) for family in families]
+    lines += [_table(family, options, _commented) for family in families]
     _nft(["-f", "-"], "\n".join(lines))
     return True
 
@@ -142,17 +206,16 @@ def missing(options: Options, families: tuple[Family, ...]) -> list[str]:
         if entries is None:
             found.append(f"{family}: table {_FAMILY[family]} {TABLE} is missing")
             continue
-        for chain in chains(family, options):
-            found += [f"{family} {TABLE}: {what}" for what in _differences(entries, family, chain)]
+        for chain in layout(family, options):
+            found += [f"{family} {TABLE}: {what}" for what in _differences(entries, chain)]
     return found
 
 
 def mark_in_force(families: tuple[Family, ...]) -> int | None:
     """The agent's mark in the rules that are there; None where they have none. Raises NftError."""
-    name = _chain_name(Hook.RAW_OUTPUT)
     for family in families:
         for entry in _list(family) or []:
-            for expression in _expressions(entry, name):
+            for expression in _expressions(entry, "raw_output"):
                 match expression:
                     case {"match": {"op": "==", "left": {"meta": {"key": "mark"}}, "right": int(mark)}}:
                         return mark
@@ -166,45 +229,35 @@ def _expressions(entry: dict[str, Any], chain: str) -> list[Any]:
 
 def usable() -> None:
     """Raises NftError unless nft works in the current namespace, nat chains included."""
-    _nft(["-c", "-f", "-"], _table(Family.IPV4, chains(Family.IPV4, Options()), _commented))
+    _nft(["-c", "-f", "-"], _table(Family.IPV4, Options(), _commented))
 
 
-def _differences(entries: list[dict[str, dict[str, Any]]], family: Family, chain: Chain) -> list[str]:
-    kind, hook, priority = _BASE[chain.hook]
-    name = _chain_name(chain.hook)
-    base = next((entry["chain"] for entry in entries if "chain" in entry and entry["chain"]["name"] == name), None)
-    if base is None:
+def _differences(entries: list[dict[str, dict[str, Any]]], wanted: Laid) -> list[str]:
+    name = wanted.name
+    there = next((entry["chain"] for entry in entries if "chain" in entry and entry["chain"]["name"] == name), None)
+    if there is None:
         return [f"chain {name} is missing"]
-    if (base.get("type"), base.get("hook"), base.get("prio")) != (kind, hook, priority):
+    if wanted.base is not None and (there.get("type"), there.get("hook"), there.get("prio")) != wanted.base:
+        _, hook, priority = wanted.base
         return [f"chain {name} does not hang at {hook} with priority {priority}"]
     here = [entry["rule"].get("comment") for entry in entries if "rule" in entry and entry["rule"]["chain"] == name]
-    wanted = [comment(rule, family) for rule in chain.rules]
-    found = [
-        f"rule '{shown(rule, family)}' of chain {name} is missing"
-        for rule, each in zip(chain.rules, wanted, strict=True)
-        if each not in here
-    ]
-    if not found and here != wanted:
+    found = [f"rule '{line.shown}' of chain {name} is missing" for line in wanted.lines if line.comment not in here]
+    if not found and here != [line.comment for line in wanted.lines]:
         found.append(f"chain {name} has other rules, or another order, than ours")
     return found
 
 
-def _table(family: Family, wanted: tuple[Chain, ...], words: Callable[[Rule, Family], str]) -> str:
+def _table(family: Family, options: Options, words: Callable[[Line], str]) -> str:
     lines = [f"table {_FAMILY[family]} {TABLE} {{"]
-    for chain in wanted:
-        kind, hook, priority = _BASE[chain.hook]
-        lines += [
-            f"  chain {_chain_name(chain.hook)} {{",
-            f"    type {kind} hook {hook} priority {priority}; policy accept;",
-        ]
-        lines += [f"    {words(rule, family)}" for rule in chain.rules]
+    for chain in layout(family, options):
+        lines.append(f"  chain {chain.name} {{")
+        if chain.base is not None:
+            kind, hook, priority = chain.base
+            lines.append(f"    type {kind} hook {hook} priority {priority}; policy accept;")
+        lines += [f"    {words(line)}" for line in chain.lines]
         lines.append("  }")
     lines.append("}")
     return "\n".join(lines)
-
-
-def _chain_name(hook: Hook) -> str:
-    return f"{hook.table}_{hook.builtin.lower()}"
 
 
 def _deleted(family: Family) -> list[str]:

@@ -60,9 +60,8 @@ def missing(family: Family, options: Options) -> list[str]:
     for table in _tables(chains(family, options)):
         handle = _open(family, table)
         try:
-            for chain in chains(family, options):
-                if chain.hook.table == table:
-                    found += [f"{family} {table}: {what}" for what in _differences(handle, family, chain)]
+            here = [chain for chain in chains(family, options) if chain.hook.table == table]
+            found += [f"{family} {table}: {what}" for what in _differences(handle, family, here)]
         finally:
             _close_all()
     return found
@@ -143,7 +142,7 @@ def _errno(error: Exception) -> int | None:
 
 
 def _bring(handle: Any, family: Family, wanted: list[Chain]) -> bool:
-    if not any(_differences(handle, family, chain) for chain in wanted):
+    if not _differences(handle, family, wanted):
         return False
     ipv6 = family is Family.IPV6
     for chain in wanted:
@@ -153,6 +152,7 @@ def _bring(handle: Any, family: Family, wanted: list[Chain]) -> bool:
         for rule in chain.rules:
             chain_handle.append_rule(iptc.easy.encode_iptc_rule(legacy.spec(rule), ipv6=ipv6))
         _unlink(handle, chain.hook)
+    for chain in reversed(wanted):  # the last to be inserted is the first
         builtin = iptc.Chain(handle, chain.hook.builtin)
         builtin.insert_rule(iptc.easy.encode_iptc_rule(legacy.jump(chain), ipv6=ipv6))
     return True
@@ -177,21 +177,30 @@ def _unlink(handle: Any, hook: Hook) -> bool:
     return bool(found)
 
 
-def _differences(handle: Any, family: Family, chain: Chain) -> list[str]:
+def _differences(handle: Any, family: Family, wanted: list[Chain]) -> list[str]:
+    """What a table lacks of all the chains that we want in it."""
     ipv6 = family is Family.IPV6
-    hook = chain.hook
-    jumps = [_decoded(rule, ipv6=ipv6) for rule in iptc.Chain(handle, hook.builtin).rules]
-    wanted_jump = legacy.jump(chain)
     found = []
-    if wanted_jump not in jumps:
-        found.append(f"the jump from {hook.builtin} to {hook.chain} is missing")
-    elif jumps[0] != wanted_jump:
-        found.append(f"the jump from {hook.builtin} to {hook.chain} is not the first rule")
+    for builtin in dict.fromkeys(chain.hook.builtin for chain in wanted):
+        ours = [chain for chain in wanted if chain.hook.builtin == builtin]
+        rules = [_decoded(rule, ipv6=ipv6) for rule in iptc.Chain(handle, builtin).rules]
+        absent = [chain.hook.chain for chain in ours if legacy.jump(chain) not in rules]
+        found += [f"the jump from {builtin} to {name} is missing" for name in absent]
+        if not absent and rules[: len(ours)] != [legacy.jump(chain) for chain in ours]:
+            names = " and ".join(chain.hook.chain for chain in ours)
+            found.append(f"the jump from {builtin} to {names} is not the first rule")
+    for chain in wanted:
+        found += _differences_of_chain(handle, family, chain)
+    return found
+
+
+def _differences_of_chain(handle: Any, family: Family, chain: Chain) -> list[str]:
+    hook = chain.hook
     if not handle.is_chain(hook.chain):
-        return [*found, f"chain {hook.chain} is missing"]
-    here = [_decoded(rule, ipv6=ipv6) for rule in iptc.Chain(handle, hook.chain).rules]
+        return [f"chain {hook.chain} is missing"]
+    here = [_decoded(rule, ipv6=family is Family.IPV6) for rule in iptc.Chain(handle, hook.chain).rules]
     wanted = [legacy.spec(rule) for rule in chain.rules]
-    found += [
+    found = [
         f"rule '-A {hook.chain} {legacy.text(rule)}' is missing"
         for rule, each in zip(chain.rules, wanted, strict=True)
         if each not in here

@@ -18,6 +18,7 @@ from init.model import (
     MULTIPORT_LIMIT,
     Family,
     Hook,
+    Listener,
     OptionError,
     Options,
     Packet,
@@ -163,14 +164,61 @@ def test_without_an_agent_no_mark_excepts_from_anything(case: tuple[Options, Fam
     unmarked = dataclasses.replace(packet, mark=0)
     for hook in Hook:
         assert verdicts(hook, packet, nobody, family) == verdicts(hook, unmarked, nobody, family)
-    assert {rule.mark for chain in chains(family, nobody) for rule in chain.rules} == {None}
+    assert {rule.mark for chain in chains(family, nobody) for rule in (*chain.rules, chain.enter)} == {None}
 
 
-def test_packets_without_the_mark_are_spared_the_chains_that_are_about_it_alone() -> None:
-    about = {chain.hook for chain in chains(Family.IPV4, AGENTS) if chain.mark is not None}
-    assert about == {Hook.RAW_OUTPUT, Hook.MANGLE_POSTROUTING}
-    for chain in chains(Family.IPV4, AGENTS):
-        assert legacy.jump(chain).get("mark") == ({"mark": "0x9e3779b9"} if chain.hook in about else None)
+def test_packets_that_a_chain_is_not_about_are_spared_it() -> None:
+    entered = {chain.hook: legacy.jump(chain) for chain in chains(Family.IPV4, AGENTS)}
+    for hook in (Hook.RAW_OUTPUT, Hook.MANGLE_POSTROUTING):
+        assert entered[hook]["mark"] == {"mark": "0x9e3779b9"}
+    for hook in (Hook.MANGLE_INPUT, Hook.MANGLE_FORWARD, Hook.MANGLE_LEAVING):
+        assert entered[hook]["tcp"] == {"tcp-flags": ["FIN,SYN,RST,ACK", "SYN"]}
+    assert entered[Hook.MANGLE_LEAVING]["out-interface"] == "!lo"
+    assert "conntrack" in entered[Hook.MANGLE_PREROUTING]
+
+
+def translated(draw: st.DrawFn, family: Family) -> Packet:
+    """A packet behind nat: where it leads is not where its client dialled."""
+    return Packet(
+        source=draw(addresses[family]),
+        destination=draw(addresses[family]),
+        port=draw(st.one_of(ports, st.sampled_from([4140, 4143]))),
+        mark=draw(marks),
+        connmark=draw(st.sampled_from([0, REPLY_MARK])),
+        in_loopback=draw(st.booleans()),
+        out_loopback=draw(st.booleans()),
+        opens=draw(st.booleans()),
+        listener=draw(st.sampled_from(Listener)),
+        forwarded=draw(st.booleans()),
+        source_is_local=draw(st.booleans()),
+    )
+
+
+@st.composite
+def cases_behind_nat(draw: st.DrawFn) -> tuple[Options, Family, Packet]:
+    chosen, family, dialled = draw(cases())
+    packet = dataclasses.replace(translated(draw, family), source=dialled.source)
+    return chosen, family, dataclasses.replace(packet, dialled=(dialled.destination, dialled.port))
+
+
+@given(cases_behind_nat())
+def test_what_opens_a_connection_past_the_agent_is_dropped_whatever_nat_did(
+    case: tuple[Options, Family, Packet],
+) -> None:
+    chosen, family, packet = case
+    by_hook = {chain.hook: chain.evaluate(packet) for chain in chains(family, chosen)}
+    dropped = {hook: Verdict.DROP in [rule.verdict for rule in acting] for hook, acting in by_hook.items()}
+    assert packet.dialled is not None
+    as_dialled = dataclasses.replace(packet, destination=packet.dialled[0], port=packet.dialled[1], out_loopback=False)
+    skipped = not naive_inbound(as_dialled, chosen)
+    assert dropped[Hook.MANGLE_FORWARD] == (packet.opens and not skipped)
+    reaches_agent_or_nobody = packet.port in {4140, 4143} and packet.listener is not Listener.OTHER
+    reaches_other = packet.port in {4140, 4143} and packet.listener is Listener.OTHER
+    own = packet.in_loopback and (packet.source_is_local or packet.connmark == REPLY_MARK)
+    passes = reaches_agent_or_nobody or (not reaches_other and (own or skipped))
+    assert dropped[Hook.MANGLE_INPUT] == (packet.opens and not passes)
+    past_capture = naive_outbound(as_dialled, chosen) and not packet.out_loopback and not packet.forwarded
+    assert dropped[Hook.MANGLE_LEAVING] == (packet.opens and past_capture)
 
 
 @pytest.mark.parametrize("words", [legacy.show, nft.show])
@@ -229,8 +277,8 @@ def test_each_rule_of_a_chain_can_be_told_from_every_other(chosen: Options, fami
         texts = [legacy.text(rule) for rule in chain.rules]
         distinct = {(rule.ports, rule.source, rule.destination, rule.mark, rule.verdict) for rule in chain.rules}
         assert len(set(texts)) >= len(distinct)
-        digests = [nft.comment(rule, family) for rule in chain.rules]
-        assert len(set(digests)) == len(set(texts))
+    for laid in nft.layout(family, chosen):
+        assert len({line.comment for line in laid.lines}) == len({line.text for line in laid.lines})
 
 
 @given(st.lists(ranges, max_size=8))

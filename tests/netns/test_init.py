@@ -197,32 +197,48 @@ def test_check_names_each_legacy_rule_that_is_missing(pod: Player) -> None:
     agent_mark.draw()
     assert init(pod, "apply", "--backend", "legacy", *OPTIONS).returncode == 0
     for family, tool in ((Family.IPV4, "iptables-legacy"), (Family.IPV6, "ip6tables-legacy")):
-        for chain in chains(family, marked(pod, AS_OPTIONS)):
+        wanted = chains(family, marked(pod, AS_OPTIONS))
+        flush = "; ".join(f"{tool} -t {chain.hook.table} -F {chain.hook.chain}" for chain in wanted)
+        said = _found_after(pod, "legacy", "sh", "-c", flush)
+        for chain in wanted:
             table, name = chain.hook.table, chain.hook.chain
-            for number, rule in enumerate(chain.rules, 1):
-                said = _found_after(pod, "legacy", tool, "-t", table, "-D", name, str(number))
+            for rule in chain.rules:
                 assert f"missing: {family} {table}: rule '-A {name} {legacy.text(rule)}' is missing" in said
                 # Put back by iptables itself from the words that were shown, which so are proven to be true.
                 words = legacy.text(rule).replace(AGENT_MARK, f"{rule.mark or 0:#x}")
-                inside(pod, tool, "-t", table, "-I", name, str(number), *words.split())
-            said = _missing_after(pod, "legacy", tool, "-t", table, "-D", chain.hook.builtin, "1")
-            assert f"missing: {family} {table}: the jump from {chain.hook.builtin} to {name} is missing" in said
+                inside(pod, tool, "-t", table, "-A", name, *words.split())
+        assert init(pod, "check", "--backend", "legacy", *OPTIONS).returncode == 0
+        unlink = "; ".join(f"{tool} -t {table} -F {chain}" for table, chain in {c.hook.value[:2] for c in wanted})
+        said = _missing_after(pod, "legacy", "sh", "-c", unlink)
+        for chain in wanted:
+            words = f"the jump from {chain.hook.builtin} to {chain.hook.chain} is missing"
+            assert f"missing: {family} {chain.hook.table}: {words}" in said
+
+
+def test_check_names_one_legacy_rule_that_is_missing_of_many(pod: Player) -> None:
+    assert init(pod, "apply", "--backend", "legacy", *OPTIONS).returncode == 0
+    for chain in ("QUIETWIRE_INPUT", "QUIETWIRE_FORWARD", "QUIETWIRE_LEAVING"):
+        said = _missing_after(pod, "legacy", "iptables-legacy", "-t", "mangle", "-D", chain, "2")
+        assert said.count("missing: ") == 1, said
 
 
 def test_check_names_each_nft_rule_that_is_missing(pod: Player) -> None:
     agent_mark.draw()
     assert init(pod, "apply", "--backend", "nft", *OPTIONS).returncode == 0
     for family, name in ((Family.IPV4, "ip"), (Family.IPV6, "ip6")):
-        for chain in chains(family, marked(pod, AS_OPTIONS)):
-            for rule in chain.rules:
-                chain_name = f"{chain.hook.table}_{chain.hook.builtin.lower()}"
-                listed = inside(pod, "nft", "-a", "list", "chain", name, "quietwire", chain_name)
-                handle = re.search(rf'comment "{nft.comment(rule, family)}" # handle (\d+)', listed)
-                assert handle is not None
-                said = _missing_after(
-                    pod, "nft", "nft", "delete", "rule", name, "quietwire", chain_name, "handle", handle[1]
-                )
-                assert f"rule '{nft.shown(rule, family)}' of chain {chain_name} is missing" in said
+        wanted = nft.layout(family, marked(pod, AS_OPTIONS))
+        for each in (0, 1):  # one rule of each chain, then those that are left
+            handles = []
+            gone = [(chain, line) for chain in wanted for line in (chain.lines[1:] if each else chain.lines[:1])]
+            listed = inside(pod, "nft", "-a", "list", "table", name, "quietwire")
+            for chain, line in gone:
+                (handle,) = re.findall(
+                    rf'comment "{line.comment}" # handle (\d+)', listed.partition(f"chain {chain.name} ")[2]
+                )[:1]
+                handles.append(f"delete rule {name} quietwire {chain.name} handle {handle}")
+            said = _missing_after(pod, "nft", "nft", "; ".join(handles))
+            for chain, line in gone:
+                assert f"rule '{line.shown}' of chain {chain.name} is missing" in said
         said = _missing_after(pod, "nft", "nft", "delete", "table", name, "quietwire")
         assert f"missing: {family}: table {name} quietwire is missing" in said
 
@@ -440,8 +456,9 @@ def test_what_was_opened_while_the_rules_were_gone_does_not_outlive_their_repair
     options = Options(skip_outbound_ports=((PORT + 1, PORT + 1),))
     echoes = [Echo(world, peer, PORT + number, 6) for number in range(2)] + [Echo(world, pod, PORT, 6)]
     assert batch(pod, "apply", options, backend).ok
-    flush = {"legacy": f"ip{'6' if version == 6 else ''}tables-legacy -t nat -F", "nft": "nft flush ruleset"}[backend]
-    inside(pod, *flush.split())
+    legacy_tool = f"ip{'6' if version == 6 else ''}tables-legacy"
+    flush = {"legacy": f"{legacy_tool} -t nat -F; {legacy_tool} -t mangle -F", "nft": "nft flush ruleset"}[backend]
+    inside(pod, "sh", "-c", flush)
     outward = world.connect(pod, peer.address(version), PORT)
     inward = world.connect(peer, pod.address(version), PORT)
     skipped = world.connect(pod, peer.address(version), PORT + 1)
