@@ -69,8 +69,10 @@ def sign_leaf(
 ) -> x509.Certificate:
     """An X.509-SVID: one URI SAN, and for a workload its DNS name where DNS can write it. Ends with `until`."""
     names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(str(spiffe_id))]
-    if spiffe_id.dns_name is not None and _DNS_NAME.fullmatch(spiffe_id.dns_name):
-        names.append(x509.DNSName(spiffe_id.dns_name))
+    name = spiffe_id.dns_name
+    # Only one in the trust domain: an issuer with name constraints may sign no other.
+    if name is not None and _DNS_NAME.fullmatch(name) and name.endswith(f".{spiffe_id.trust_domain}"):
+        names.append(x509.DNSName(name))
     return (
         x509.CertificateBuilder()
         .subject_name(x509.Name([]))

@@ -1,6 +1,9 @@
 """SPIFFE IDs: SPIFFE-ID standard, section 2. A parser that accepts exactly what the standard allows."""
 
+import base64
+import hashlib
 import re
+from functools import lru_cache
 from typing import Self
 
 from msgspec import Struct
@@ -8,6 +11,10 @@ from msgspec import Struct
 MAX_ID_BYTES = 2048
 """SPIFFE-ID, section 2.3: implementations must not make longer ones."""
 MAX_TRUST_DOMAIN_BYTES = 255
+MAX_NAME = 255
+"""Characters of a server's name: OpenSSL's TLSEXT_MAXLEN_host_name."""
+MAX_LABEL = 63
+"""Characters of one label in it: RFC 1035, section 2.3.4."""
 
 # fullmatch everywhere: `$` would accept a trailing newline.
 _TRUST_DOMAIN = re.compile(r"[a-z0-9._-]+")
@@ -92,11 +99,32 @@ class SpiffeId(Struct, frozen=True, order=True):
 
     @property
     def dns_name(self) -> str | None:
-        """The SNI name and DNS SAN, `<sa>.<ns>.serviceaccount.identity.<td>`; None where it is no workload."""
-        if self.workload is None:
-            return None
-        namespace, service_account = self.workload
-        return f"{service_account}.{namespace}.serviceaccount.identity.{self.trust_domain}"
+        """The SNI name and DNS SAN, `<sa>.<ns>.serviceaccount.identity.<td>`; None where it is no workload.
+
+        Names that Kubernetes allows can be too long for it (a service account of 199 characters, say). Then it is a
+        stand-in, which both sides make from the ID alone: `<SHA-256 of the ID, base32>.serviceaccount.identity.<td>`,
+        without the trust domain where even that is too long. Nobody's own name has that form, because it has a label
+        less.
+        """
+        return _dns_name(self)
+
+
+def _fits(name: str) -> bool:
+    return len(name) <= MAX_NAME and all(0 < len(label) <= MAX_LABEL for label in name.split("."))
+
+
+@lru_cache(maxsize=4096)
+def _dns_name(spiffe_id: SpiffeId) -> str | None:
+    if spiffe_id.workload is None:
+        return None
+    namespace, service_account = spiffe_id.workload
+    name = f"{service_account}.{namespace}.serviceaccount.identity.{spiffe_id.trust_domain}"
+    if _fits(name):
+        return name
+    digest = base64.b32encode(hashlib.sha256(str(spiffe_id).encode()).digest()).decode("ascii").rstrip("=").lower()
+    stand_in = f"{digest}.serviceaccount.identity"
+    longer = f"{stand_in}.{spiffe_id.trust_domain}"
+    return longer if _fits(longer) else stand_in
 
 
 def check_trust_domain(name: str, text: str | None = None) -> None:

@@ -216,3 +216,62 @@ def test_an_error_shows_the_text_that_was_given_cut_short_and_the_rule() -> None
     assert len(str(caught.value)) < 220
     with pytest.raises(SpiffeIdError, match="'Example' is not a SPIFFE ID"):
         check_trust_domain("Example")
+
+
+label = st.from_regex(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", fullmatch=True)
+subdomain = st.one_of(
+    st.lists(label, min_size=1, max_size=8).map(".".join),
+    st.from_regex(r"[a-z0-9]{1,253}", fullmatch=True),  # Kubernetes bounds a service account's name, and no label in it
+).filter(lambda name: len(name) <= 253)
+workloads = st.builds(
+    SpiffeId.for_service_account,
+    st.one_of(st.just("example.test"), st.text(TRUST_DOMAIN_CHARACTERS, min_size=1, max_size=255)),
+    label,
+    subdomain,
+)
+LONGEST = SpiffeId.for_service_account("example.test", "n" * 63, "s" * 253)
+
+
+def long_name(spiffe_id: SpiffeId) -> str:
+    """What a name is where nothing is too long for it."""
+    assert spiffe_id.workload is not None
+    namespace, account = spiffe_id.workload
+    return f"{account}.{namespace}.serviceaccount.identity.{spiffe_id.trust_domain}"
+
+
+@given(workloads)
+@example(LONGEST)
+@example(SpiffeId.for_service_account("t" * 255, "n" * 63, "s" * 253))
+@example(SpiffeId.for_service_account("example.test", "n" * 63, "s" * 199))
+def test_every_workload_has_a_name_that_tls_and_dns_can_write(spiffe_id: SpiffeId) -> None:
+    name = spiffe_id.dns_name
+    assert name is not None
+    assert len(name) <= 255
+    assert all(0 < len(label) <= 63 for label in name.split("."))
+    assert name.isascii()
+    again = SpiffeId.parse(str(spiffe_id))
+    assert again.dns_name == name, "both sides make the same of it"
+
+
+@given(workloads)
+def test_a_name_that_can_be_written_stays_as_it_is(spiffe_id: SpiffeId) -> None:
+    """Agents of other versions make the same of it."""
+    name = long_name(spiffe_id)
+    fits = len(name) <= 255 and all(0 < len(label) <= 63 for label in name.split("."))
+    assert (spiffe_id.dns_name == name) == fits
+
+
+@given(st.lists(workloads, unique=True, min_size=2, max_size=6))
+@example([LONGEST, SpiffeId.for_service_account("example.test", "n" * 63, "s" * 252)])
+@example([LONGEST, SpiffeId.for_service_account("example.test", "serviceaccount", "s")])
+def test_no_two_workloads_of_a_mesh_have_the_same_name(found: list[SpiffeId]) -> None:
+    mesh = [SpiffeId("example.test", each.path) for each in found]
+    assert len({each.dns_name for each in mesh}) == len(set(mesh))
+
+
+def test_a_stand_in_is_of_the_trust_domain_where_that_is_not_what_is_too_long() -> None:
+    assert LONGEST.dns_name == (
+        "bhh2s7captgr6c2scisbllx2tnikma5aohlejsrxcgchjha5d4kq.serviceaccount.identity.example.test"
+    ), "a change of this would divide agents of two versions"
+    td = "t" * 64
+    assert (SpiffeId.for_service_account(td, "demo", "web").dns_name or "").endswith(".serviceaccount.identity")
