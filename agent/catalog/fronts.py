@@ -1,8 +1,11 @@
 """Where a service is reached, and which endpoints one node's clients reach there: pure, as kube-proxy has it."""
 
+from collections.abc import Iterator
+
 from msgspec import Struct
 
-from agent.catalog.model import Endpoint, Service, ServicePort
+from agent.catalog.key import ObjectKey
+from agent.catalog.model import Catalog, Endpoint, Service, ServicePort
 
 
 class Here(Struct, frozen=True):
@@ -69,3 +72,13 @@ def _preferred(ready: tuple[Endpoint, ...], here: Here) -> tuple[Endpoint, ...]:
         if near:
             return near
     return ready
+
+
+def overlooked(catalog: Catalog) -> Iterator[tuple[ObjectKey, str]]:
+    """Services whose hints nobody follows, because no Node says in which zone it is."""
+    if any(node.zone for node in catalog.nodes):
+        return
+    message = "hints.forZones of its endpoints are ignored: no Node here has the label topology.kubernetes.io/zone"
+    for service in catalog.services:
+        if any(each.zones for port in service.ports for each in port.ready):
+            yield service.object_key, message
