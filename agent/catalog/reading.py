@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from msgspec import Struct
 
-from agent.catalog import meanings
+from agent.catalog import fields, meanings
 from agent.catalog.document import Budget, Field, ListType, documents, json_tree, unfold
 from agent.catalog.fault import FaultError
 from agent.catalog.key import ObjectKey
@@ -130,9 +130,8 @@ def _decode(document: Field) -> Decoded | None:
             return None
         key = key_of(document)
         found = decode(key, document)
-        remarks = (
-            () if found is None else tuple((at or line, words) for at, words in meanings.remarks(key.kind, document))
-        )
+        said = () if found is None else (*meanings.remarks(key.kind, document), *fields.remarks(key.kind, document))
+        remarks = tuple((at or line, words) for at, words in said)
         return Decoded(line, key, found, remarks=remarks)
     except FaultError as fault:
         return Decoded(fault.line or line, key, None, fault.reason, fault.stand_in, forbids)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from agent.catalog import meanings
+from agent.catalog import fields, meanings
 from agent.catalog.document import Field, documents
 from agent.catalog.fault import Fault, FaultError, Remark
 from agent.catalog.files import SUFFIXES
@@ -63,7 +63,12 @@ def templates(paths: Iterable[Path], taken: Collection[ObjectKey] = ()) -> Templ
             faults.append(Fault(str(file), line, str(controller), fault.reason, closed=raw is not None))
         if isinstance(raw, RawPod):
             pods[name] = raw
-            said = [*meanings.remarks(controller.kind, document), *meanings.remarks("Pod", document.get(*path))]
+            template = document.get(*path)
+            said = [
+                *meanings.remarks(controller.kind, document),
+                *meanings.remarks("Pod", template),
+                *fields.remarks("Pod", template),
+            ]
             remarks.extend(Remark(str(file), line or document.line, str(controller), words) for line, words in said)
     return Templates(pods, tuple(faults), tuple(remarks))
 

@@ -13,6 +13,7 @@ from cyclopts import App, Parameter
 
 from agent.catalog.fault import Fault, FaultError, Remark
 from agent.catalog.files import Loaded, conflicts, load
+from agent.catalog.fronts import overlooked
 from agent.catalog.index import CatalogIndex
 from agent.catalog.join import Assembly
 from agent.catalog.model import Catalog
@@ -205,7 +206,11 @@ def check(*files: Path, as_json: AsJson = False) -> None:
     if not files:
         fail("which files? For example: quietwire authz check policy.yaml", EXIT_USAGE)
     loaded, catalog = _read(files)
-    odd = (*findings(catalog.pods, catalog.policies), *probed(catalog.pods, catalog.policies))
+    odd = (
+        *findings(catalog.pods, catalog.policies),
+        *probed(catalog.pods, catalog.policies),
+        *(Finding(key, message) for key, message in overlooked(catalog)),
+    )
     warned = sorted((*(_remark(loaded, each) for each in odd), *loaded.remarks))
     if as_json:
         _print_json(
@@ -244,7 +249,9 @@ def _read(paths: Iterable[Path]) -> tuple[Loaded, Catalog]:
     change = assembly.update({**loaded.objects, **made.pods})
     disputed = conflicts(assembly, lambda: loaded.places)
     faults = tuple(sorted((*loaded.faults, *made.faults, *disputed)))
-    catalog = Catalog() if change is None else Catalog(change.version, change.pods, change.services, change.policies)
+    catalog = Catalog()
+    if change is not None:
+        catalog = Catalog(change.version, change.pods, change.services, change.policies, change.nodes)
     remarks = tuple(sorted((*loaded.remarks, *made.remarks)))
     return msgspec.structs.replace(loaded, faults=faults, remarks=remarks), catalog
 

@@ -16,6 +16,7 @@ import pytest
 from msgspec import Struct
 
 from agent.cli.app import app
+from tests.catalog.services import endpoint, endpoint_slice, node, service
 from tests.policy.world import Manifest, manifest, text_of
 
 EXAMPLES = Path(__file__).parents[2] / "deploy" / "examples"
@@ -592,6 +593,33 @@ def test_a_file_that_does_not_exist_is_a_fault_and_none_at_all_is_bad_usage(type
     done = typed("check")
     assert done.code == 2
     assert "authz check" in done.err
+
+
+IPS = {"web": "10.96.0.1", "api": "10.96.0.2"}
+
+
+def test_two_services_at_one_external_address_are_an_error_that_names_both(typed: Typed, place: Path) -> None:
+    two = [service(name, clusterIP=ip, externalIPs=["198.51.100.9"]) for name, ip in IPS.items()]
+    write(place / "a.yaml", *two)
+    done = typed("check", place)
+    assert done.code == 1
+    assert "a.yaml:1: error: Service demo/web: 198.51.100.9, port 80, is Service demo/api's" in done.out
+
+
+def test_fields_that_nobody_carries_out_are_warnings_with_their_line(typed: Typed, place: Path) -> None:
+    hinted = endpoint_slice(endpoint("192.0.2.1", hints={"forZones": [{"name": "east"}]}))
+    balanced = {"loadBalancer": {"ingress": [{"hostname": "lb.example.test"}]}}
+    write(place / "a.yaml", service("web", internalTraficPolicy="Local", status=balanced), hinted)
+    done = typed("check", place)
+    assert done.code == 0
+    said = [line.partition(" warning: ")[2] for line in done.out.splitlines()]
+    assert [words for words in said if "is internalTrafficPolicy meant?" in words]
+    assert [words for words in said if "ingress[0].hostname is ignored" in words]
+    assert [
+        words for words in said if words.startswith("Service demo/web: hints.forZones of its endpoints are ignored")
+    ]
+    write(place / "b.yaml", node("node-a", zone="east"))
+    assert "hints.forZones" not in typed("check", place).out
 
 
 def test_an_unknown_verb_is_bad_usage(typed: Typed) -> None:
