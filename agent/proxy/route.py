@@ -54,7 +54,7 @@ class Refused(Struct, frozen=True):
 
 Route = Mesh | Plain | Refused
 Pick = Callable[[Front, str], Endpoint]
-"""Chooses among the endpoints of a front, of which there is at least one, for a client's address."""
+"""Chooses among the endpoints of a front, of which there is at least one, for a client: its address, if it is known."""
 
 
 def route(source: Pod, original: OriginalDst, view: View, pick: Pick) -> Route:
@@ -124,7 +124,7 @@ def _endpoint(front: Front, dialled: OriginalDst, source: Pod, catalog: CatalogI
             f"service {front.service} {front.nobody} for port {front.port}; "
             f"look at its endpoint slices and at the readiness of its pods",
         )
-    endpoint = pick(front, client)
+    endpoint = pick(front, client or source.key)
     address, port = endpoint.address, endpoint.port
     # On the node it would go on to some pod, and in plaintext.
     if catalog.pod_at(address) is None and (catalog.service_at(address) or catalog.outside(address, port)):
