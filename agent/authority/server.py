@@ -11,6 +11,7 @@ import socket
 import time
 from collections.abc import Sequence
 from email.utils import formatdate
+from functools import partial
 from typing import Any
 
 import uvicorn
@@ -25,9 +26,11 @@ from agent.capture.accepting import Listener, Told
 from agent.identity.csr import new_request
 from agent.identity.received import UnexpectedSvidError, accept
 from agent.identity.renewal import renew_at
+from agent.outcome import Outcome
 from agent.tasks import spawn
 from agent.tls import peer
 from agent.tls._openssl import Context, OpenSslError
+from agent.tls.machine import TlsFailure
 
 log = logging.getLogger("quietwire.authority")
 
@@ -125,6 +128,7 @@ class AuthorityServer:
         logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
         self._places = Places()
         self._listener: Listener | None = None
+        self._told = Told()
         self._anchors = b""
         self._issuer = ""
         self._serial = ""
@@ -143,7 +147,7 @@ class AuthorityServer:
             await self._renew()
             sock.listen(1024)
             unless_listening.pop_all()
-        self._listener = Listener(sock, self._take, name="the authority", told=Told(), short=self._yield_places)
+        self._listener = Listener(sock, self._take, name="the authority", told=self._told, short=self._yield_places)
         return int(sock.getsockname()[1])
 
     def changed(self) -> None:
@@ -218,7 +222,7 @@ class AuthorityServer:
             return made
 
         def stream() -> TlsStream:
-            return TlsStream(self._context, protocol, lambda: self._places.leave(place))
+            return TlsStream(self._context, protocol, lambda: self._places.leave(place), partial(self._failed, place))
 
         try:
             await asyncio.get_running_loop().connect_accepted_socket(stream, sock)
@@ -226,6 +230,15 @@ class AuthorityServer:
             log.debug("no connection with %s: %s", place.owner, error)
             self._places.leave(place)
             sock.close()
+
+    def _failed(self, place: Place, failure: TlsFailure) -> None:
+        log.debug("no connection with %s: %s", place.owner, failure)
+        if failure.outcome not in {Outcome.CERTIFICATE_EXPIRED, Outcome.CERTIFICATE_UNTRUSTED}:
+            return
+        untold = self._told.may(failure.detail, asyncio.get_running_loop().time())
+        if untold is not None:
+            more = f" (and {untold} more like it before that were not logged)" if untold else ""
+            log.warning("a caller from %s is not served: %s%s", place.owner, failure.detail, more)
 
     async def stop(self) -> None:
         """Stops listening, and answers what is under way."""

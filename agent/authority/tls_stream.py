@@ -24,13 +24,22 @@ VERIFIED_CHAIN = "verified_chain"
 
 
 class TlsStream(asyncio.Protocol):
-    """The server's end. `made` makes the protocol on top after the handshake; `lost` is called at the end."""
+    """The server's end. `made` makes the protocol on top after the handshake, `lost` is called at the end.
 
-    def __init__(self, context: Context, made: Callable[[], asyncio.Protocol], lost: Callable[[], object]) -> None:
+    `failed` is told why TLS fails, once at most.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        made: Callable[[], asyncio.Protocol],
+        lost: Callable[[], object],
+        failed: Callable[[TlsFailure], object],
+    ) -> None:
         self.machine = TlsMachine.server(context)
         self.context = context
         self.is_ending = False
-        self._made, self._lost = made, lost
+        self._made, self._lost, self._failed = made, lost, failed
         self._inner: asyncio.Protocol | None = None
         self._rest = b""
         self._is_full = self._is_held = self._turn_is_due = False
@@ -57,7 +66,7 @@ class TlsStream(asyncio.Protocol):
         try:
             plain = self.machine.receive(data)
         except TlsFailure as failure:
-            log.debug("a connection ends: %s", failure)
+            self._failed(failure)
             self._finish()  # an alert says why
             return
         self._say()

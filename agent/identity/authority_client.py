@@ -1,8 +1,8 @@
 """The provider that speaks to the authority's HTTPS API.
 
 The authority is known by its SPIFFE ID, `spiffe://<trust domain>/authority`, under the bundle that we hold; its
-host name and address mean nothing. Nothing is sent before that is checked. Of several addresses, the one that last
-answered is tried first.
+host name and address mean nothing. Nothing of ours is sent before that is checked. Of several addresses, the one that
+last answered is tried first.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import h11
 from cryptography.exceptions import UnsupportedAlgorithm
 
-from agent.identity import bundle_document, http, received, x509_svid
+from agent.identity import bundle_document, http, received, tls_failure, x509_svid
 from agent.identity.csr import new_request
 from agent.identity.http import Answer
 from agent.identity.memfd import load_cert_chain
@@ -52,6 +52,10 @@ class Credential(Protocol):
 
     def save_anchors(self, anchors_pem: bytes) -> None:
         """Keeps the bundle that the authority is known by."""
+
+
+class _NoAnswer(Exception):
+    """The connection ended before there was an answer. `str` says whose."""
 
 
 class AuthorityClient:
@@ -231,6 +235,10 @@ class AuthorityClient:
             except ProviderError as error:
                 failure = failure or error
                 continue
+            except _NoAnswer as error:
+                problem = tls_failure.without_an_answer(None if anonymous else self._agent, self._clock())
+                failure = failure or ProviderError("unreachable", f"{error}: {problem}")
+                continue
             if where != self._addresses[0]:
                 self._addresses.remove(where)
                 self._addresses.insert(0, where)
@@ -256,11 +264,18 @@ class AuthorityClient:
                 return await self._exchange(address, context, method, target, body, headers)
         except TimeoutError:
             raise ProviderError("timeout", f"{where} did not answer in {seconds:g} s") from None
+        except ssl.SSLCertVerificationError as error:
+            seen = await tls_failure.look(address)
+            why = tls_failure.does_not_verify(error, seen, self._anchors, self._clock())
+            raise ProviderError("tls", f"TLS with {where} failed: {why}") from error
         except ssl.SSLError as error:
-            raise ProviderError("tls", f"TLS with {where} failed: {error.reason or error}") from error
+            why = tls_failure.refused_by_authority(error)
+            raise ProviderError("tls", f"TLS with {where} failed: {why}") from error
         except peer.PeerRefused as error:
             raise ProviderError("wrong_authority", f"{where} is not {self._authority_id}: {error.detail}") from error
-        except (OSError, EOFError) as error:
+        except (ConnectionResetError, BrokenPipeError, EOFError) as error:
+            raise _NoAnswer(f"{where} ended the connection") from error
+        except OSError as error:
             raise ProviderError("unreachable", f"{where} cannot be reached: {error}") from error
         except h11.RemoteProtocolError as error:
             raise ProviderError("bad_answer", f"{where} does not speak HTTP: {error}") from error

@@ -11,7 +11,9 @@ import pytest
 
 from agent.authority import tls_stream
 from agent.authority.tls_stream import VERIFIED_CHAIN, TlsStream
+from agent.outcome import Outcome
 from agent.tls.contexts import Contexts
+from agent.tls.machine import TlsFailure
 from tests.tls.pki import Pki
 from tests.tls.records import Peer, Writer
 
@@ -67,13 +69,14 @@ class Joint:
         self.directory = directory
         self.upper = Upper()
         self.is_lost = asyncio.Event()
+        self.failures: list[TlsFailure] = []
         self.here, self.peer = socket.socketpair()
         self.here.setblocking(False)
         self.peer.setblocking(False)
 
     async def begin(self) -> None:
         loop = asyncio.get_running_loop()
-        made = lambda: TlsStream(OURS.server, lambda: self.upper, self.is_lost.set)  # noqa: E731
+        made = lambda: TlsStream(OURS.server, lambda: self.upper, self.is_lost.set, self.failures.append)  # noqa: E731
         self.wire, self.stream = await loop.connect_accepted_socket(made, self.here)
 
     async def say(self, data: bytes) -> None:
@@ -199,22 +202,23 @@ async def only_shown(joint: Joint, peer: Peer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("attack", "is_above"),
+    ("attack", "is_above", "outcome"),
     [
-        (flood_of_keys, True),
-        (heap_of_certificates, False),
-        (certificate_of_another_mesh, False),
-        (nonsense, False),
+        (flood_of_keys, True, Outcome.TLS_FLOOD),
+        (heap_of_certificates, False, Outcome.HANDSHAKE_FAILED),
+        (certificate_of_another_mesh, False, Outcome.CERTIFICATE_UNTRUSTED),
+        (nonsense, False, Outcome.HANDSHAKE_FAILED),
     ],
 )
 async def test_what_the_data_path_refuses_is_refused_here(
-    joint: Joint, attack: Callable[[Joint], Awaitable[None]], is_above: bool
+    joint: Joint, attack: Callable[[Joint], Awaitable[None]], is_above: bool, outcome: Outcome
 ) -> None:
     """And it is told by an alert before the end; the protocol above hears of nobody that is not let in."""
     await attack(joint)
     async with asyncio.timeout(10):
         await joint.ended()
     assert joint.upper.is_here.is_set() is is_above
+    assert [failure.outcome for failure in joint.failures] == [outcome]
     joint.peer.close()
     async with asyncio.timeout(10):
         await joint.is_lost.wait()
