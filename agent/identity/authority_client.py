@@ -8,6 +8,7 @@ last answered is tried first.
 import asyncio
 import json
 import logging
+import random
 import ssl
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -21,7 +22,7 @@ from agent.identity.csr import new_request
 from agent.identity.http import Answer
 from agent.identity.memfd import load_cert_chain
 from agent.identity.provider import ProviderError, Report
-from agent.identity.renewal import renew_at
+from agent.identity.renewal import BACKOFF_CAP_SECONDS, join_pause, renew_at
 from agent.identity.spiffe import SpiffeId
 from agent.identity.svid import Bundle, Svid
 from agent.outcome import Outcome
@@ -89,6 +90,11 @@ class AuthorityClient:
         self._joining: asyncio.Task[ProviderError | None] | None = None
         self._doubted = False
         """The authority may not take our own certificate any more: where renewing fails, we join anew."""
+        self._joins = 0
+        """How often we joined since something that we asked for under our own certificate was answered."""
+        self._join_at = float("-inf")
+        """We do not join before."""
+        self._random = random.SystemRandom()
         self._skew_said_at = float("-inf")
         self.skew: float | None = None
         """By how many seconds the authority's clock is ahead of this one; None before it was heard."""
@@ -190,11 +196,29 @@ class AuthorityClient:
         return None
 
     async def _join_anew(self) -> Svid:
+        now = self._clock()
+        if 0 < self._join_at - now <= BACKOFF_CAP_SECONDS:  # more, and this clock was set back
+            raise ProviderError(
+                "join_paused",
+                f"this agent has joined {self._joins} times, and the authority takes nothing that came of it: its log "
+                f"says why, and `quietwire authority status`. It joins again in {self._join_at - now:.0f} s",
+            )
         token = await self._tokens()
         body = {"token": token, "node": self._node}
-        agent = await self._sign("/v1/join", self._agent_id, body, anonymous=True)
+        try:
+            agent = await self._sign("/v1/join", self._agent_id, body, anonymous=True)
+        except ProviderError as error:
+            if error.code == "bad_answer":  # the authority signs what nobody can use
+                self._joined(now)
+            raise
+        self._joined(now)
         log.info("joined as %s", self._agent_id)
         return agent
+
+    def _joined(self, now: float) -> None:
+        """It was joined; until something works that came of it, the next time is ever later."""
+        self._joins += 1
+        self._join_at = now + join_pause(self._joins, self._random.random())
 
     async def _renew(self) -> Svid:
         try:
@@ -202,8 +226,10 @@ class AuthorityClient:
         except ProviderError as error:
             if not self._doubted or error.code not in {"tls", "unreachable"}:
                 raise
-            log.warning("the authority does not take this agent's certificate any more, joining anew: %s", error)
-        return await self._join_anew()
+            failure = error
+        agent = await self._join_anew()
+        log.warning("the authority did not take this agent's certificate any more, and it joined anew: %s", failure)
+        return agent
 
     async def _sign(self, path: str, spiffe_id: SpiffeId, more: dict[str, str], *, anonymous: bool = False) -> Svid:
         request = new_request(spiffe_id)
@@ -245,6 +271,8 @@ class AuthorityClient:
             self._compare_clocks(answer)
             if answer.status not in {200, 304}:
                 raise _refused(answer)
+            if not anonymous:
+                self._joins, self._join_at = 0, float("-inf")
             return answer
         raise failure or ProviderError("unreachable", "no address of an authority was given")
 

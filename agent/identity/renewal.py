@@ -6,6 +6,8 @@ JITTER = 0.1
 """Renewals spread over this part of the lifetime, so that a node's SVIDs do not all come due at once."""
 FIRST_BACKOFF_SECONDS = 0.1
 BACKOFF_CAP_SECONDS = 60.0
+JOIN_PAUSE_SECONDS = 2.0
+"""Before an agent joins anew where what it got by joining does not work; doubled each time."""
 PUSHED_SECONDS = 30.0
 """How often a source that changes at its own time is looked at besides."""
 SPREAD_SECONDS = 10.0
@@ -21,6 +23,11 @@ def renew_at(svid: Svid, issued_at: float, jitter: float) -> float:
     """
     lifetime = svid.not_after - issued_at
     return issued_at + lifetime * (0.5 - JITTER * jitter)
+
+
+def join_pause(joins: int, jitter: float) -> float:
+    """Seconds before an agent joins again, after so many joins of which nothing has worked that came of them."""
+    return min(JOIN_PAUSE_SECONDS * 2.0 ** min(joins - 1, 32), BACKOFF_CAP_SECONDS) * (0.5 + jitter / 2)
 
 
 def backoff(attempt: int, jitter: float, lifetime: float = float("inf")) -> float:

@@ -4,13 +4,18 @@ import asyncio
 import logging
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from agent.authority import control
+from agent.identity import received
 from agent.identity.credential import FileCredential
 from agent.identity.provider import ProviderError, Report
+from agent.identity.renewal import join_pause
 from agent.tasks import spawn
 from tests.authority.running import TD, WEB, Authority, newer, refused
 from tests.tls.pki import Pki
@@ -150,3 +155,53 @@ async def test_an_agent_that_was_left_behind_by_a_rotation_joins_anew(authority:
     assert client.agent.issuer == last.issuer
     book.close()
     authority.stop()
+
+
+@pytest.mark.parametrize("fault", ["its certificate is not taken", "what is signed is nothing that can be used"])
+async def test_an_agent_whose_joins_lead_to_nothing_joins_ever_more_rarely_until_something_works(
+    authority: Authority, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twenty seconds in which ten identities are asked for, over and over: it was fifty joins."""
+    now, joins = time.time(), 0
+    client = authority.client(clock=lambda: now)
+    request, accept = client._request, received.accept
+    broken = True
+
+    async def answered(method: str, target: str, *rest: Any, anonymous: bool = False) -> Any:
+        nonlocal joins
+        joins += target == "/v1/join"
+        if broken and not anonymous and fault.startswith("its"):
+            raise ProviderError("tls", "it ends the connection")
+        return await request(method, target, *rest, anonymous=anonymous)
+
+    def accepted(*given: Any, **more: Any) -> Any:
+        if broken and fault.startswith("what"):
+            raise received.UnexpectedSvidError("it does not verify")
+        return accept(*given, **more)
+
+    monkeypatch.setattr(client, "_request", answered)
+    monkeypatch.setattr(received, "accept", accepted)
+    said = set()
+    for _ in range(100):
+        now += 0.2
+        client._doubted = True  # by what the poll met with
+        with pytest.raises(ProviderError) as caught:
+            await client.issue(WEB)
+        said.add(caught.value.code)
+    assert 3 <= joins <= 6
+    assert said <= {"join_paused", "tls", "bad_answer"}
+    broken, joins = False, 0
+    now += 60.0
+    for _ in range(3):
+        client._doubted = False
+        assert (await client.issue(WEB)).spiffe_id == WEB
+    assert joins <= 1
+    assert client._join_at == float("-inf"), "the next join is at once"
+    authority.stop()
+
+
+@given(st.integers(1, 10_000), st.floats(0.0, 1.0, exclude_max=True))
+def test_the_pause_before_another_join_grows_to_a_minute_and_differs_between_agents(joins: int, jitter: float) -> None:
+    assert 1.0 <= join_pause(joins, jitter) <= 60.0
+    assert join_pause(joins + 1, jitter) >= join_pause(joins, jitter)
+    assert join_pause(joins, 0.0) <= join_pause(joins, jitter)
