@@ -10,7 +10,7 @@ packages="python3-venv python3-dev gcc libc6-dev libssl-dev iptables nftables li
   iproute2 procps kmod curl nginx ca-certificates"
 if [ "$what" = test ]; then
   packages="$packages conntrack netcat-openbsd openssl redis-server redis-tools postgresql postgresql-client
-    mariadb-server mariadb-client openssh-server openssh-client"
+    mariadb-server mariadb-client nats-server openssh-server openssh-client"
 fi
 if [ "$what" = bench ]; then
   packages="$packages libnginx-mod-stream haproxy stunnel4 openssl wrk iperf3"

@@ -9,7 +9,7 @@ from pathlib import Path
 from agent.cli.demo.stage import Player
 from tests.netns.world import World
 
-NGINX, REDIS, POSTGRES, MARIADB, SSHD = 8080, 6379, 5432, 3306, 22
+NGINX, REDIS, POSTGRES, MARIADB, SSHD, NATS = 8080, 6379, 5432, 3306, 22, 4222
 
 
 class Apps:
@@ -118,6 +118,10 @@ class Apps:
             *("--bind-address=*", f"--socket={home}/socket", f"--init-file={home}/init.sql", "--skip-name-resolve"),
             f"--pid-file={home}/pid",
         )
+
+    def nats(self) -> None:
+        """nats-server, which says who it is before its client says a word."""
+        self._start("nats", NATS, "nats-server", "--addr", "::", "--port", str(NATS))
 
     def sshd(self) -> Path:
         """sshd; returns the private key that logs root in."""

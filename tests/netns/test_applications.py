@@ -6,12 +6,12 @@ import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple, cast
 
 import pytest
 
 from agent.cli.demo.stage import Player
-from tests.netns.apps import MARIADB, NGINX, POSTGRES, REDIS, SSHD, Apps
+from tests.netns.apps import MARIADB, NATS, NGINX, POSTGRES, REDIS, SSHD, Apps
 from tests.netns.world import World
 
 MARKER = "a-marker-that-nobody-else-writes"
@@ -45,6 +45,7 @@ def place(make_shared_world: Callable[..., World]) -> Iterator[Place]:
     apps.redis()
     apps.postgres()
     apps.mariadb()
+    apps.nats()
     ssh_key = apps.sshd()
     open_apps.sshd()
     open_apps.mariadb()
@@ -170,6 +171,25 @@ def test_mariadb_which_speaks_first_serves_a_meshed_client(place: Place, version
 
 def test_mariadb_which_speaks_first_serves_an_unmeshed_client_where_policy_permits(place: Place, version: int) -> None:
     assert mariadb(place, place.stranger, place.open_server, version) == "42"
+
+
+def test_a_message_goes_from_one_client_of_nats_to_another_and_its_server_speaks_first(
+    place: Place, version: int
+) -> None:
+    def joined() -> BinaryIO:
+        with place.world.connect(place.client, place.server.address(version), NATS) as sock:
+            stream = sock.makefile("rwb", buffering=0)
+        assert stream.readline().startswith(b"INFO {"), "before a word was said to it"
+        stream.write(b'CONNECT {"verbose":false}\r\nPING\r\n')
+        assert stream.readline() == b"PONG\r\n"
+        return cast("BinaryIO", stream)
+
+    with joined() as subscriber, joined() as publisher:
+        subscriber.write(b"SUB news 1\r\nPING\r\n")
+        assert subscriber.readline() == b"PONG\r\n"
+        publisher.write(b"PUB news 5\r\nhello\r\n")
+        assert subscriber.readline() == b"MSG news 1 5\r\n"
+        assert subscriber.readline() == b"hello\r\n"
 
 
 @pytest.mark.parametrize("who", ["client", "stranger"])
