@@ -9,7 +9,15 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import TypeVar
 
-from init.constants import AGENT_MARK, AGENT_SOCKET, BACKENDS, INBOUND_PORT, MARK_MASK, OUTBOUND_PORT
+from init.constants import (
+    AGENT_MARK,
+    AGENT_SOCKET,
+    BACKENDS,
+    FOREIGN_NAT_HINT,
+    INBOUND_PORT,
+    MARK_MASK,
+    OUTBOUND_PORT,
+)
 from init.model import Family, OptionError, Options, parse_ports, parse_subnets
 from init.netns import NetnsError, Whose, enter, open_netns, whose
 
@@ -158,6 +166,10 @@ def _act(given: argparse.Namespace, options: Options, fd: int) -> int:
         sys.stderr.write(f"quietwire init: {note}\n")
     if result.privileged:
         sys.stderr.write(f"quietwire init: capture cannot hold {', '.join(result.privileged)}: {PRIVILEGED_HINT}\n")
+    for rule in result.foreign or ():
+        sys.stderr.write(f"quietwire init: a nat rule that comes before capture: {rule}\n")
+    if result.foreign:
+        sys.stderr.write(f"quietwire init: {FOREIGN_NAT_HINT}\n")
     if result.error is not None:
         hint = "; run as root, or with NET_ADMIN" if os.geteuid() != 0 else ""
         return _failed(f"{result.error}{hint}", as_json=given.json, status=1)

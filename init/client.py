@@ -37,6 +37,7 @@ class BatchResult:
     error: str | None = None
     backend: str | None = None
     privileged: tuple[str, ...] = ()
+    foreign: tuple[str, ...] | None = None
 
 
 def run_batch(requests: Sequence[BatchRequest], timeout: float) -> list[BatchResult]:
@@ -84,6 +85,7 @@ def run_batch(requests: Sequence[BatchRequest], timeout: float) -> list[BatchRes
             error=answer["error"],
             backend=answer["backend"],
             privileged=tuple(answer["privileged"]),
+            foreign=None if answer["foreign"] is None else tuple(answer["foreign"]),
         )
         for request, answer in zip(requests, answers, strict=True)
     ]

@@ -19,3 +19,8 @@ AGENT_SOCKET = f"/run/quietwire/{ENROL_SOCKET}"
 MEMORY_DIRECTORY = "/run/quietwire/init"
 """What `remove` must know later: sysctls as they were, by namespace."""
 BACKENDS = ("auto", "legacy", "nft")
+FOREIGN_NAT_HINT = (
+    "what they divert is refused. Remove them, or take what they are for out of capture: "
+    "skip-inbound-ports, skip-outbound-ports (--backend nft comes before those of iptables)"
+)
+"""What follows of nat rules that come before ours, and what to do."""

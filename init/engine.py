@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from init import conntrack, kernel, nft, privileged, tables
+from init import conntrack, foreign_nat, kernel, nft, privileged, tables
 from init.agent_mark import mark_of_namespace
 from init.constants import MARK_MASK, MEMORY_DIRECTORY
 from init.kernel import KernelError, Memory
@@ -65,6 +65,8 @@ class Result:
     backend: str | None = None
     privileged: list[str] = field(default_factory=list)
     """Processes in there that capture cannot hold (init.privileged)."""
+    foreign: list[str] | None = None
+    """Rules of others that divert TCP before ours (init.foreign_nat); None where that was not looked for."""
 
     def fail(self, error: str) -> None:
         """Notes a failure; the first one is kept."""
@@ -166,7 +168,7 @@ def repair(requests: Sequence[Request], now: float) -> list[Result]:
             except OSError as error:  # the rules are in force again all the same
                 result.notes.append(f"connections that were opened without the rules may go on uncaptured: {error}")
         missing = found.missing or [found.error or "it could not be checked"]
-        results[number] = replace(result, missing=missing, privileged=found.privileged)
+        results[number] = replace(result, missing=missing, privileged=found.privileged, foreign=found.foreign)
     return results
 
 
@@ -186,6 +188,11 @@ def probe() -> str:
     """`legacy` where its tables work on this kernel, else `nft`; found out once per boot, in a scratch namespace.
 
     Without NET_RAW it is `nft` in any case: iptables reaches its tables through a raw socket, nft through netlink.
+
+    Nft's chains come before all of iptables' own, and legacy ones only before those of their own table: where a pod's
+    containers write nat rules by iptables-nft, `nft` captures what `legacy` can only refuse. Still `legacy` comes first:
+    its tables are verified by their bytes in microseconds, and nft's by a process for each pod and family, which 300 pods
+    on a node would pay for every half minute. What diverts is named, with this way out of it (init.foreign_nat).
     """
     try:
         socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW).close()
@@ -247,6 +254,7 @@ def _prepare(job: _Job) -> None:
 def _kernel_part(job: _Job) -> None:
     if job.request.op == CHECK:
         job.result.missing += kernel.missing(job.families)
+        job.result.foreign = foreign_nat.diverting(nft.FIRST_NAT if job.backend == "nft" else None)
     else:
         job.result.changed |= kernel.undo(job.memory)
 

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from agent.capture import _sockets
 from init.constants import ROUTE_TABLE
 from init.kernel import LOOPBACK, has_ipv6
+from init.netfilter import NETLINK_NETFILTER, messages
 from init.nft import TABLE
 
 SWEEP_SECONDS = 0.5
@@ -40,8 +41,6 @@ MESSAGE_BYTES = 65536
 DEAF_SECONDS = 0.2
 """For how long a socket is left alone after it was read: a pod may say what it likes as often as it likes."""
 
-_NETLINK_NETFILTER = 12
-"""linux/netlink.h; Python has no name for it."""
 _NFTABLES = 1 << 6
 """NFNLGRP_NFTABLES, linux/netfilter/nfnetlink.h; a bit of sockaddr_nl for each group, netlink(7)."""
 _ROUTES = sum(
@@ -56,14 +55,20 @@ _ROUTES = sum(
         24,  # RTNLGRP_IPV4_NETCONF: rp_filter
     )
 )
+_WORDS = tuple(word.encode() + b"\0" for word in (TABLE, "nat", "redir", "DNAT", "REDIRECT", "NETMAP"))
+_GONE = (0x0A02, 0x0A05)
+"""NFNL_SUBSYS_NFTABLES with NFT_MSG_DELTABLE, NFT_MSG_DELCHAIN."""
 _HEADER = struct.Struct("=IHHII")
 """struct nlmsghdr: length, type, flags, sequence, port."""
 _NEWLINK, _DELLINK, _NEWADDR, _NEWROUTE, _DELROUTE, _NEWRULE, _DELRULE, _NEWNETCONF = 16, 17, 20, 24, 25, 32, 33, 80
 
 
 def concerns_rules(data: bytes) -> bool:
-    """Whether what nft's netlink said in one datagram is about our tables: each of its messages has the name."""
-    return TABLE.encode() + b"\0" in data
+    """Whether what nft's netlink said in one datagram is about our tables, or about nat that may come before ours.
+
+    Each of its messages has the table's name. The type of a chain and what a rule does have names, unless they go.
+    """
+    return any(word in data for word in _WORDS) or any(kind in _GONE for kind, _ in messages(data))
 
 
 def concerns_routes(data: bytes) -> bool:
@@ -95,7 +100,7 @@ class Ears:
         made: list[socket.socket] = []
         try:
             kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK
-            for protocol, groups in ((_NETLINK_NETFILTER, _NFTABLES), (socket.NETLINK_ROUTE, _ROUTES)):
+            for protocol, groups in ((NETLINK_NETFILTER, _NFTABLES), (socket.NETLINK_ROUTE, _ROUTES)):
                 made.append(socket.socket(socket.AF_NETLINK, kind, protocol))
                 made[-1].bind((0, groups))
             made.append(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
@@ -226,8 +231,10 @@ class RuleWatch:
             pod.pace.looking()
             pod.shapes_before_look = pod.ears.shapes() if pod.shapes is not None else b""
 
-    def looked(self, key: str, now: float, *, wrote: bool, legacy: bool) -> None:
+    def looked(self, key: str, now: float, *, wrote: bool, legacy: bool, news: bool = False) -> None:
         """Somebody has looked, and `wrote` what was missing, or not; `legacy`: the rules are in iptables' own tables.
+
+        `news`: nothing was missing, and yet the look was not for nothing.
 
         What was heard while something was written is our own doing, or is found by the next verification of everything:
         to read at once what was just written would double the work of an agent that starts.
@@ -239,7 +246,7 @@ class RuleWatch:
             pod.pace.looking()
             _rings(pod.ears.rules, concerns_rules)
             _rings(pod.ears.routes, concerns_routes)
-        pod.pace.looked(now, wrote=wrote)
+        pod.pace.looked(now, wrote=wrote or news)
         if not legacy:
             pod.shapes = None  # to ask would make the tables, and every packet would go through them
         elif wrote or pod.shapes is None:

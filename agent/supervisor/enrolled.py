@@ -62,6 +62,8 @@ class Enrolled:
         """The workers have been told to serve it."""
         self.warned = False
         """It was said that processes in there can get past capture."""
+        self.foreign: tuple[str, ...] = ()
+        """Nat rules of others that come before ours, as they were said last."""
 
     @property
     def options(self) -> Options:

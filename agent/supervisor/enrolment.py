@@ -34,6 +34,7 @@ from agent.supervisor.enrolled import AGENT_PORTS, AgentPorts, Enrolled, Handed
 from agent.supervisor.workers import WorkerHandle, Workers
 from init import agent_mark
 from init.client import BatchRequest, BatchResult, run_batch
+from init.constants import FOREIGN_NAT_HINT
 from init.model import Options
 from init.netns import NetnsError, Whose, open_netns, path_of, whose
 
@@ -290,8 +291,16 @@ class Enrolment:
                 ", ".join(result.privileged),
                 enrolled.key,
             )
+        news = result.foreign is not None and result.foreign != enrolled.foreign
+        if news:
+            enrolled.foreign = result.foreign or ()
+            if result.foreign:
+                found = "; ".join(result.foreign)
+                log.warning("nat rules in %s come before capture: %s: %s", enrolled.key, found, FOREIGN_NAT_HINT)
+            else:
+                log.info("no nat rule in %s comes before capture any more", enrolled.key)
         now = asyncio.get_running_loop().time()
-        self.watch.looked(enrolled.key, now, wrote=wrote, legacy=result.backend == "legacy")
+        self.watch.looked(enrolled.key, now, wrote=wrote, legacy=result.backend == "legacy", news=news)
 
     def refuse_all(self) -> None:
         """Closes every listener, so that the kernel refuses: the rules stay, so nothing goes out in plaintext."""

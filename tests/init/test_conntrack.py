@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from init.conntrack import attributes, name_of_untranslated
+from init.conntrack import name_of_untranslated
+from init.netfilter import attributes
 
 TCP, UDP = 6, 17
 NESTED = 0x8000

@@ -12,7 +12,7 @@ from agent.cli.demo.stage import Player
 from tests.netns.test_capture import WITH_NET_RAW
 from tests.netns.test_catalog import asks
 from tests.netns.test_init import init, inside
-from tests.netns.world import MARKER, Echo, World
+from tests.netns.world import MARKER, SOON, Echo, World
 
 PORT, SKIPPED, BEHIND = 8080, 9000, 8081
 FORGED_PORT = 40000
@@ -24,12 +24,14 @@ ELSEWHERE = {4: "198.51.100.7", 6: "2001:db8::7"}
 BY_IPTABLES = """
 {tool} -t nat -A PREROUTING -i eth0 -p tcp -m multiport --dports {port},{skipped} -j REDIRECT --to-ports {behind}
 {tool} -t nat -A OUTPUT -o eth0 -p tcp -m multiport --dports {port},{skipped} -j DNAT --to-destination {outside}
+{tool} -t nat -A OUTPUT -p udp --dport 53 -j REDIRECT --to-ports 5353
 """
 BY_NFT = """
 nft 'table {ip} vpn {{
   chain in {{ type nat hook prerouting priority -199; tcp dport {{ {port}, {skipped} }} redirect to :{behind}; }};
   chain out {{ type nat hook output priority -199; oifname "eth0"\
-    tcp dport {{ {port}, {skipped} }} dnat to {outside}; }};
+    tcp dport {{ {port}, {skipped} }} dnat to {outside};
+    udp dport 53 redirect to :5353; }};
 }}'
 """
 DIVERSIONS = {
@@ -173,5 +175,36 @@ def test_nobody_is_let_in_by_a_connection_that_is_forged_over_loopback(place: Pl
             hears(waiting, struct.pack("!HH", BEHIND, FORGED_PORT))
 
 
-def test_rules_are_in_force_all_the_while(place: Place) -> None:
-    assert init(place.app, "check", "--backend", place.backend, *SKIP_OPTIONS).returncode == 0
+def test_what_comes_before_ours_is_named_by_check_and_by_the_agent(place: Place) -> None:
+    """The rules are in force all the while. Our nft chains come before all of iptables' own."""
+    found = init(place.app, "check", "--backend", place.backend, *SKIP_OPTIONS)
+    assert found.returncode == 0
+    named = [line for line in found.stderr.splitlines() if "a nat rule that comes before capture: " in line]
+    if (place.backend, place.theirs) == ("nft", "iptables-legacy"):
+        assert named == []
+        return
+    chains = ("in", "out") if place.theirs == "nft" else ("PREROUTING", "OUTPUT")
+    table = "vpn" if place.theirs == "nft" else "nat"
+    for family in ("ip", "ip6"):
+        for chain, words in zip(chains, (f"redirect to :{BEHIND}", "dnat to "), strict=True):
+            (line,) = (line for line in named if f": {family} {table} {chain}: " in line)
+            assert words in line
+    assert len(named) == 4, "UDP is no business of ours"
+    assert "what they divert is refused" in found.stderr
+    said = place.world.mesh.wait_for_log(lambda line: "nat rules in demo/app come before" in str(line.get("msg")), SOON)
+    assert said is not None, "it was heard of"
+    assert said["level"] == "warning"
+
+
+def test_it_is_said_once_and_again_when_it_is_gone(place: Place) -> None:
+    world = place.world
+    if (place.backend, place.theirs) == ("nft", "iptables-legacy"):
+        assert not [line for line in world.mesh.lines() if "come before capture" in str(line.get("msg"))]
+        return
+    table = "vpn" if place.theirs == "nft" else "nat"
+    inside(place.app, "sh", "-ec", f"nft delete table ip {table}; nft delete table ip6 {table}")
+    gone = world.mesh.wait_for_log(lambda line: "no nat rule in demo/app comes before" in str(line.get("msg")), SOON)
+    assert gone is not None
+    with world.connect(place.client, place.app.ipv4, PORT) as sock:
+        sock.sendall(MARKER)
+        assert sock.recv(100) == MARKER, "and the port is served again"
