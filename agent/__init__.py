@@ -10,6 +10,7 @@ SVID                  X.509-SVID: leaf, intermediates and key for one SPIFFE ID
 bundle                the trust anchors of one trust domain
 authority             the CA role: attests agents, signs SVIDs, publishes the bundle
 catalog               what exists: pods, services, endpoints, policies, as an immutable snapshot with a version
+front                 what is behind an address and port of a service, for the pods of one node
 permit, denial        the result of `authorize`; a denial always carries its reason
 outcome               how a connection ended: one enum for metrics, access log and tests (agent/outcome.py)
 supervisor            the process that owns whatever outlives a worker: enrolment, listeners, SVIDs, catalog, admin

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 from msgspec import Struct
 
+from agent.catalog.claims import claims_of
 from agent.catalog.fault import Fault
 from agent.catalog.key import ObjectKey
 from agent.catalog.objects import RawObject, RawPod
@@ -277,13 +278,12 @@ class Standings:
                 former = self._standing.get(key)
                 good = former is not None and not former.stand_in
                 reason = f"its address {ip} is {winner}'s already"
-                faults.append(
-                    Fault(file, line, str(key), reason, last_good=good, closed=former is not None and not good)
-                )
-                if former is None:
+                left = former if good else _without_address(file, line, now[key].raw) or former
+                faults.append(Fault(file, line, str(key), reason, last_good=good, closed=left is not None and not good))
+                if left is None:
                     del now[key]
                 else:
-                    now[key] = msgspec.structs.replace(former, file=file, line=line)
+                    now[key] = msgspec.structs.replace(left, file=file, line=line)
             moving = [key for key in moving if key not in lost]  # who fell back may want an address that was given on
 
     def _closed_by(
@@ -310,6 +310,18 @@ def addresses_of(raw: RawObject) -> tuple[str, ...]:
     if isinstance(raw, RawPod):
         return () if raw.pod.host_network else raw.pod.ips
     return raw.cluster_ips if isinstance(raw, RawService) else ()
+
+
+def _without_address(file: str, line: int, raw: RawObject) -> Standing | None:
+    """What is in force of a newcomer whose address is another's; None for nothing.
+
+    A service's addresses outside the cluster's network stay its own, and nobody is behind them: nobody would know them
+    without it, and they would be dialled in plaintext.
+    """
+    if not isinstance(raw, RawService) or not claims_of(raw):
+        return None
+    closed = msgspec.structs.replace(raw, cluster_ips=(), closed=True)
+    return Standing(file, line, closed, stand_in=True)
 
 
 def _seniority(each: tuple[str, Claim], former: Standing | None) -> int:

@@ -176,6 +176,22 @@ def _held(claims: Claims, service: RawService) -> set[Claim]:
     return found
 
 
+def test_a_service_whose_cluster_ip_is_anothers_keeps_its_other_addresses_closed() -> None:
+    """Nobody would know them without it, and they would be dialled in plaintext."""
+    late = service("late", externalIPs=[OUTSIDE], ports=[{"port": 80, "nodePort": 30080}])
+    found = Services(service(), SERVED, endpoint_slice(endpoint("192.0.2.2"), of="late", name="late-1"), late)
+    found.index.set_node_addresses([NODE])
+    (fault,) = found.faults
+    assert "its address 10.96.0.1 is Service demo/web's already" in fault.reason
+    assert fault.closed
+    assert found.front().service == "demo/web"
+    for address, port in ((OUTSIDE, 80), (NODE, 30080)):
+        assert found.front(address, port).service == "demo/late"
+        assert found.reached(address, port) == []
+    found.put(late | {"spec": late["spec"] | {"clusterIP": "10.96.0.9"}})
+    assert found.reached(OUTSIDE) == ["192.0.2.2"]
+
+
 # -- ports of the node that lead to one pod --
 
 

@@ -307,13 +307,15 @@ def test_arbitrary_bytes_are_a_fault_or_nothing_but_never_a_crash(source: Source
     assert source.pods == []
 
 
+NAMES = [
+    "name", "ip", "ports", "port", "annotations", "labels", "x", "addresses", "conditions", "hints", "forZones", "type",
+    "loadBalancer", "ingress", "externalIPs", "sessionAffinityConfig", "clientIP", "nodePort", "hostPort", "containers",
+]  # fmt: skip
 VALUES = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(), st.text(max_size=8)),
     lambda inner: st.one_of(
         st.lists(inner, max_size=3),
-        st.dictionaries(
-            st.sampled_from(["name", "ip", "ports", "port", "annotations", "labels", "x"]), inner, max_size=3
-        ),
+        st.dictionaries(st.sampled_from(NAMES), inner, max_size=3),
     ),
     max_leaves=8,
 )
@@ -321,9 +323,11 @@ VALUES = st.recursive(
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
 @given(
-    st.sampled_from(["Pod", "Namespace", "Service", "EndpointSlice", "List", "Deployment"]),
+    st.sampled_from(
+        ["Pod", "Namespace", "Node", "Service", "EndpointSlice", "Endpoints", "List", "PodList", "Deployment"]
+    ),
     st.dictionaries(
-        st.sampled_from(["metadata", "spec", "status", "items", "endpoints", "ports", "addressType"]),
+        st.sampled_from(["metadata", "spec", "status", "items", "endpoints", "ports", "addressType", "subsets"]),
         VALUES,
         max_size=4,
     ),
@@ -331,8 +335,10 @@ VALUES = st.recursive(
 def test_arbitrary_shapes_are_a_fault_or_an_object_but_never_a_crash(
     source: Source, kind: str, body: dict[str, object]
 ) -> None:
-    source.write("x.json", json.dumps({"kind": kind, **body}))
+    named = {"name": "a", "labels": {"kubernetes.io/service-name": "a"}}
+    source.write("x.json", json.dumps({"kind": kind, "metadata": named, **body}))
     source.load()
+    assert not [fault for fault in source.faults if "a fault of the agent" in fault.reason]
 
 
 def test_an_alias_bomb_is_refused() -> None:

@@ -16,6 +16,7 @@ from agent.catalog import files, reading
 from agent.catalog.document import Budget, ListType, documents
 from agent.catalog.fault import Fault, FaultError
 from agent.catalog.files import FilesSource
+from agent.catalog.fronts import Front
 from agent.catalog.index import CatalogIndex
 from agent.catalog.memory import Memory
 from agent.catalog.model import Catalog, CatalogChange
@@ -371,6 +372,28 @@ def json_list(items: list[str]) -> str:
 
 def _plain(text: str) -> object:
     return yaml.safe_load(text)
+
+
+def test_a_service_whose_cluster_ip_is_anothers_is_closed_until_that_one_goes(here: Followed) -> None:
+    def service(name: str, **spec: object) -> str:
+        spec = {"clusterIP": "198.51.100.1", "ports": [{"port": 80}], "selector": {"app": "api"}, **spec}
+        return json.dumps({"kind": "Service", "metadata": {"name": name, "namespace": "demo"}, "spec": spec})
+
+    here.put("api.yaml", pod("api"))
+    here.put("first.json", service("first"))
+    for port in (80, 81):  # twice, so that the second time it is known already
+        here.put("second.json", service("second", externalIPs=["203.0.113.9"], ports=[{"port": port}]))
+        (fault,) = here.faults
+        assert fault.closed
+        closed = here.index.outside("203.0.113.9", port)
+        assert isinstance(closed, Front)
+        assert (closed.service, closed.endpoints) == ("demo/second", ())
+    (here.directory / "first.json").unlink()
+    here.load()
+    assert here.faults == ()
+    found = here.index.outside("203.0.113.9", 81)
+    assert isinstance(found, Front)
+    assert [each.address for each in found.endpoints] == ["192.0.2.1"]
 
 
 @pytest.mark.parametrize(

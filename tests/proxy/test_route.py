@@ -187,6 +187,13 @@ def test_other_ports_of_such_an_address_are_not_the_services(at: str, port: int)
     assert goes_with(outside("api", API), at=at, port=port) == Plain(at, port, PlainReason.DESTINATION_NOT_IN_CATALOG)
 
 
+def test_a_worker_that_is_given_the_whole_catalog_anew_still_knows_its_nodes_addresses() -> None:
+    seen = view()
+    seen.set_node_addresses((NODE,))
+    seen.set_catalog(Catalog(2, CATALOG.pods, (outside("api", API),)))
+    assert route(WEB, OriginalDst(NODE, 30080), seen, lambda front, _client: front.endpoints[0]) == MESHED
+
+
 def test_a_host_port_is_mtls_to_its_pod() -> None:
     host = Pod(
         "demo", "host", "host", "node-a", ("192.0.2.50",), container_ports=(ContainerPort("", 8080, host_port=80),)
