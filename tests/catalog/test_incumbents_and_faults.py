@@ -374,6 +374,22 @@ def _plain(text: str) -> object:
     return yaml.safe_load(text)
 
 
+def test_two_services_at_one_external_address_are_a_fault_for_as_long_as_both_are_there(here: Followed) -> None:
+    for name, age in (("young", "2026-01-01T00:00:00Z"), ("old", "2025-01-01T00:00:00Z")):
+        metadata = {"name": name, "namespace": "demo", "creationTimestamp": age}
+        spec = {"ports": [{"port": 80}], "externalIPs": ["203.0.113.9"]}
+        here.put(f"{name}.json", json.dumps({"kind": "Service", "metadata": metadata, "spec": spec}))
+    (fault,) = here.faults
+    assert (fault.file, fault.line, fault.object) == ("young.json", 1, "Service demo/young")
+    assert "203.0.113.9, port 80, is Service demo/old's, which is older" in fault.reason
+    (here.directory / "old.json").unlink()
+    here.load()
+    assert here.faults == ()
+    found = here.index.outside("203.0.113.9", 80)
+    assert isinstance(found, Front)
+    assert found.service == "demo/young"
+
+
 def test_a_service_whose_cluster_ip_is_anothers_is_closed_until_that_one_goes(here: Followed) -> None:
     def service(name: str, **spec: object) -> str:
         spec = {"clusterIP": "198.51.100.1", "ports": [{"port": 80}], "selector": {"app": "api"}, **spec}
