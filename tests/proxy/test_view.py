@@ -17,8 +17,15 @@ from tests.tls.pki import TRUST_DOMAIN, Pki
 WEB, API = pod("web", WEB_IP), pod("api", API_IP)
 WEB_ID, API_ID = (SpiffeId.for_service_account(TRUST_DOMAIN, "demo", name) for name in ("web", "api"))
 OTHER = Pki()
-SVID = PKI.svid("web")
-VALID = SVID.not_before + 60
+
+
+def new_svid(name: str = "web") -> Svid:
+    """One that is valid already at the moment that these tests ask about, whenever it is made."""
+    return PKI.svid(name, begins=-3600)
+
+
+SVID = new_svid()
+VALID = SVID.not_before + 3600
 
 
 def anchor(pki: Pki) -> bytes:
@@ -66,7 +73,7 @@ def test_an_svid_counts_from_its_first_moment_until_right_before_its_last() -> N
 def test_who_is_revoked_has_no_contexts_and_has_them_again_when_that_is_taken_back(
     revoked: dict[str, frozenset[str]],
 ) -> None:
-    made = view(PKI.bundle(), SVID, PKI.svid("api"))
+    made = view(PKI.bundle(), SVID, new_svid("api"))
     before = contexts(made)
     made.set_bundle(msgspec.structs.replace(PKI.bundle(2), **revoked))
     assert made.contexts_of(WEB, VALID) is None
@@ -76,14 +83,14 @@ def test_who_is_revoked_has_no_contexts_and_has_them_again_when_that_is_taken_ba
 
 
 def test_contexts_stay_with_their_sessions_until_the_svid_or_the_anchors_are_others() -> None:
-    api = PKI.svid("api")
+    api = new_svid("api")
     made = view(PKI.bundle(), SVID, api)
     first, first_api = contexts(made), contexts(made, API)
     made.set_svid(SVID)
     made.set_bundle(PKI.bundle(2))
     assert (contexts(made), contexts(made, API)) == (first, first_api)
 
-    renewed = PKI.svid("web")
+    renewed = new_svid()
     made.set_svid(renewed)
     assert contexts(made).svid == renewed
     assert contexts(made, API) is first_api, "the other pod's SVID is as it was"
@@ -113,7 +120,7 @@ def test_contexts_that_are_dropped_forget_their_sessions(monkeypatch: pytest.Mon
     monkeypatch.setattr("agent.proxy.view.Contexts", made_of)
     made = view(PKI.bundle(), SVID)
     contexts(made)
-    renewed = PKI.svid("web")
+    renewed = new_svid()
     made.set_svid(renewed)
     assert forgotten == [SVID.serial]
     contexts(made)
@@ -127,7 +134,7 @@ def test_contexts_that_are_dropped_forget_their_sessions(monkeypatch: pytest.Mon
 
 
 def test_an_svid_that_is_forgotten_is_nobodys_any_more() -> None:
-    made = view(PKI.bundle(), SVID, PKI.svid("api"))
+    made = view(PKI.bundle(), SVID, new_svid("api"))
     contexts(made)
     made.forget_svid(WEB_ID)
     assert made.contexts_of(WEB, VALID) is None
