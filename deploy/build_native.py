@@ -12,6 +12,7 @@ MODULES = {
     "agent.tls._openssl": ["ssl", "crypto"],
     "agent.tls._store": [],
     "agent.capture._sockets": [],
+    "agent.capture._conntrack": [],
     "agent.proxy._flow": [],
 }
 """The native modules, and the libraries that each is linked with."""

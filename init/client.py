@@ -36,6 +36,7 @@ class BatchResult:
     notes: tuple[str, ...] = ()
     error: str | None = None
     backend: str | None = None
+    stand_ins: bool = False
     privileged: tuple[str, ...] = ()
     foreign: tuple[str, ...] | None = None
 
@@ -84,6 +85,7 @@ def run_batch(requests: Sequence[BatchRequest], timeout: float) -> list[BatchRes
             notes=tuple(answer["notes"]),
             error=answer["error"],
             backend=answer["backend"],
+            stand_ins=answer["stand_ins"],
             privileged=tuple(answer["privileged"]),
             foreign=None if answer["foreign"] is None else tuple(answer["foreign"]),
         )

@@ -4,6 +4,8 @@ OUTBOUND_PORT = 4140
 INBOUND_PORT = 4143
 REPLY_MARK = 0x111
 """On connections that the agent opened from a client's own address: replies come back over lo."""
+STAND_IN_MARK = 0x112
+"""On connections of the agent's that have a stand-in's address (init.stand_in): the pod's own is put back."""
 MARK_MASK = 0xFFF
 """What of a connection's mark, and of the mark by which replies are routed, is ours."""
 AGENT_MARK = "AGENT_MARK"

@@ -14,7 +14,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -63,6 +63,8 @@ class Result:
     notes: list[str] = field(default_factory=list)
     error: str | None = None
     backend: str | None = None
+    stand_ins: bool = False
+    """The rules are such that the agent may dial from a stand-in's address (init.stand_in)."""
     privileged: list[str] = field(default_factory=list)
     """Processes in there that capture cannot hold (init.privileged)."""
     foreign: list[str] | None = None
@@ -121,6 +123,14 @@ def run(requests: Sequence[Request], now: float) -> list[Result]:
                 if request.op == CHECK and memory.backend is None and nft.present():
                     backend = "nft"  # written by an init step that could keep no memory
             result.backend = backend
+            if request.op != REMOVE and request.options.stand_ins and not stand_ins_work(backend):
+                without = replace(request.options, stand_ins=False)
+                request = replace(request, options=without)  # noqa: PLW2901 - the same one, as far as the kernel can
+                result.notes.append(
+                    "the kernel has no NETMAP or no addrtype (nft: no prefixes in snat, or no fib): what a pod dials "
+                    "by another's address leaves from another port than the application's, and takes a port more"
+                )
+            result.stand_ins = request.options.stand_ins
             families = request.options.families
             if Family.IPV6 in families and not kernel.has_ipv6():
                 families = (Family.IPV4,)
@@ -190,9 +200,9 @@ def probe() -> str:
     Without NET_RAW it is `nft` in any case: iptables reaches its tables through a raw socket, nft through netlink.
 
     Nft's chains come before all of iptables' own, and legacy ones only before those of their own table: where a pod's
-    containers write nat rules by iptables-nft, `nft` captures what `legacy` can only refuse. Still `legacy` comes first:
-    its tables are verified by their bytes in microseconds, and nft's by a process for each pod and family, which 300 pods
-    on a node would pay for every half minute. What diverts is named, with this way out of it (init.foreign_nat).
+    containers write nat rules by iptables-nft, `nft` captures what `legacy` can only refuse. Still `legacy` comes
+    first: its tables are verified by their bytes in microseconds, and nft's by a process for each pod and family, which
+    300 pods on a node would pay for every half minute. What diverts is named, with this way out (init.foreign_nat).
     """
     try:
         socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW).close()
@@ -214,6 +224,49 @@ def probe() -> str:
     return found
 
 
+@cache
+def stand_ins_work(backend: str) -> bool:
+    """Whether the kernel can put the pod's own address in a stand-in's place; found out once per boot, as `probe` does.
+
+    True where no scratch namespace can be made, by a pod's own init step: that has no mark, without which there are
+    none of these rules, but for the one that it finds in the rules of the node's agent, which has found out.
+    """
+    memory = Path(MEMORY_DIRECTORY) / f"stand-ins-by-{backend}"
+    try:
+        known = memory.read_text(encoding="ascii").strip()
+        if known in {"yes", "no"}:
+            return known == "yes"
+    except OSError:
+        known = ""
+    families = tuple(family for family in Family if family is Family.IPV4 or kernel.has_ipv6())
+    answers = [_in_child(partial(_try_stand_ins, backend, family))[0] for family in families]
+    if [None] in answers:
+        return True
+    works = all(answer == [True] for answer in answers)
+    with contextlib.suppress(OSError):  # found out again next time
+        kernel.replace_file(memory, b"yes" if works else b"no")
+    return works
+
+
+def _try_stand_ins(backend: str, family: Family, send: Callable[[Any], None]) -> None:
+    """In a child: whether one family's rules can be written, and are read as they were written; None: unknown."""
+    options = Options(mark=MARK_MASK + 1)
+    try:
+        unshare()
+    except OSError:
+        send(None)
+        return
+    try:
+        if backend == "nft":
+            nft.apply(options, (family,))
+            send(not nft.missing(options, (family,)))
+        else:
+            _xtables().apply(family, options)
+            send(not _xtables().missing(family, options))
+    except (LegacyError, NftError, ImportError):  # no stand-ins then; what else is wrong is said when rules are written
+        send(False)
+
+
 def _legacy_works() -> bool:
     scratch = False
     with contextlib.suppress(OSError):  # NET_ADMIN only, as in a Kubernetes pod: then it is tried where we are
@@ -224,7 +277,10 @@ def _legacy_works() -> bool:
         xtables.usable(Family.IPV4)
         if scratch:  # what is written must be what is read: a library may say nothing of what it does not know
             everything = Options(
-                skip_inbound_ports=((9, 9),), skip_outbound_subnets=("192.0.2.0/24",), mark=MARK_MASK + 1
+                skip_inbound_ports=((9, 9),),
+                skip_outbound_subnets=("192.0.2.0/24",),
+                mark=MARK_MASK + 1,
+                stand_ins=False,
             )
             xtables.apply(Family.IPV4, everything)
             return not xtables.missing(Family.IPV4, everything)

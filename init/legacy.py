@@ -3,7 +3,7 @@
 import ipaddress
 from typing import Any
 
-from init.constants import AGENT_MARK, MARK_MASK, REPLY_MARK
+from init.constants import AGENT_MARK, MARK_MASK, REPLY_MARK, STAND_IN_MARK
 from init.model import Chain, Family, Listener, Options, Ports, Rule, Verdict, chains
 
 Spec = dict[str, Any]
@@ -50,8 +50,8 @@ def spec(rule: Rule) -> Spec:
     if rule.listener is not None:
         transparent = {"transparent": ""} if rule.listener is Listener.AGENT else {}
         found["socket"] = {**transparent, "nowildcard": ""}
-    if rule.source_is_local:
-        found["addrtype"] = {"src-type": "LOCAL"}
+    if rule.source_is_local is not None:
+        found["addrtype"] = {"src-type": "LOCAL" if rule.source_is_local else ["!", "LOCAL"]}
     if rule.source is not None:
         found["src"] = rule.source
     if rule.destination is not None and rule.dialled:
@@ -66,6 +66,10 @@ def spec(rule: Rule) -> Spec:
             found["target"] = {"REDIRECT": {"to-ports": str(rule.port)}}
         case Verdict.REMEMBER:
             found["target"] = {"CONNMARK": {"set-xmark": _masked(REPLY_MARK)}}
+        case Verdict.STAND_IN:
+            found["target"] = {"CONNMARK": {"set-xmark": _masked(STAND_IN_MARK)}}
+        case Verdict.OWN_ADDRESS:
+            found["target"] = {"NETMAP": {"to": rule.own}}
         case Verdict.MARK_REPLY:
             found["target"] = {"MARK": {"set-xmark": f"{REPLY_MARK:#x}/0xffffffff"}}
         case Verdict.UNMARK:
@@ -119,8 +123,8 @@ def text(rule: Rule) -> str:
         parts.append(
             "-m socket --transparent --nowildcard" if rule.listener is Listener.AGENT else "-m socket --nowildcard"
         )
-    if rule.source_is_local:
-        parts.append("-m addrtype --src-type LOCAL")
+    if rule.source_is_local is not None:
+        parts.append(f"-m addrtype {'' if rule.source_is_local else '! '}--src-type LOCAL")
     if rule.destination is not None and rule.dialled:
         parts.append(f"-m conntrack --ctorigdst {_host_or_network(rule.destination)}")
     if rule.verdict is not Verdict.ENTER:
@@ -129,6 +133,8 @@ def text(rule: Rule) -> str:
                 Verdict.LEAVE: "-j RETURN",
                 Verdict.REDIRECT: f"-j REDIRECT --to-ports {rule.port}",
                 Verdict.REMEMBER: f"-j CONNMARK --set-xmark {_masked(REPLY_MARK)}",
+                Verdict.STAND_IN: f"-j CONNMARK --set-xmark {_masked(STAND_IN_MARK)}",
+                Verdict.OWN_ADDRESS: f"-j NETMAP --to {rule.own}",
                 Verdict.DROP: "-j DROP",
                 Verdict.OWN_ZONE: f"-j CT --zone-orig {rule.zone}",
                 Verdict.MARK_REPLY: f"-j MARK --set-xmark {REPLY_MARK:#x}/0xffffffff",

@@ -8,7 +8,8 @@ import ipaddress
 from dataclasses import dataclass, field
 from enum import Enum
 
-from init.constants import CONNTRACK_ZONE, INBOUND_PORT, MARK_MASK, OUTBOUND_PORT, REPLY_MARK
+from init.constants import CONNTRACK_ZONE, INBOUND_PORT, MARK_MASK, OUTBOUND_PORT, REPLY_MARK, STAND_IN_MARK
+from init.stand_in import STAND_INS
 
 MULTIPORT_LIMIT = 15
 """Port references in one multiport match; a range counts as two (xt_multiport)."""
@@ -49,6 +50,8 @@ class Options:
     ipv6: bool = True
     mark: int | None = None
     """By which the agent's own traffic is known (init.agent_mark). None: as long as no agent is, all is captured."""
+    stand_ins: bool = True
+    """What the agent dials may come from a stand-in's address (init.stand_in)."""
 
     def __post_init__(self) -> None:
         for name in ("skip_inbound_ports", "skip_outbound_ports"):
@@ -80,12 +83,14 @@ class Hook(Enum):
     NAT_OUTPUT = ("nat", "OUTPUT")
     NAT_PREROUTING = ("nat", "PREROUTING")
     MANGLE_PREROUTING = ("mangle", "PREROUTING")
+    MANGLE_RETURNING = ("mangle", "PREROUTING", "RETURNING")
     MANGLE_INPUT = ("mangle", "INPUT")
     MANGLE_FORWARD = ("mangle", "FORWARD")
     MANGLE_OUTPUT = ("mangle", "OUTPUT")
     MANGLE_LEAVING = ("mangle", "POSTROUTING", "LEAVING")
     """Before the next, which takes off the mark that this one looks at."""
     MANGLE_POSTROUTING = ("mangle", "POSTROUTING")
+    NAT_POSTROUTING = ("nat", "POSTROUTING")
 
     @property
     def table(self) -> str:
@@ -125,6 +130,10 @@ class Verdict(Enum):
     """To a local port: `Rule.port`."""
     REMEMBER = "remember"
     """Sets the connection's mark to REPLY_MARK."""
+    STAND_IN = "stand_in"
+    """Sets the connection's mark to STAND_IN_MARK."""
+    OWN_ADDRESS = "own_address"
+    """Has the connection come from `Rule.own`, a network as large as `Rule.source`: the rest of the address stays."""
     MARK_REPLY = "mark_reply"
     """Sets the packet's mark to REPLY_MARK."""
     UNMARK = "unmark"
@@ -177,13 +186,14 @@ class Rule:
     """The packet is to open a connection: a SYN, and no answer to one."""
     listener: Listener | None = None
     """A socket for the packet is there, and it is one of these. OTHER only behind a rule for AGENT."""
-    source_is_local: bool = False
-    """The source is an address of this namespace."""
+    source_is_local: bool | None = None
+    """The source is an address of this namespace, or is none."""
     ports: tuple[Ports, ...] = ()
     source: str | None = None
     destination: str | None = None
     dialled: bool = False
     """`ports`, one range of them, and `destination` are those from before nat: what the client has dialled."""
+    own: str = ""
     port: int = 0
     zone: int = 0
 
@@ -202,7 +212,7 @@ class Rule:
             and not (self.spare_resets and packet.reset)
             and (not self.opens or packet.opens)
             and (self.listener is None or packet.listener is self.listener)
-            and (not self.source_is_local or packet.source_is_local)
+            and (self.source_is_local is None or packet.source_is_local is self.source_is_local)
             and (not self.ports or any(first <= port <= last for first, last in self.ports))
             and (self.source is None or _inside(packet.source, self.source))
             and (self.destination is None or _inside(destination, self.destination))
@@ -229,7 +239,7 @@ class Chain:
         for rule in self.rules:
             if rule.matches(packet):
                 acting.append(rule)
-                if rule.verdict in {Verdict.LEAVE, Verdict.REDIRECT, Verdict.DROP}:
+                if rule.verdict in {Verdict.LEAVE, Verdict.REDIRECT, Verdict.OWN_ADDRESS, Verdict.DROP}:
                     break
         return acting
 
@@ -252,6 +262,10 @@ def chains(family: Family, options: Options) -> tuple[Chain, ...]:
     So that a leg comes over loopback is noted while its first packet leaves, where nat looks at it. The reply mark
     excepts from nothing: what may carry it is the answer in a connection that nat has decided about long ago.
 
+    A leg to where the application itself dialled comes from a stand-in's address, that its socket may differ from the
+    application's (init.stand_in). Nat puts the pod's own back, behind the agent's mark, which is off by then: so the
+    connection is marked before. Its replies are for an address that nobody has, and are led to the agent as others are.
+
     What is captured goes to a port, and whoever listens there gets it. That is the agent, or else nobody: not an
     application that was there first, nor one that takes the port while there is no agent, nor one that shares it.
 
@@ -262,10 +276,12 @@ def chains(family: Family, options: Options) -> tuple[Chain, ...]:
     another one is a leg of the agent's, which its connection's mark says, or forged: the answer would go out.
     """
     agents_ports = tuple((port, port) for port in sorted((options.outbound_port, options.inbound_port)))
+    stands_in = STAND_INS[family.value] if options.stand_ins and options.mark is not None else ()
     agents = (
         []
         if options.mark is None
         else [
+            *([Rule(Verdict.STAND_IN, mark=options.mark, source_is_local=False)] if stands_in else []),
             Rule(Verdict.REMEMBER, mark=options.mark, out_loopback=True),
             Rule(Verdict.LEAVE, mark=options.mark),
         ]
@@ -305,6 +321,11 @@ def chains(family: Family, options: Options) -> tuple[Chain, ...]:
         Chain(Hook.NAT_OUTPUT, tuple(outbound)),
         Chain(Hook.NAT_PREROUTING, tuple(inbound)),
         Chain(Hook.MANGLE_PREROUTING, (Rule(Verdict.DROP),), Rule(Verdict.ENTER, invalid=True)),
+        Chain(
+            Hook.MANGLE_RETURNING,
+            (Rule(Verdict.MARK_REPLY),) if stands_in else (),
+            Rule(Verdict.ENTER, connmark=STAND_IN_MARK),
+        ),
         Chain(Hook.MANGLE_INPUT, arriving, opens),
         Chain(Hook.MANGLE_FORWARD, not_inbound, opens),
         Chain(
@@ -317,6 +338,11 @@ def chains(family: Family, options: Options) -> tuple[Chain, ...]:
             Rule(Verdict.ENTER, opens=True, leaves=True, other_mark=options.mark),
         ),
         Chain(Hook.MANGLE_POSTROUTING, _of_agent(Rule(Verdict.UNMARK), options), of_agent),
+        Chain(
+            Hook.NAT_POSTROUTING,
+            tuple(Rule(Verdict.OWN_ADDRESS, source=network, own=own) for network, own in stands_in),
+            Rule(Verdict.ENTER, connmark=STAND_IN_MARK),
+        ),
     )
 
 

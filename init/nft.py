@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from init.constants import AGENT_MARK, MARK_MASK, REPLY_MARK
+from init.constants import AGENT_MARK, MARK_MASK, REPLY_MARK, STAND_IN_MARK
 from init.model import ALL_TCP, Family, Hook, Listener, Options, Rule, Verdict, chains
 
 TABLE = "quietwire"
@@ -33,11 +33,13 @@ _BASE = {
     Hook.NAT_OUTPUT: ("nat", "output", FIRST_NAT),
     Hook.NAT_PREROUTING: ("nat", "prerouting", FIRST_NAT),
     Hook.MANGLE_PREROUTING: ("filter", "prerouting", -151),
+    Hook.MANGLE_RETURNING: ("filter", "prerouting", -151),
     Hook.MANGLE_INPUT: ("filter", "input", -151),
     Hook.MANGLE_FORWARD: ("filter", "forward", -151),
     Hook.MANGLE_OUTPUT: ("route", "output", -151),
     Hook.MANGLE_LEAVING: ("filter", "postrouting", -151),
     Hook.MANGLE_POSTROUTING: ("filter", "postrouting", -151),
+    Hook.NAT_POSTROUTING: ("nat", "postrouting", 99),
 }
 
 
@@ -86,9 +88,9 @@ def layout(family: Family, options: Options) -> tuple[Laid, ...]:
         if chain.enter == ALL_TCP or len(chain.rules) <= 1:
             lines += [_line(_folded(chain.enter, rule), family) for rule in chain.rules]
         else:
-            opens = f"{name}_opens"
-            others.append(Laid(opens, None, tuple(_line(rule, family) for rule in chain.rules)))
-            lines.append(_line(chain.enter, family, opens))
+            inner = f"{name}_{'opens' if chain.enter.opens else 'marked'}"
+            others.append(Laid(inner, None, tuple(_line(rule, family) for rule in chain.rules)))
+            lines.append(_line(chain.enter, family, inner))
     return (*others, *(Laid(name, hooks[name], tuple(lines)) for name, lines in bases.items()))
 
 
@@ -135,19 +137,22 @@ def text(rule: Rule, family: Family, leads_to: str = "") -> str:
         parts.append(f"{'ct original proto-dst' if rule.dialled else 'tcp dport'} {{ {ranges} }}")
     if rule.listener is not None:
         parts.append(f"socket transparent {int(rule.listener is Listener.AGENT)}")
-    if rule.source_is_local:
-        parts.append("fib saddr type local")
+    if rule.source_is_local is not None:
+        parts.append(f"fib saddr type {'' if rule.source_is_local else '!= '}local")
     if rule.source is not None:
         parts.append(f"{ip} saddr {rule.source}")
     if rule.destination is not None:
         parts.append(f"{'ct original ' if rule.dialled else ''}{ip} daddr {rule.destination}")
     keep = 0xFFFFFFFF ^ MARK_MASK
+    address = f"{ip} saddr"
     parts.append(
         {
             Verdict.ENTER: f"jump {leads_to}",
             Verdict.LEAVE: "return",
             Verdict.REDIRECT: f"redirect to :{rule.port}",
             Verdict.REMEMBER: f"ct mark set ct mark & {keep:#x} | {REPLY_MARK:#x}",
+            Verdict.STAND_IN: f"ct mark set ct mark & {keep:#x} | {STAND_IN_MARK:#x}",
+            Verdict.OWN_ADDRESS: f"snat {_FAMILY[family]} prefix to {address} map {{ {rule.source} : {rule.own} }}",
             Verdict.DROP: "drop",
             Verdict.OWN_ZONE: f"ct original zone set {rule.zone}",
             Verdict.MARK_REPLY: f"meta mark set {REPLY_MARK:#x}",

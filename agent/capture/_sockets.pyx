@@ -86,6 +86,7 @@ cdef extern from "sys/ioctl.h" nogil:
 cdef enum:
     SO_ORIGINAL_DST = 80  # linux/netfilter_ipv4.h; IP6T_SO_ORIGINAL_DST has the same number
     IP_BIND_ADDRESS_NO_PORT = 24  # linux/in.h, for both families
+    IP_LOCAL_PORT_RANGE = 51  # linux/in.h, Linux 6.3, for both families
     IPV6_TRANSPARENT = 75  # linux/in6.h
     TCP_RTO_MAX_MS = 44  # linux/tcp.h, Linux 6.15
     # Conntrack forgets a half-closed connection after 60 s of silence (nf_conntrack_tcp_timeout_close_wait), and
@@ -221,11 +222,19 @@ cdef tuple _shown(_Address *address):
     return _one(text.decode()), ntohs(address.v6.sin6_port)
 
 
-def dial(int netns, int home, unsigned int mark, str address, int port, str source=None, int source_port=0):
+def dial(
+    int netns, int home, unsigned int mark, str address, int port,
+    str source=None, int source_port=0, bint shared=False, bint alone=False
+):
     """A socket made in the namespace `netns` with this mark, and its connect(2); the calling thread comes back to `home`.
 
     From `source` and `source_port` where they are given; port 0 is one that connect(2) finds free. Returns the
     descriptor, and whether it is connected already; if not, it is connecting. Raises OSError.
+
+    `shared`: the port is of those that connect(2) may choose, and it is to choose this one. A port that was bound is
+    passed over whenever it chooses for others, wherever they dial; one that it chose itself it gives out again.
+    Raises ENOPROTOOPT before Linux 6.3, EADDRNOTAVAIL where somebody has bound the port. `alone`: not where another
+    socket has bound source and port too. Whoever listens may have the port all the same.
 
     Within one machine the kernel has the answer by the time connect(2) returns, though it says EINPROGRESS: a second
     call hears it, and saves a future, a timer, two epoll_ctl and a turn of the loop.
@@ -252,12 +261,17 @@ def dial(int netns, int home, unsigned int mark, str address, int port, str sour
             else:
                 _set(fd, IPPROTO_IPV6, IPV6_TRANSPARENT, 1)
             # A port that other connections have may be bound again: connect(2) looks at all four numbers.
-            if source_port:
+            if not alone:
                 _set(fd, SOL_SOCKET, SO_REUSEADDR, 1)
-            else:
+            if shared:
+                here.v4.sin_port = 0  # where IPv6 has it, too
+                _set(fd, IPPROTO_IP, IP_LOCAL_PORT_RANGE, <int>(<unsigned int>source_port << 16 | source_port))
+            if shared or not source_port:
                 _set(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
             if bind(fd, &here.any, own_size) != 0:
                 raise _error(errno)
+            if alone:
+                _set(fd, SOL_SOCKET, SO_REUSEADDR, 1)
         if connect(fd, &there.any, size) == 0:
             return fd, True
         if errno == EINPROGRESS and connect(fd, &there.any, size) == 0:

@@ -25,6 +25,15 @@ class PeerAddr(NamedTuple):
         return show(self.address, self.port)
 
 
+class Source(NamedTuple):
+    """Where a leg dials from; port 0 is one that is free."""
+
+    address: str
+    port: int
+    alone: bool = False
+    """It is bound by one leg at a time."""
+
+
 @lru_cache(maxsize=65536)
 def parsed(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
     """An address as policy wants it; parsing one costs 4 µs, and clients come again."""

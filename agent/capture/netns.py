@@ -60,6 +60,21 @@ def open_home() -> int:
     return os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
 
 
+def visit(fd: int, home: int, work: Callable[[], T]) -> T:
+    """Enters the namespace `fd`, does the work, returns to the namespace `home`.
+
+    Raises what setns(2) or the work raises.
+    """
+    setns(fd)
+    try:
+        return work()
+    finally:
+        try:
+            setns(home)
+        except OSError:
+            stranded()
+
+
 class NetnsThread:
     """One thread that visits namespaces. `run` is called on it, through the executor."""
 
@@ -68,18 +83,8 @@ class NetnsThread:
         self.executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="netns")
 
     def run(self, fd: int, work: Callable[[], T]) -> T:
-        """Enters the namespace `fd`, does the work, returns home. Call it on `executor` only.
-
-        Raises what setns(2) or the work raises.
-        """
-        setns(fd)
-        try:
-            return work()
-        finally:
-            try:
-                setns(self._home)
-            except OSError:
-                stranded()
+        """Does the work in the namespace `fd`: see `visit`. Call it on `executor` only."""
+        return visit(fd, self._home, work)
 
     def close(self) -> None:
         """Ends the thread once its work is done."""

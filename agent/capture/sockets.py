@@ -14,10 +14,11 @@ import socket
 
 from agent.capture import _sockets
 from agent.capture._sockets import at_end, cork, ends, finish_on_close, has_died, reset_on_close
-from agent.capture.address import PeerAddr
+from agent.capture.address import Source
 from init.constants import INBOUND_PORT, OUTBOUND_PORT
 
 __all__ = ["BACKLOG", "at_end", "cork", "dial", "ends", "finish_on_close", "has_died", "listeners", "reset_on_close"]
+
 
 IP_TRANSPARENT, IPV6_TRANSPARENT, IPV6_FREEBIND = 19, 75, 78
 """linux/in.h, linux/in6.h; Python has no names for them."""
@@ -90,19 +91,27 @@ def _listener(family: int, address: str, port: int) -> socket.socket:
 
 
 def dial(
-    netns_fd: int, home_fd: int, mark: int, address: str, port: int, client: PeerAddr | None = None
+    netns_fd: int,
+    home_fd: int,
+    mark: int,
+    address: str,
+    port: int,
+    source: Source | None = None,
+    *,
+    shared: bool = False,
 ) -> tuple[socket.socket, bool]:
     """A socket that dials from inside a pod; whether it is connected already.
 
-    `mark` is the one that the pod's rules leave alone (init.agent_mark). With `client` it dials from that address and
-    port, and port 0 is one that is free. The calling thread visits the namespace and comes back to `home_fd`: 4 µs on
-    the loop's own thread; a second thread that made sockets fought it for the interpreter's lock, for thirteen futex
-    calls and a third of the CPU of a connection. Raises OSError; EADDRINUSE: something in the pod listens on the
-    client's port.
+    `mark` is the one that the pod's rules leave alone (init.agent_mark). With `source` it dials from that address and
+    port, and port 0 is one that is free. `shared` is for a port among the ephemeral ones: it is not bound, which would
+    keep it from the pod's other connections, but chosen (IP_LOCAL_PORT_RANGE). The calling thread visits the namespace
+    and comes back to `home_fd`: 4 µs on the loop's own thread; a second thread that made sockets fought it for the
+    interpreter's lock, for thirteen futex calls and a third of the CPU of a connection. Raises OSError; EADDRINUSE and
+    EADDRNOTAVAIL: something in the pod listens on the port, has bound it, or has these four numbers.
     """
-    if client is None:
+    if source is None:
         fd, connected = _sockets.dial(netns_fd, home_fd, mark, address, port)
     else:
-        fd, connected = _sockets.dial(netns_fd, home_fd, mark, address, port, client.address, client.port)
+        fd, connected = _sockets.dial(netns_fd, home_fd, mark, address, port, *source[:2], shared, source.alone)
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     return socket.socket(family, socket.SOCK_STREAM, 0, fd), connected

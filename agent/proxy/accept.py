@@ -41,6 +41,8 @@ class Acceptor:
             sock.close()
             return
         client, original = PeerAddr(*peer), _original(*dialled)
+        if dialled != own:
+            client = self._enrolled.dialler(client, own)
         opening = Opening(Bell(runtime.deadlines), sock)
         connection = Connection(runtime, self._enrolled, self._direction, opening, client, original)
         over = runtime.live.admit(connection)

@@ -13,6 +13,7 @@ from agent.proxy.connection import Connection, Refusal, Security
 from agent.proxy.handshake import shake_hands
 from agent.proxy.opening import Opening
 from agent.proxy.relay import Leg, Relay, TlsLeg
+from agent.proxy.source import of_client
 from agent.proxy.view import Touched
 from agent.tls import alerts, peer
 from agent.tls.contexts import Contexts
@@ -42,7 +43,7 @@ async def serve(connection: Connection, client_leg: Opening) -> None:
         detected = await detect.wait_for_hello(client_leg, server_name, deadline)
     elif could_permit_unauthenticated(runtime.view.policy.permits(pod, original.port), address):
         connection.dialled_leg = application
-        await runtime.dial(connection.enrolled, application, original.address, original.port, client)
+        await runtime.dial(connection.enrolled, application, original.address, original.port, of_client(client))
 
         def still_possible() -> bool:
             now = runtime.view.catalog.pod(pod.key)
@@ -92,7 +93,7 @@ async def serve(connection: Connection, client_leg: Opening) -> None:
 
     if connection.dialled_leg is None:
         connection.dialled_leg = application
-        await runtime.dial(connection.enrolled, application, original.address, original.port, client)
+        await runtime.dial(connection.enrolled, application, original.address, original.port, of_client(client))
     if client_leg.lost:
         raise Refusal(Outcome.RESET_BY_PEER, "the client left while its connection was set up")
     # Since accept everything may have changed: whose the addresses are, who is revoked, and what is permitted.

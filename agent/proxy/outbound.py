@@ -35,17 +35,19 @@ async def serve(connection: Connection, app_leg: Opening) -> None:
 
     peer_leg = Opening(app_leg.bell)
     connection.dialled_leg = peer_leg
+    place = (taken.address, taken.port)
+    sources = connection.enrolled.sources(connection.client, original, place, own=taken.address in pod.ips)
     relay = connection.relay = Relay(connection)
     first = b""
     if isinstance(taken, Plain):
-        await runtime.dial(connection.enrolled, peer_leg, taken.address, taken.port)
+        await runtime.dial(connection.enrolled, peer_leg, *place, sources)
         towards_peer = Leg(relay, peer_leg)
     else:
         contexts = runtime.view.contexts_of(pod, runtime.now())
         if contexts is None:
             raise Refusal(Outcome.NO_IDENTITY, f"{pod.key} has no valid SVID now; see the agent's /ready")
         connection.server_id = taken.server_id
-        await runtime.dial(connection.enrolled, peer_leg, taken.address, taken.port)
+        await runtime.dial(connection.enrolled, peer_leg, *place, sources)
         machine, first = await _mutual_tls(connection, peer_leg, taken, contexts)
         # A ticket is used again and again, and the server gives none on resumption: that saves both ends its making.
         # Tracking by tickets (RFC 8446, appendix C.4) tells nobody more here than the pods' own addresses do.

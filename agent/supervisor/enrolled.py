@@ -10,7 +10,6 @@ from agent.capture import netns, sockets
 from agent.capture.netns import NetnsId
 from agent.catalog.model import Pod
 from init import kernel
-from init.constants import INBOUND_PORT, OUTBOUND_PORT
 from init.model import Options
 
 
@@ -21,8 +20,8 @@ class AgentPorts(Struct, frozen=True):
     inbound: int
 
 
-AGENT_PORTS = tuple(AgentPorts(OUTBOUND_PORT + step, INBOUND_PORT + step) for step in range(0, 100, 10))
-"""Those that are taken, and in this order those that are taken where an application listens on the ones before."""
+PORT_STEPS = range(0, 100, 10)
+"""By how much the ports that are tried in turn are above those that are wanted."""
 
 
 class Handed(Struct, frozen=True):
@@ -49,6 +48,8 @@ class Enrolled:
         """Of what the agent dials in there, once it was asked for."""
         self.taken: list[str] = []
         """Where somebody else was found listening."""
+        self.stand_ins = False
+        """What the agent dials may come from a stand-in's address: its rules say so."""
         self.tries = 0
         self.ruled = False
         """The rules for `wanted`, with these ports and this mark, are in force."""
@@ -66,9 +67,16 @@ class Enrolled:
         """Nat rules of others that come before ours, as they were said last."""
 
     @property
+    def agent_ports(self) -> tuple[AgentPorts, ...]:
+        """Those that are wanted, and in this order those that are taken where an application listens on them."""
+        return tuple(
+            AgentPorts(self.wanted.outbound_port + step, self.wanted.inbound_port + step) for step in PORT_STEPS
+        )
+
+    @property
     def options(self) -> Options:
         """Of its rules."""
-        ports = self.ports or AGENT_PORTS[0]
+        ports = self.ports or self.agent_ports[0]
         return replace(self.wanted, mark=self.mark, outbound_port=ports.outbound, inbound_port=ports.inbound)
 
     def is_another(self, pod: Pod) -> bool:

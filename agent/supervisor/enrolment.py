@@ -30,7 +30,7 @@ from agent.capture.netns import NetnsId, NetnsThread
 from agent.capture.rule_watch import Ears, RuleWatch
 from agent.catalog.model import Pod
 from agent.supervisor import messages
-from agent.supervisor.enrolled import AGENT_PORTS, AgentPorts, Enrolled, Handed
+from agent.supervisor.enrolled import AgentPorts, Enrolled, Handed
 from agent.supervisor.workers import WorkerHandle, Workers
 from init import agent_mark
 from init.client import BatchRequest, BatchResult, run_batch
@@ -411,7 +411,7 @@ class Enrolment:
         for enrolled, result in zip(unruled, await self._batch("apply", unruled, processes=True), strict=True):
             self._looked(enrolled, result, wrote=True)
             if result.ok:
-                enrolled.ruled = True
+                enrolled.ruled, enrolled.stand_ins = True, result.stand_ins
             else:
                 waiting[enrolled.key] = enrolled.unruly = f"its rules could not be installed: {result.error}"
                 enrolled.retry_at = asyncio.get_running_loop().time() + RULES_RETRY_SECONDS
@@ -424,12 +424,13 @@ class Enrolment:
         """
         if enrolled.ports is not None:
             return
-        for ports in AGENT_PORTS:
+        wanted, *_ = enrolled.agent_ports
+        for ports in enrolled.agent_ports:
             taken = await self._in_netns(enrolled.fd, partial(self._bind, enrolled, ports))
             if taken is None:
                 enrolled.ports = ports
-                enrolled.ruled = enrolled.ruled and ports == AGENT_PORTS[0]
-                if ports != AGENT_PORTS[0]:
+                enrolled.ruled = enrolled.ruled and ports == wanted
+                if ports != wanted:
                     log.warning(
                         "%s: something else listens on %s; what is captured goes to ports %d and %d instead",
                         enrolled.key,
@@ -467,7 +468,7 @@ class Enrolment:
         mine = enrolled.listeners[handle.index]
         if enrolled.mark is None:
             raise ValueError(f"{enrolled.key} is offered before its rules were written")
-        return messages.Enrol(enrolled.key, enrolled.mark, tuple(mine)), (
+        return messages.Enrol(enrolled.key, enrolled.mark, enrolled.stand_ins, tuple(mine)), (
             enrolled.fd,
             *(sock.fileno() for sock in mine.values()),
         )

@@ -64,6 +64,8 @@ class Enrol(Struct, frozen=True, tag="enrol"):
     pod: str
     mark: int
     """What it dials from inside the pod has it, and no more than that."""
+    stand_ins: bool
+    """What it dials may come from a stand-in's address (init.stand_in): the rules put the pod's own in its place."""
     listeners: tuple[str, ...]
 
 

@@ -144,7 +144,9 @@ class Worker:
             return
         if message.pod in self._pods:
             await self._unenrol(message.pod, "enrolled again")
-        enrolled = self._pods[message.pod] = EnrolledPod(message.pod, netns_fd, self._home_fd, message.mark)
+        enrolled = self._pods[message.pod] = EnrolledPod(
+            message.pod, netns_fd, self._home_fd, message.mark, stand_ins=message.stand_ins
+        )
         listeners = self._listeners[message.pod] = []
         try:
             for name, sock in zip(message.listeners, sockets, strict=True):

@@ -13,7 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from init import legacy, nft
-from init.constants import CONNTRACK_ZONE, REPLY_MARK
+from init.constants import CONNTRACK_ZONE, REPLY_MARK, STAND_IN_MARK
 from init.model import (
     MULTIPORT_LIMIT,
     Family,
@@ -149,6 +149,42 @@ def test_replies_to_what_the_agent_alone_dialled_over_loopback_are_marked(
     packet = Packet("192.0.2.1", "192.0.2.2", 80, mark=mark, connmark=connmark, out_loopback=out_loopback)
     assert (Verdict.REMEMBER in verdicts(Hook.NAT_OUTPUT, packet)) == (mark == MARK and out_loopback)
     assert (verdicts(Hook.MANGLE_OUTPUT, packet) == [Verdict.MARK_REPLY]) == (connmark % 4096 == REPLY_MARK)
+
+
+@pytest.mark.parametrize(
+    ("source", "foreign", "out_loopback", "done"),
+    [
+        ("250.1.0.2", True, False, [Verdict.STAND_IN, Verdict.LEAVE]),
+        ("250.1.0.2", False, False, [Verdict.LEAVE]),
+        ("250.1.0.2", True, True, [Verdict.STAND_IN, Verdict.REMEMBER, Verdict.LEAVE]),
+        ("192.0.2.2", True, True, [Verdict.STAND_IN, Verdict.REMEMBER, Verdict.LEAVE]),
+        ("10.1.0.2", False, False, [Verdict.LEAVE]),
+    ],
+    ids=[
+        "a stand-in",
+        "a pod that has such an address",
+        "a client that has such an address",
+        "a client",
+        "the pod's own",
+    ],
+)
+def test_a_leg_at_a_stand_ins_address_is_noted_and_no_other(
+    source: str, done: list[Verdict], *, foreign: bool, out_loopback: bool
+) -> None:
+    """The last note of a connection is the one that holds."""
+    packet = Packet(source, "10.1.0.1", 80, mark=MARK, source_is_local=not foreign, out_loopback=out_loopback)
+    assert verdicts(Hook.NAT_OUTPUT, packet) == done
+    assert Verdict.STAND_IN not in verdicts(Hook.NAT_OUTPUT, dataclasses.replace(packet, mark=0))
+    assert Verdict.STAND_IN not in verdicts(Hook.NAT_OUTPUT, packet, dataclasses.replace(AGENTS, stand_ins=False))
+
+
+@given(st.sampled_from([0, REPLY_MARK, STAND_IN_MARK]), st.sampled_from(["250.1.0.2", "10.1.0.2"]))
+def test_only_what_was_noted_leaves_from_another_address_and_is_led_back(connmark: int, source: str) -> None:
+    noted = connmark == STAND_IN_MARK
+    leaves = Packet(source, "10.1.0.1", 80, connmark=connmark)
+    assert (verdicts(Hook.NAT_POSTROUTING, leaves) == [Verdict.OWN_ADDRESS]) == (noted and source == "250.1.0.2")
+    comes = Packet("10.1.0.1", "10.1.0.2", 40000, connmark=connmark, opens=False)
+    assert (verdicts(Hook.MANGLE_RETURNING, comes) == [Verdict.MARK_REPLY]) == noted
 
 
 @given(marks)

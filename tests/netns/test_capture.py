@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import pytest
 
-from agent.capture.address import PeerAddr
+from agent.capture.address import Source
 from agent.capture.netns import open_home
 from agent.capture.sockets import dial, ends, listeners
 from agent.cli.demo.stage import Player
@@ -75,7 +75,7 @@ def _accepted(listener: socket.socket) -> tuple[str, int] | None:
         return ends(sock.fileno())[2]
 
 
-def agents_leg(captured: Captured, address: str, client: PeerAddr | None = None) -> socket.socket:
+def agents_leg(captured: Captured, address: str, client: Source | None = None) -> socket.socket:
     """What the agent itself dials from inside the pod."""
     netns_fd, home_fd = open_netns(captured.pod.netns), open_home()
     try:
@@ -92,7 +92,7 @@ def agents_leg(captured: Captured, address: str, client: PeerAddr | None = None)
 
 def transparent_leg(captured: Captured, version: int, port: int) -> socket.socket:
     """The agent's connection to the pod's application from the peer's own address and a port."""
-    return agents_leg(captured, captured.pod.address(version), PeerAddr(captured.peer.address(version), port))
+    return agents_leg(captured, captured.pod.address(version), Source(captured.peer.address(version), port))
 
 
 @pytest.fixture(scope="module", params=["legacy", "nft"])

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, cast
 
-from agent.capture.address import OriginalDst, PeerAddr
+from agent.capture.address import OriginalDst, PeerAddr, Source
 from agent.catalog.key import ObjectKey
 from agent.catalog.model import Catalog, CatalogChange, MeshSettings, Pod
 from agent.policy.index import PolicySettings
@@ -13,6 +13,7 @@ from agent.proxy.affinity import Affinity, size_for
 from agent.proxy.connection import Connection, Direction
 from agent.proxy.opening import Bell, Opening
 from agent.proxy.runtime import EnrolledPod, Runtime
+from agent.proxy.source import Sources
 from agent.proxy.view import Settings, Touched, View
 from agent.telemetry.access import AccessLog
 from agent.telemetry.counters import DECIDED, Counters
@@ -65,18 +66,16 @@ class Worker(Runtime):
         self.dialled = asyncio.Event()
         self.while_dialling: Callable[[], object] = lambda: None
         """What happens before a dial has its answer."""
-        self.dials: list[tuple[str, int, PeerAddr | None]] = []
+        self.dials: list[tuple[str, int, Sources]] = []
         """Where was dialled, and from which client's address."""
         self.peer: Opening | None = None
         """The leg that was dialled last."""
         self.over: str | None = None
         """Which bound of `Live` the connection that was accepted last is over."""
 
-    async def dial(
-        self, enrolled: EnrolledPod, opening: Opening, address: str, port: int, client: PeerAddr | None = None
-    ) -> None:
+    async def dial(self, enrolled: EnrolledPod, opening: Opening, address: str, port: int, sources: Sources) -> None:
         del enrolled
-        self.dials.append((address, port, client))
+        self.dials.append((address, port, sources))
         self.peer = opening
         self.while_dialling()
         opening.connection_made(Transport(opening))
@@ -109,8 +108,24 @@ class Worker(Runtime):
         return {key[1:]: value for key, value in self.counters.snapshot().items() if key[0] == DECIDED}
 
 
+SOURCES: Sources = (Source("203.0.113.1", 0),)
+"""From where a pod has its legs come, whatever is dialled."""
+
+
 class Enrolled:
     """A pod that is served: nothing of it but its name is needed here."""
 
     def __init__(self, key: str) -> None:
         self.key = key
+
+    def sources(self, chosen: PeerAddr, dialled: OriginalDst, place: tuple[str, int], *, own: bool) -> Sources:
+        del chosen, dialled, place, own
+        return SOURCES
+
+    def dialler(self, client: PeerAddr, own: tuple[str, int]) -> PeerAddr:
+        del own
+        return client
+
+    def holds(self, address: str) -> bool:
+        del address
+        return False

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from agent.capture.address import PeerAddr
+from agent.capture.address import PeerAddr, Source
 from agent.catalog.fronts import Front
 from agent.catalog.model import Endpoint
 from agent.outcome import Outcome
@@ -23,6 +23,7 @@ from agent.telemetry.counters import Counters
 from tests.proxy.fakes import API_IP, Worker, pod
 
 CLIENT = PeerAddr("192.0.2.7", 40000)
+OWN, ANY = Source(*CLIENT), Source(CLIENT.address, 0)
 
 
 def runtime() -> Runtime:
@@ -35,21 +36,21 @@ class Pod:
 
     key = "demo/api"
 
-    def __init__(self, dial: Callable[[PeerAddr | None], tuple[socket.socket, bool]]) -> None:
+    def __init__(self, dial: Callable[[Source | None], tuple[socket.socket, bool]]) -> None:
         self._dial = dial
-        self.clients: list[PeerAddr | None] = []
+        self.sources: list[Source | None] = []
 
-    def dial(self, address: str, port: int, client: PeerAddr | None) -> tuple[socket.socket, bool]:
+    def dial(self, address: str, port: int, source: Source | None) -> tuple[socket.socket, bool]:
         del address, port
-        self.clients.append(client)
-        return self._dial(client)
+        self.sources.append(source)
+        return self._dial(source)
 
 
-def fails(number: int, *, until: int = 99) -> Callable[[PeerAddr | None], tuple[socket.socket, bool]]:
+def fails(number: int, *, until: int = 99) -> Callable[[Source | None], tuple[socket.socket, bool]]:
     """An error the first `until` times; then a socket that is connected."""
     times = 0
 
-    def dial(_: PeerAddr | None) -> tuple[socket.socket, bool]:
+    def dial(_: Source | None) -> tuple[socket.socket, bool]:
         nonlocal times
         times += 1
         if times <= until:
@@ -65,16 +66,16 @@ def fails(number: int, *, until: int = 99) -> Callable[[PeerAddr | None], tuple[
 _FAR: list[socket.socket] = []
 
 
-async def dialled(pod_: Pod, client: PeerAddr | None = None) -> Opening:
+async def dialled(pod_: Pod, *sources: Source) -> Opening:
     opening = Opening(Bell(runtime().deadlines))
-    await runtime().dial(cast("EnrolledPod", pod_), opening, "192.0.2.1", 80, client)
+    await runtime().dial(cast("EnrolledPod", pod_), opening, "192.0.2.1", 80, sources)
     return opening
 
 
 async def test_what_answers_is_an_opening_with_its_descriptor() -> None:
     made = Pod(fails(0, until=0))
-    opening = await dialled(made, CLIENT)
-    assert made.clients == [CLIENT]
+    opening = await dialled(made, OWN, ANY)
+    assert made.sources == [OWN]
     assert opening.connected
     assert opening.fd == opening.transport.get_extra_info("socket").fileno()
     opening.reset()
@@ -83,32 +84,32 @@ async def test_what_answers_is_an_opening_with_its_descriptor() -> None:
 
 
 @pytest.mark.parametrize("number", [errno.EADDRINUSE, errno.EADDRNOTAVAIL])
-async def test_a_port_of_the_clients_that_is_taken_is_left_to_the_kernel_and_its_address_is_not(number: int) -> None:
+async def test_where_a_source_is_taken_the_next_one_is_tried(number: int) -> None:
     made = Pod(fails(number, until=1))
-    opening = await dialled(made, CLIENT)
-    assert made.clients == [CLIENT, PeerAddr(CLIENT.address, 0)]
+    opening = await dialled(made, OWN, ANY)
+    assert made.sources == [OWN, ANY]
     opening.reset()
     _FAR.pop().close()
     await asyncio.sleep(0)
 
 
 @pytest.mark.parametrize(
-    ("number", "client", "tries"),
+    ("number", "sources", "tries"),
     [
-        (errno.ECONNREFUSED, CLIENT, 1),
-        (errno.EADDRNOTAVAIL, None, 1),
-        (errno.EADDRINUSE, CLIENT, 2),
+        (errno.ECONNREFUSED, (OWN, ANY), 1),
+        (errno.EADDRNOTAVAIL, (), 1),
+        (errno.EADDRINUSE, (OWN, ANY), 2),
     ],
 )
 async def test_what_cannot_be_dialled_is_refused_with_where_and_why(
-    number: int, client: PeerAddr | None, tries: int
+    number: int, sources: tuple[Source, ...], tries: int
 ) -> None:
     made = Pod(fails(number))
     with pytest.raises(Refusal) as refused:
-        await dialled(made, client)
+        await dialled(made, *sources)
     assert refused.value.outcome is Outcome.UNREACHABLE
     assert refused.value.message == f"cannot connect to 192.0.2.1:80 from demo/api: {os.strerror(number)}"
-    assert len(made.clients) == tries
+    assert len(made.sources) == tries
 
 
 async def test_an_answer_that_does_not_come_is_waited_for_so_long_and_its_socket_is_closed(
@@ -125,7 +126,7 @@ async def test_an_answer_that_does_not_come_is_waited_for_so_long_and_its_socket
 
 async def test_a_pod_that_has_left_dials_nothing_and_its_namespace_is_let_go_once() -> None:
     read, write = os.pipe()
-    left = EnrolledPod("demo/api", read, write, 0x1234)
+    left = EnrolledPod("demo/api", read, write, 0x1234, stand_ins=True)
     left.close()
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(read)
@@ -135,15 +136,15 @@ async def test_a_pod_that_has_left_dials_nothing_and_its_namespace_is_let_go_onc
     os.close(write)
 
 
-async def test_a_pod_dials_in_its_namespace_with_its_mark_from_the_clients_address(
+async def test_a_pod_dials_in_its_namespace_with_its_mark_from_a_source(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     given: list[tuple[Any, ...]] = []
     monkeypatch.setattr(module, "dial", lambda *args: given.append(args))
     read, write = os.pipe()
-    enrolled = EnrolledPod("demo/api", read, write, 0x1234)
-    enrolled.dial("192.0.2.1", 80, CLIENT)
-    assert given == [(read, write, 0x1234, "192.0.2.1", 80, CLIENT)]
+    enrolled = EnrolledPod("demo/api", read, write, 0x1234, stand_ins=True)
+    enrolled.dial("192.0.2.1", 80, ANY)
+    assert given == [(read, write, 0x1234, "192.0.2.1", 80, ANY)]
     enrolled.close()
     os.close(write)
 

@@ -20,6 +20,7 @@ from agent.proxy.connection import Connection, Direction, Refusal, Security
 from agent.proxy.opening import Opening
 from agent.proxy.relay import Leg, TlsLeg
 from agent.proxy.route import Mesh
+from agent.proxy.source import of_client
 from agent.proxy.view import View
 from agent.tasks import spawn
 from agent.tls import alerts, peer
@@ -27,7 +28,7 @@ from agent.tls._store import SessionStore, size_for
 from agent.tls.client_hello import HelloParser
 from agent.tls.contexts import Contexts
 from agent.tls.machine import TlsMachine
-from tests.proxy.fakes import API_IP, PKI, PORT, STRANGER_IP, WEB_IP, Transport, Worker, pod
+from tests.proxy.fakes import API_IP, PKI, PORT, SOURCES, STRANGER_IP, WEB_IP, Transport, Worker, pod
 from tests.tls.pki import TRUST_DOMAIN, Pki
 
 API, WEB = pod("api", API_IP), pod("web", WEB_IP)
@@ -159,7 +160,7 @@ async def test_a_meshed_client_is_relayed_under_the_identity_that_it_showed(*, k
     assert (peer.spiffe_id, peer.serial) == (account("web"), svid.serial)
     assert peer.anchors <= Contexts(svid, PKI.bundle()).anchors != frozenset()
     assert isinstance(connection.decision, Permit)
-    assert worker.dials == [(API_IP, PORT, PeerAddr(WEB_IP, 40000))], "from the client's own address"
+    assert worker.dials == [(API_IP, PORT, of_client(PeerAddr(WEB_IP, 40000)))], "from the client's own address"
     assert connection.relay is not None
 
 
@@ -368,7 +369,7 @@ async def test_of_a_meshed_source_mesh_tls_is_waited_for_before_anything_is_dial
     assert len(worker.dials) == dialled
     made.leg.keep(b"GET / HTTP/1.1\r\n")
     assert not isinstance(await made.relay(), TlsLeg)
-    assert worker.dials == [(API_IP, PORT, PeerAddr(WEB_IP, 40000))], "once"
+    assert worker.dials == [(API_IP, PORT, of_client(PeerAddr(WEB_IP, 40000)))], "once"
     assert made.connection.security is Security.PLAIN
     assert made.connection.client_id is None
 
@@ -459,7 +460,7 @@ async def test_a_meshed_destination_is_dialled_by_mutual_tls_under_its_name() ->
     assert (connection.security, connection.resumed) == (Security.MTLS, False)
     assert (connection.client_id, connection.server_id) == (account("web"), account("api"))
     assert [each.spiffe_id for each in connection.certificates] == [account("web"), account("api")]
-    assert worker.dials == [(API_IP, PORT, None)], "from the pod's own address"
+    assert worker.dials == [(API_IP, PORT, SOURCES)], "from where the pod says"
     assert worker.endpoint_load == {(API_IP, PORT): 1}
 
 
@@ -586,7 +587,7 @@ async def test_a_service_is_dialled_at_its_endpoint_and_weighs_there() -> None:
     leg = await made.relay()
     assert not isinstance(leg, TlsLeg)
     assert made.first == b""
-    assert worker.dials == [(STRANGER_IP, PORT, None)]
+    assert worker.dials == [(STRANGER_IP, PORT, SOURCES)]
     assert worker.endpoint_load == {(STRANGER_IP, PORT): 1}
     assert (made.connection.client_id, made.connection.server_id) == (account("web"), None)
     assert made.connection.certificates == ()
