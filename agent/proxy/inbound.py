@@ -3,6 +3,7 @@
 import asyncio
 
 from agent.capture.address import parsed
+from agent.catalog.annotations import SKIP_SUBNETS
 from agent.catalog.mesh import sends_mesh
 from agent.catalog.model import Pod
 from agent.outcome import Outcome
@@ -28,10 +29,7 @@ async def serve(connection: Connection, client_leg: Opening) -> None:
     deadline = loop.time() + detect.HANDSHAKE_SECONDS
     pod = runtime.pod_of(connection.enrolled)
     if original.address not in pod.ips:
-        raise Refusal(
-            Outcome.NOT_A_POD_ADDRESS,
-            f"{original} is no address of {pod.key} ({', '.join(pod.ips)}); the agent does not forward for others",
-        )
+        raise Refusal(Outcome.NOT_A_POD_ADDRESS, _not_its_own(connection, pod))
     _contexts(connection, pod)
     server_id = connection.server_id = runtime.view.identity_of(pod)
     server_name = (server_id.dns_name or "").lower()
@@ -107,6 +105,25 @@ async def serve(connection: Connection, client_leg: Opening) -> None:
     relay = connection.relay = Relay(connection)
     peer_leg = Leg(relay, client_leg) if machine is None else TlsLeg(relay, client_leg, machine)
     connection.start_relay((Leg(relay, application), application), (peer_leg, client_leg), first)
+
+
+def _not_its_own(connection: Connection, pod: Pod) -> str:
+    """Why what was dialled is not served, and what could be done about it."""
+    original, known = connection.original, ", ".join(pod.ips)
+    if connection.enrolled.holds(original.address):
+        what = (
+            f"{original} is on an interface of {pod.key}, and none of its podIPs ({known}): of a second network, "
+            f"perhaps. Policy and identities are about podIPs"
+        )
+    else:
+        what = (
+            f"{original} is no address of {pod.key} ({known}): it came to be forwarded, from containers within the pod "
+            f"or through a tunnel, perhaps. The agent does not forward for others"
+        )
+    return (
+        f"{what}. To have what comes from there pass by the mesh, in plaintext and without policy, name the network of "
+        f"{connection.client.address} in the pod's annotation {SKIP_SUBNETS}"
+    )
 
 
 def _contexts(connection: Connection, pod: Pod) -> Contexts:
