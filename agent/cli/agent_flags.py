@@ -17,6 +17,7 @@ from agent.supervisor.authority_process import AuthorityError
 from agent.supervisor.config import Config, Embedded, Remote, SvidFiles
 from agent.supervisor.supervisor import Supervisor
 from agent.telemetry import logs
+from init.constants import INBOUND_PORT, OUTBOUND_PORT
 
 EXIT_USAGE = 2
 EXIT_FAILED = 1
@@ -56,6 +57,10 @@ class AgentFlags:
         Whether pods may dial destinations outside the mesh, where no quietwire.io/egress-mode annotation says.
     backend
         How rules are installed.
+    outbound_port
+        Where the agent listens, in each pod, for what the pod dials; another one where the pod listens there itself.
+    inbound_port
+        The same for what comes into the pod.
     drain_timeout
         Seconds that open connections may take to end after SIGTERM.
     verify_interval
@@ -79,6 +84,8 @@ class AgentFlags:
     cluster_networks: str = ",".join(DEFAULT_CLUSTER_NETWORKS)
     egress_mode: Literal["allow", "meshed-only"] = "allow"
     backend: Literal["auto", "legacy", "nft"] = "auto"
+    outbound_port: int = OUTBOUND_PORT
+    inbound_port: int = INBOUND_PORT
     drain_timeout: float = 30.0
     verify_interval: float = 30.0
     access_log: Annotated[bool, Parameter(negative="")] = False
@@ -100,6 +107,8 @@ class AgentFlags:
             cluster_networks=tuple(part.strip() for part in self.cluster_networks.split(",") if part.strip()),
             egress_mode=self.egress_mode,
             backend=self.backend,
+            outbound_port=self.outbound_port,
+            inbound_port=self.inbound_port,
             drain_seconds=self.drain_timeout,
             verify_seconds=self.verify_interval,
             access_log=self.access_log,

@@ -23,11 +23,12 @@ from agent.flags import ConfigError, HostPort
 from agent.identity.spiffe import SpiffeIdError, check_trust_domain
 from agent.policy.cases import Result, parse
 from agent.policy.cases import run as run_cases
-from agent.policy.check import Finding, findings, probed
+from agent.policy.check import Finding, declared, findings, probed
 from agent.policy.explain import Explainer, Explanation, Question, QuestionError
 from agent.policy.index import DEFAULT_CLUSTER_NETWORKS, PolicyIndex, PolicySettings, cluster_matches
 from agent.policy.model import DefaultPolicy
 from agent.telemetry.logs import printable
+from init.constants import INBOUND_PORT, OUTBOUND_PORT
 
 ANSWER_SECONDS = 10.0
 
@@ -210,6 +211,7 @@ def check(*files: Path, as_json: AsJson = False) -> None:
         *findings(catalog.pods, catalog.policies),
         *probed(catalog.pods, catalog.policies),
         *(Finding(key, message) for key, message in overlooked(catalog)),
+        *declared(catalog.pods, (OUTBOUND_PORT, INBOUND_PORT)),
     )
     warned = sorted((*(_remark(loaded, each) for each in odd), *loaded.remarks))
     if as_json:

@@ -86,6 +86,22 @@ def probed(pods: Iterable[Pod], policies: Iterable[PolicyObject]) -> tuple[Findi
     )
 
 
+def declared(pods: Iterable[Pod], ports: tuple[int, int]) -> tuple[Finding, ...]:
+    """Pods that declare a port on which the agent listens in each of them, by its flags. Sorted."""
+    return tuple(
+        sorted(
+            Finding(
+                ObjectKey("Pod", pod.namespace, pod.name),
+                f"it declares port {port}, where the agent listens in each pod. If it listens there too, the agent "
+                f"takes others in it, and says so; --outbound-port and --inbound-port move the agent's on this node",
+            )
+            for pod in pods
+            if pod.settings.meshed
+            for port in sorted({each.port for each in pod.container_ports} & set(ports))
+        )
+    )
+
+
 def _shown(pods: list[str]) -> str:
     return ", ".join(pods[:SHOWN]) + (f" and {len(pods) - SHOWN} more" if len(pods) > SHOWN else "")
 

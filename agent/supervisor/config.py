@@ -10,8 +10,10 @@ from agent.catalog.annotations import ALLOW, MESHED_ONLY
 from agent.flags import ConfigError, HostPort
 from agent.identity.spiffe import SpiffeId, SpiffeIdError, check_trust_domain
 from agent.policy.model import DefaultPolicy
+from agent.supervisor.enrolled import PORT_STEPS
 
 NODE_NAME_LIMIT = 253
+MAX_AGENT_PORT = 65535 - max(PORT_STEPS)
 
 
 class Embedded(Struct, frozen=True):
@@ -51,6 +53,8 @@ class Config(Struct, frozen=True, kw_only=True):
     cluster_networks: tuple[str, ...]
     egress_mode: str
     backend: str
+    outbound_port: int
+    inbound_port: int
     drain_seconds: float
     verify_seconds: float
     access_log: bool
@@ -82,6 +86,13 @@ class Config(Struct, frozen=True, kw_only=True):
                 ipaddress.ip_network(network)
             except ValueError as error:
                 raise ConfigError(f"--cluster-networks: {error}") from None
+        for flag, port in (("--outbound-port", self.outbound_port), ("--inbound-port", self.inbound_port)):
+            if not 1 <= port <= MAX_AGENT_PORT:
+                raise ConfigError(
+                    f"{flag} {port} must be 1 to {MAX_AGENT_PORT}: where a pod listens on it, the agent takes one above"
+                )
+        if self.outbound_port == self.inbound_port:
+            raise ConfigError(f"--outbound-port and --inbound-port are both {self.inbound_port}: the agent needs two")
         if self.verify_seconds <= 0:
             raise ConfigError("--verify-interval must be more than 0 seconds")
         if isinstance(self.identity, SvidFiles) and not self.identity.directory.is_dir():

@@ -23,7 +23,7 @@ from agent.flags import ConfigError, HostPort
 from agent.identity.keeper import IdentityKeeper
 from agent.identity.spiffe import SpiffeId
 from agent.identity.svid import Bundle, Svid
-from agent.policy.check import Finding, findings
+from agent.policy.check import Finding, declared, findings
 from agent.policy.explain import Explainer
 from agent.policy.index import PolicyIndex, PolicySettings
 from agent.proxy.view import Settings
@@ -223,6 +223,11 @@ class Supervisor:
         self.policy.set_node_addresses(found)
         self.workers.broadcast(messages.SetNodeAddresses(found))
 
+    def _odd(self, catalog: Catalog) -> tuple[Finding, ...]:
+        ours = [pod for pod in catalog.pods if pod.node == self.config.node]
+        ports = (self.config.outbound_port, self.config.inbound_port)
+        return (*findings(catalog.pods, catalog.policies), *declared(ours, ports))
+
     async def _look_for_oddities(self) -> None:
         """Says what is legal in the policy and surely not meant, a moment after each change."""
         while True:
@@ -230,14 +235,15 @@ class Supervisor:
             self._policy_changed.clear()
             catalog = self.catalog.catalog
             try:
-                found = await asyncio.to_thread(findings, catalog.pods, catalog.policies)
+                found = await asyncio.to_thread(self._odd, catalog)
             except Exception:
                 log.exception("policy could not be looked through for what is odd in it: by a fault of ours")
                 continue  # advice is nothing that the agent cannot be without
             former = frozenset(self.findings)
             for finding in found:
                 if finding not in former:
-                    log.warning("policy: %s", finding, extra={"fields": {"event": "policy", "object": finding.object}})
+                    about = "" if finding.object.kind == "Pod" else "policy: "
+                    log.warning("%s%s", about, finding, extra={"fields": {"event": "policy", "object": finding.object}})
             self.findings = found
             await asyncio.sleep(FINDINGS_SECONDS)
 
@@ -356,7 +362,7 @@ class Supervisor:
 
     async def _round(self) -> None:
         local = self._local_pods()
-        desired = {pod.key: Desired(pod, options_for(pod)) for pod in local}
+        desired = {pod.key: Desired(pod, options_for(pod, self.config)) for pod in local}
         unmeshed = {pod.key for pod in self.catalog.pods() if pod.node == self.config.node} - desired.keys()
         await self.enrolment.reconcile(desired, {pod.key: self._certified(pod) for pod in local}, unmeshed)
 
@@ -406,14 +412,16 @@ class Supervisor:
         await self.workers.drain(drain_seconds)
 
 
-def options_for(pod: Pod) -> Options:
-    """The rules' options that a pod's annotations ask for."""
+def options_for(pod: Pod, config: Config) -> Options:
+    """The rules' options that a pod's annotations ask for, and the agent's flags."""
     settings = pod.settings
     return Options(
         skip_inbound_ports=tuple((ports.first, ports.last) for ports in settings.skip_inbound_ports),
         skip_outbound_ports=tuple((ports.first, ports.last) for ports in settings.skip_outbound_ports),
         skip_inbound_subnets=settings.skip_subnets,
         skip_outbound_subnets=settings.skip_subnets,
+        outbound_port=config.outbound_port,
+        inbound_port=config.inbound_port,
     )
 
 

@@ -491,6 +491,10 @@ ODD = [
         "10.1.0.0/16",
     ),
     (manifest("MeshTLSAuthentication demo/odd", {"identities": []}), "nobody"),
+    (
+        manifest("Pod demo/odd", {"containers": [{"name": "c", "image": "i", "ports": [{"containerPort": 4143}]}]}),
+        "port 4143, where the agent listens",
+    ),
 ]
 
 

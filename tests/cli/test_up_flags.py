@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -62,3 +63,17 @@ def test_usage_errors_are_no_tracebacks(words: list[str]) -> None:
     said = done.stdout + done.stderr
     assert "Traceback" not in said
     assert words[-1] in said
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--outbound-port", "0"], "--outbound-port 0 must be 1 to 65445"),
+        (["--inbound-port", "65446"], "--inbound-port 65446 must be 1 to 65445"),
+        (["--inbound-port", "4140"], "--outbound-port and --inbound-port are both 4140"),
+    ],
+)
+def test_ports_that_the_agent_cannot_listen_on_are_named(words: list[str], said: str, tmp_path: Path) -> None:
+    done = quietwire("up", "--manifests", str(tmp_path), *words)
+    assert done.returncode == 2
+    assert said in done.stderr

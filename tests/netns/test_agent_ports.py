@@ -12,7 +12,7 @@ from agent.cli.demo.stage import Player
 from init.constants import INBOUND_PORT, OUTBOUND_PORT
 from tests.netns.test_catalog import PORT, asks
 from tests.netns.test_init import init
-from tests.netns.world import Echo, World
+from tests.netns.world import Echo, World, alive
 
 BACKENDS = pytest.mark.parametrize("backend", ["legacy", "nft"])
 
@@ -170,3 +170,27 @@ def test_where_every_port_is_taken_the_pod_is_refused_and_says_so(make_world: Ca
     world.until(lambda: world.ready()["ready"], "it is captured once a port is free")
     assert asks(world, client, server.ipv4) == b"hello"
     echo.close()
+
+
+@BACKENDS
+def test_the_agents_ports_can_be_moved_and_the_others_are_the_pods_own(
+    make_world: Callable[..., World], backend: str
+) -> None:
+    """A pod that declares one of those that they are moved to is named."""
+    world = make_world("--backend", backend, "--outbound-port=5140", "--inbound-port=5143")
+    ports = [{"containerPort": INBOUND_PORT}, {"containerPort": 5143}]
+    client = world.pod("client")
+    server = world.pod("server", spec={"containers": [{"name": "c", "image": "i", "ports": ports}]})
+    echoes = [Echo(world, server, port) for port in (OUTBOUND_PORT, INBOUND_PORT)]
+    world.start()
+    for port in (OUTBOUND_PORT, INBOUND_PORT):
+        with world.connect(client, server.ipv4, port) as sock:
+            assert alive(sock), world.mesh.last_words()
+    listening = world.run(client, "ss", "-Htln4").stdout
+    assert ":5140 " in listening
+    assert ":5143 " in listening
+    assert world.count("quietwire_agent_port_taken") == 0
+    assert world.mesh.wait_for_log(partial(has, "Pod demo/server: it declares port 5143, where the agent listens"))
+    assert not any(has("declares port 4143", line) for line in world.mesh.lines())
+    for echo in echoes:
+        echo.close()

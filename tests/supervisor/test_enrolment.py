@@ -13,10 +13,10 @@ from agent.catalog.model import Pod
 from agent.supervisor import enrolment as module
 from agent.supervisor.enrolled import Enrolled
 from agent.supervisor.enrolment import Desired, Enrolment
-from agent.supervisor.supervisor import options_for
 from agent.tasks import spawn
 from init import netns as init_netns
 from init.client import BatchRequest, BatchResult
+from init.model import Options
 from tests.supervisor.workers import quiet_workers
 
 
@@ -40,6 +40,7 @@ def enrolment() -> Iterator[Enrolment]:
     made.close()
 
 
+OPTIONS = Options()
 HOST = Pod("demo", "evil", "evil", "node-a", ("127.0.0.1",), netns="/proc/self/ns/net")
 
 
@@ -53,7 +54,7 @@ async def test_the_nodes_own_namespace_is_never_captured_whatever_a_manifest_say
     else:
         monkeypatch.setattr(netns, "host_netns", lambda: NetnsId(0, 0))
         monkeypatch.setattr(init_netns, "FIRST_INODE", os.stat("/proc/self/ns/net").st_ino)
-    await enrolment.reconcile({HOST.key: Desired(HOST, options_for(HOST))}, {HOST.key: None})
+    await enrolment.reconcile({HOST.key: Desired(HOST, OPTIONS)}, {HOST.key: None})
     assert written == []
     assert enrolment.captured == []
     assert "own network namespace: the agent never captures that" in str(enrolment.missing(HOST.key))
@@ -64,7 +65,7 @@ async def test_a_namespace_that_may_be_the_machines_is_not_captured_either(
 ) -> None:
     monkeypatch.setattr(netns, "host_netns", lambda: NetnsId(0, 0))
     monkeypatch.setattr(module, "whose", lambda *_: init_netns.Whose.UNKNOWN)
-    await enrolment.reconcile({HOST.key: Desired(HOST, options_for(HOST))}, {HOST.key: None})
+    await enrolment.reconcile({HOST.key: Desired(HOST, OPTIONS)}, {HOST.key: None})
     assert written == []
     assert "perhaps the machine's own network namespace" in str(enrolment.missing(HOST.key))
 
@@ -76,7 +77,7 @@ async def test_pods_that_have_no_rules_yet_are_not_looked_at_again_and_again(
     pods = [Pod("demo", f"pod-{number}", "web", "node-a", ("192.0.2.1",)) for number in range(3 * DUE_AT_ONCE)]
     for pod in pods:
         fd = os.open("/proc/self/ns/net", os.O_RDONLY)
-        enrolment._pods[pod.key] = Enrolled(pod, fd, 0, options_for(pod))
+        enrolment._pods[pod.key] = Enrolled(pod, fd, 0, OPTIONS)
         enrolment.watch.add(pod.key, Ears())
         enrolment.watch.ring(pod.key)
     enrolment._rung.set()

@@ -36,6 +36,8 @@ def supervisor(tmp_path: Path) -> Iterator[Supervisor]:
             cluster_networks=(),
             egress_mode="allow",
             backend="auto",
+            outbound_port=4140,
+            inbound_port=4143,
             drain_seconds=1,
             verify_seconds=1,
             access_log=False,
