@@ -29,7 +29,7 @@ from agent.telemetry.counters import Counters
 CONNECT_SECONDS = 10.0
 """How long the agent's own connect() may take."""
 LOOK_SECONDS = 10.0
-"""How often it is looked anew what a pod's kernel does (agent.capture.sources): that takes 60 µs."""
+"""How often it is looked anew what a pod's kernel does (agent.capture.sources): that takes 0.1 ms."""
 
 
 class EnrolledPod:
