@@ -61,6 +61,8 @@ def parser() -> argparse.ArgumentParser:
         sub.add_argument("--skip-outbound-ports", default="", metavar="PORTS", help="not captured")
         sub.add_argument("--skip-inbound-subnets", default="", metavar="CIDRS", help="sources not captured")
         sub.add_argument("--skip-outbound-subnets", default="", metavar="CIDRS", help="destinations not captured")
+        sub.add_argument("--probe-ports", default="", metavar="PORTS", help="not captured from --probe-sources")
+        sub.add_argument("--probe-sources", default="", metavar="CIDRS", help="the node's addresses, of its kubelet")
         sub.add_argument("--outbound-port", type=int, default=OUTBOUND_PORT, metavar="PORT", help="of the agent")
         sub.add_argument("--inbound-port", type=int, default=INBOUND_PORT, metavar="PORT", help="of the agent")
         sub.add_argument("--backend", choices=BACKENDS, default="auto", help="how rules are written")
@@ -133,17 +135,21 @@ def options_of(given: argparse.Namespace) -> tuple[Options, tuple[str, ...]]:
     """What the flags ask for, and what is to be said about how they were written. Raises OptionError."""
     inbound = _flag("skip-inbound-subnets", parse_subnets, given.skip_inbound_subnets)
     outbound = _flag("skip-outbound-subnets", parse_subnets, given.skip_outbound_subnets)
+    sources = _flag("probe-sources", parse_subnets, given.probe_sources)
     options = Options(
         skip_inbound_ports=_flag("skip-inbound-ports", parse_ports, given.skip_inbound_ports),
         skip_outbound_ports=_flag("skip-outbound-ports", parse_ports, given.skip_outbound_ports),
         skip_inbound_subnets=inbound.networks,
         skip_outbound_subnets=outbound.networks,
+        probe_ports=_flag("probe-ports", parse_ports, given.probe_ports),
+        probe_sources=sources.networks,
         outbound_port=given.outbound_port,
         inbound_port=given.inbound_port,
         ipv6=not given.no_ipv6,
     )
     notes = [f"--skip-inbound-subnets: {note}" for note in inbound.notes]
     notes += [f"--skip-outbound-subnets: {note}" for note in outbound.notes]
+    notes += [f"--probe-sources: {note}" for note in sources.notes]
     return options, tuple(notes)
 
 

@@ -51,6 +51,9 @@ class Request:
     in the rules already is left there."""
     processes: bool = False
     """Say which processes in there capture cannot hold."""
+    forget: bool = False
+    """What passed without the rules that are written now goes on only where they leave it alone; so it is in any case
+    where there were others of ours before."""
 
 
 @dataclass
@@ -155,6 +158,8 @@ def run(requests: Sequence[Request], now: float) -> list[Result]:
         if job.request.op != APPLY:
             _in_namespace(job, _kernel_part)
     for job in jobs:
+        if job.request.op == APPLY and job.result.changed and (job.request.forget or job.memory.backend is not None):
+            _in_namespace(job, _forget)
         job.result.ok = job.result.ok and not job.result.missing
         if job.result.error is None:
             _remember(job)
@@ -168,15 +173,9 @@ def repair(requests: Sequence[Request], now: float) -> list[Result]:
     """
     results = run([replace(request, op=CHECK) for request in requests], now)
     broken = [number for number, result in enumerate(results) if not result.ok]
-    again = run([replace(requests[number], op=APPLY, processes=False) for number in broken], now)
+    again = run([replace(requests[number], op=APPLY, processes=False, forget=True) for number in broken], now)
     for number, result in zip(broken, again, strict=True):
         found = results[number]
-        if result.ok and found.missing:
-            try:
-                enter(requests[number].netns_fd)
-                conntrack.forget_untranslated()
-            except OSError as error:  # the rules are in force again all the same
-                result.notes.append(f"connections that were opened without the rules may go on uncaptured: {error}")
         missing = found.missing or [found.error or "it could not be checked"]
         results[number] = replace(result, missing=missing, privileged=found.privileged, foreign=found.foreign)
     return results
@@ -301,6 +300,13 @@ def _in_namespace(job: _Job, work: Callable[[_Job], None]) -> None:
         if type(error).__module__.partition(".")[0] != "pyroute2":
             raise
         job.result.fail(f"netlink: {error}")
+
+
+def _forget(job: _Job) -> None:
+    try:
+        conntrack.forget_untranslated()
+    except OSError as error:  # the rules are in force all the same
+        job.result.notes.append(f"connections that were opened without the rules may go on uncaptured: {error}")
 
 
 def _prepare(job: _Job) -> None:

@@ -45,6 +45,9 @@ class Options:
     skip_outbound_ports: tuple[Ports, ...] = ()
     skip_inbound_subnets: tuple[str, ...] = ()
     skip_outbound_subnets: tuple[str, ...] = ()
+    probe_ports: tuple[Ports, ...] = ()
+    """Not captured where they are dialled from `probe_sources`: a probe is to see the application's own answer."""
+    probe_sources: tuple[str, ...] = ()
     outbound_port: int = OUTBOUND_PORT
     inbound_port: int = INBOUND_PORT
     ipv6: bool = True
@@ -54,7 +57,7 @@ class Options:
     """What the agent dials may come from a stand-in's address (init.stand_in)."""
 
     def __post_init__(self) -> None:
-        for name in ("skip_inbound_ports", "skip_outbound_ports"):
+        for name in ("skip_inbound_ports", "skip_outbound_ports", "probe_ports"):
             for first, last in getattr(self, name):
                 if not 1 <= first <= last <= 65535:
                     raise OptionError(f"{name.replace('_', '-')}: {first}-{last} is no range of ports from 1 to 65535")
@@ -63,7 +66,7 @@ class Options:
                 raise OptionError(f"{name.replace('_', '-')}: {getattr(self, name)} is no port from 1 to 65535")
         if self.outbound_port == self.inbound_port:
             raise OptionError(f"outbound-port and inbound-port are both {self.inbound_port}: the agent needs two")
-        for name in ("skip_inbound_subnets", "skip_outbound_subnets"):
+        for name in ("skip_inbound_subnets", "skip_outbound_subnets", "probe_sources"):
             for text in getattr(self, name):
                 try:
                     ipaddress.ip_network(text)
@@ -295,9 +298,15 @@ def chains(family: Family, options: Options) -> tuple[Chain, ...]:
         Rule(Verdict.REDIRECT, port=options.outbound_port),
     ]
     from_skipped = [Rule(Verdict.LEAVE, source=subnet) for subnet in _of_family(options.skip_inbound_subnets, family)]
+    probes = [
+        Rule(Verdict.LEAVE, source=source, ports=ports)
+        for source in _of_family(options.probe_sources, family)
+        for ports in multiport(options.probe_ports)
+    ]
     inbound = [
         *(Rule(Verdict.LEAVE, ports=ports) for ports in multiport(options.skip_inbound_ports)),
         *from_skipped,
+        *probes,
         Rule(Verdict.REDIRECT, port=options.inbound_port),
     ]
     not_inbound = (*_dialled(options.skip_inbound_ports), *from_skipped, Rule(Verdict.DROP))
@@ -312,6 +321,7 @@ def chains(family: Family, options: Options) -> tuple[Chain, ...]:
         Rule(Verdict.LEAVE, ports=agents_ports),  # nobody listens: the kernel refuses
         Rule(Verdict.LEAVE, in_loopback=True, source_is_local=True),
         Rule(Verdict.LEAVE, in_loopback=True, connmark=REPLY_MARK),
+        *probes,
         *not_inbound,
     )
     opens = Rule(Verdict.ENTER, opens=True)

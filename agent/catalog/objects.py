@@ -230,17 +230,26 @@ def _sidecars(spec: Field) -> list[Field]:
     return [each for each in spec.get("initContainers").items() if each.get("restartPolicy").value == "Always"]
 
 
+_ASKED_BY_KUBELET = (
+    ("livenessProbe",),
+    ("readinessProbe",),
+    ("startupProbe",),
+    ("lifecycle", "postStart"),
+    ("lifecycle", "preStop"),
+)
+
+
 def _probe_ports(spec: Field) -> tuple[int, ...]:
-    """Ports of this pod that the kubelet's probes dial: httpGet, tcpSocket and gRPC, init containers' too."""
+    """Ports of this pod that the kubelet dials, for probes and for `lifecycle` hooks; init containers' too."""
     found: set[int] = set()
     for container in (*spec.get("containers").items(), *spec.get("initContainers").items()):
         named = {
             port.get("name").text(default=""): port.get("containerPort").port()
             for port in container.get("ports").items()
         }
-        for probe in ("livenessProbe", "readinessProbe", "startupProbe"):
+        for asked in _ASKED_BY_KUBELET:
             for how in ("httpGet", "tcpSocket", "grpc"):
-                handler = container.get(probe, how)
+                handler = container.get(*asked, how)
                 port = handler.get("port")
                 if port.value is None or handler.get("host").value is not None:  # a host: dialled, but not this pod
                     continue

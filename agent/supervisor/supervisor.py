@@ -51,6 +51,9 @@ GATHER_SECONDS = 0.02
 """Least time between two rounds: pods that become captured one right after the other are not a round each."""
 FINDINGS_SECONDS = 1.0
 """Least time between two looks at the whole policy for what is odd in it."""
+PROBE_SOURCES = 32
+"""How many of the node's addresses a pod's rules leave alone at probes' ports; from others probes are captured, and
+let in by policy."""
 DESCRIPTORS = 1 << 20
 EXIT_FAULT = 70
 """Exit status after a fault of ours (EX_SOFTWARE of sysexits(3))."""
@@ -222,6 +225,7 @@ class Supervisor:
         self.node_addresses = found
         self.policy.set_node_addresses(found)
         self.workers.broadcast(messages.SetNodeAddresses(found))
+        self._poke()
 
     def _odd(self, catalog: Catalog) -> tuple[Finding, ...]:
         ours = [pod for pod in catalog.pods if pod.node == self.config.node]
@@ -362,7 +366,7 @@ class Supervisor:
 
     async def _round(self) -> None:
         local = self._local_pods()
-        desired = {pod.key: Desired(pod, options_for(pod, self.config)) for pod in local}
+        desired = {pod.key: Desired(pod, options_for(pod, self.config, self.node_addresses)) for pod in local}
         unmeshed = {pod.key for pod in self.catalog.pods() if pod.node == self.config.node} - desired.keys()
         await self.enrolment.reconcile(desired, {pod.key: self._certified(pod) for pod in local}, unmeshed)
 
@@ -412,9 +416,13 @@ class Supervisor:
         await self.workers.drain(drain_seconds)
 
 
-def options_for(pod: Pod, config: Config) -> Options:
-    """The rules' options that a pod's annotations ask for, and the agent's flags."""
+def options_for(pod: Pod, config: Config, node_addresses: tuple[str, ...] = ()) -> Options:
+    """The rules' options that a pod's annotations and probes and the agent's flags ask for.
+
+    Its kubelet comes from the node's addresses.
+    """
     settings = pod.settings
+    sources = sorted({*node_addresses, *pod.host_ips})[:PROBE_SOURCES] if pod.probe_ports else ()
     return Options(
         skip_inbound_ports=tuple((ports.first, ports.last) for ports in settings.skip_inbound_ports),
         skip_outbound_ports=tuple((ports.first, ports.last) for ports in settings.skip_outbound_ports),
@@ -422,6 +430,8 @@ def options_for(pod: Pod, config: Config) -> Options:
         skip_outbound_subnets=settings.skip_subnets,
         outbound_port=config.outbound_port,
         inbound_port=config.inbound_port,
+        probe_ports=tuple((port, port) for port in pod.probe_ports) if sources else (),
+        probe_sources=tuple(sources),
     )
 
 

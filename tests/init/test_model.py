@@ -54,6 +54,8 @@ options = st.builds(
     skip_outbound_ports=few_ports,
     skip_inbound_subnets=st.lists(subnets(), max_size=5).map(tuple),
     skip_outbound_subnets=st.lists(subnets(), max_size=5).map(tuple),
+    probe_ports=few_ports,
+    probe_sources=st.lists(subnets(), max_size=3).map(tuple),
     mark=st.sampled_from([None, MARK]),
 )
 
@@ -89,6 +91,16 @@ def naive_outbound(packet: Packet, given_options: Options) -> bool:
 
 def naive_inbound(packet: Packet, given_options: Options) -> bool:
     """Whether a packet that comes into the pod must be captured."""
+    return not naive_probe(packet, given_options) and naive_stranger(packet, given_options)
+
+
+def naive_probe(packet: Packet, given_options: Options) -> bool:
+    """Whether it is one of the kubelet's."""
+    return in_any(packet.port, given_options.probe_ports) and in_any_subnet(packet.source, given_options.probe_sources)
+
+
+def naive_stranger(packet: Packet, given_options: Options) -> bool:
+    """Whether what is no probe must be captured."""
     return not in_any(packet.port, given_options.skip_inbound_ports) and not in_any_subnet(
         packet.source, given_options.skip_inbound_subnets
     )
@@ -98,10 +110,10 @@ def naive_inbound(packet: Packet, given_options: Options) -> bool:
 def cases(draw: st.DrawFn) -> tuple[Options, Family, Packet]:
     chosen = draw(options)
     family = draw(st.sampled_from(Family))
-    interesting = edges(chosen.skip_inbound_ports + chosen.skip_outbound_ports)
+    interesting = edges(chosen.skip_inbound_ports + chosen.skip_outbound_ports + chosen.probe_ports)
     inside = [
         str(ipaddress.ip_network(text)[0])
-        for text in chosen.skip_inbound_subnets + chosen.skip_outbound_subnets
+        for text in chosen.skip_inbound_subnets + chosen.skip_outbound_subnets + chosen.probe_sources
         if ipaddress.ip_network(text).version == family.value
     ]
     anywhere = st.one_of(addresses[family], st.sampled_from(inside)) if inside else addresses[family]
@@ -246,12 +258,12 @@ def test_what_opens_a_connection_past_the_agent_is_dropped_whatever_nat_did(
     dropped = {hook: Verdict.DROP in [rule.verdict for rule in acting] for hook, acting in by_hook.items()}
     assert packet.dialled is not None
     as_dialled = dataclasses.replace(packet, destination=packet.dialled[0], port=packet.dialled[1], out_loopback=False)
-    skipped = not naive_inbound(as_dialled, chosen)
+    skipped = not naive_stranger(as_dialled, chosen)
     assert dropped[Hook.MANGLE_FORWARD] == (packet.opens and not skipped)
     reaches_agent_or_nobody = packet.port in {4140, 4143} and packet.listener is not Listener.OTHER
     reaches_other = packet.port in {4140, 4143} and packet.listener is Listener.OTHER
     own = packet.in_loopback and (packet.source_is_local or packet.connmark == REPLY_MARK)
-    passes = reaches_agent_or_nobody or (not reaches_other and (own or skipped))
+    passes = reaches_agent_or_nobody or (not reaches_other and (own or skipped or naive_probe(packet, chosen)))
     assert dropped[Hook.MANGLE_INPUT] == (packet.opens and not passes)
     past_capture = naive_outbound(as_dialled, chosen) and not packet.out_loopback and not packet.forwarded
     assert dropped[Hook.MANGLE_LEAVING] == (packet.opens and past_capture)
