@@ -2,11 +2,12 @@
 
 An issuer that is given comes in the form that cert-manager writes (tls.crt, tls.key, ca.crt), and is read again when
 its files change. One that cannot be used is refused with its reason, and the one before stays in force. A root that
-has expired, or is none, is left out: it spoils the set only for an issuer that is under it.
+has expired, or is none that could vouch for anybody, is left out: it spoils the set only for an issuer that is under
+it.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cryptography import x509
@@ -20,7 +21,7 @@ from agent.authority.ca import Signer
 from agent.authority.ledger import Anchors
 from agent.authority.rotation import Rotation
 from agent.authority.store import Store
-from agent.identity import pem_file, x509_svid
+from agent.identity import anchors, bundle_document, pem_file, x509_svid
 from agent.identity.csr import new_request, public_key
 from agent.identity.received import signed_by
 from agent.identity.spiffe import SpiffeId
@@ -32,7 +33,6 @@ from agent.tls import trial
 MAX_CHAIN = 5
 TRIAL_SECONDS = 60.0
 _REMEDIES = {
-    "unable to get issuer certificate": "the file of roots must hold the root itself, which its own key has signed",
     "Basic Constraints of CA cert not marked critical": "make it anew with basicConstraints=critical,CA:true",
     "path length constraint exceeded": "a root above an issuer may have no pathlen, or one that counts the issuers",
     "unsuitable certificate purpose": "an issuer with an extended key usage needs serverAuth and clientAuth in it",
@@ -52,23 +52,16 @@ class IssuerError(Exception):
         self.possible_at = possible_at
 
 
-class LeftOut(Struct, frozen=True):
-    """A root that was given and is not trusted, and why not, in words that follow its name."""
-
-    certificate: x509.Certificate
-    why: str
-
-    def __str__(self) -> str:
-        return f"root {_name(self.certificate)} {self.why} and is left out: take it out of the file"
-
-
 class InForce(Struct, frozen=True):
-    """The issuer, the certificates between it and the root, the roots that are trusted, and those that are left out."""
+    """The issuer, the certificates between it and the root, and the roots that are trusted.
+
+    `left_out` says what was given and is not trusted, in words.
+    """
 
     issuer: Signer
     upper: tuple[x509.Certificate, ...]
     roots: tuple[x509.Certificate, ...]
-    unused: tuple[LeftOut, ...] = ()
+    left_out: tuple[str, ...] = ()
 
     @property
     def chain_pem(self) -> bytes:
@@ -90,11 +83,6 @@ class InForce(Struct, frozen=True):
         chain = [self.issuer.certificate, *self.upper]
         chain += _above(chain[-1], self.roots)[:1]
         return min(certificate.not_valid_after_utc.timestamp() for certificate in chain)
-
-    @property
-    def left_out(self) -> tuple[str, ...]:
-        """What was given and is not trusted, in words."""
-        return tuple(str(each) for each in self.unused)
 
 
 class GivenFiles(Struct, frozen=True):
@@ -131,15 +119,15 @@ def given(files: GivenFiles, trust_domain: str, now: float) -> InForce:
     name constraints that leave the mesh's names out, paths that are too long, and keys that are too weak.
     """
     chain = _certificates(files.certificate)
-    roots, unused = _roots(_certificates(files.roots), now)
+    expired, living = _expired(_certificates(files.roots), now)
+    roots, odd = _odd(living)
     if len(chain) > MAX_CHAIN:
         raise IssuerError(f"{files.certificate} has {len(chain)} certificates, and a chain may have {MAX_CHAIN}")
     issuer, *upper = chain
     key = _key(files.key)
     if key.public_key() != issuer.public_key():
         raise IssuerError(f"{files.key} is not the key of {files.certificate}")
-    given_roots = (*roots, *(each.certificate for each in unused))
-    upper = [certificate for certificate in upper if certificate not in given_roots]
+    upper = [certificate for certificate in upper if certificate not in (*roots, *expired, *odd)]
     for certificate in (issuer, *upper):
         _check_ca(certificate, trust_domain if certificate is issuer else None)
     for certificate in (issuer, *upper):
@@ -149,8 +137,12 @@ def given(files: GivenFiles, trust_domain: str, now: float) -> InForce:
             raise IssuerError(f"in {files.certificate}, {_name(child)} is not signed by the next, {_name(parent)}")
     last = [issuer, *upper][-1]
     if last not in roots:
-        _check_root(last, roots, unused, files, now)
-    found = InForce(Signer(issuer, key), tuple(upper), tuple(roots), tuple(unused))
+        _check_root(last, roots, expired, odd, files, now)
+    left_out = [
+        *(f"root {_name(root)} expired at {_ends(root)} and is left out: take it out of the file" for root in expired),
+        *(f"a root is left out: {why}. Take it out of the file" for why in odd.values()),
+    ]
+    found = InForce(Signer(issuer, key), tuple(upper), tuple(roots), tuple(left_out))
     _try(found, trust_domain, files, now)
     return found
 
@@ -180,16 +172,20 @@ def _remedy(words: str) -> str:
 def _check_root(
     last: x509.Certificate,
     roots: Sequence[x509.Certificate],
-    unused: Sequence[LeftOut],
+    expired: Sequence[x509.Certificate],
+    odd: Mapping[x509.Certificate, str],
     files: GivenFiles,
     now: float,
 ) -> None:
-    """The last of a chain must be under a root that is valid now; others may be none, or be there ahead."""
+    """The last of a chain must be under a root that is valid now; others may have expired, or be there ahead."""
     above = _above(last, roots)
     if not above:
-        for each in unused:
-            if signed_by(last, each.certificate):
-                raise IssuerError(f"{_name(each.certificate)} of {files.roots}, which the issuer is under, {each.why}")
+        for root in _above(last, expired):
+            raise IssuerError(f"{_name(root)} of {files.roots}, which the issuer is under, expired at {_ends(root)}")
+        for root in _above(last, list(odd)):
+            raise IssuerError(f"the issuer is under a root of {files.roots} that is none: {odd[root]}")
+        if last in odd:
+            raise IssuerError(f"the issuer stands in {files.roots} in its root's place: {odd[last]}")
         hashed = last.signature_hash_algorithm
         if hashed is not None and hashed.name in {"sha1", "md5"}:
             raise IssuerError(f"{_name(last)} is signed with {hashed.name}, which nobody takes; sign it with SHA-256")
@@ -198,26 +194,20 @@ def _check_root(
         _check_time(above[0], now)
 
 
-def _roots(certificates: list[x509.Certificate], now: float) -> tuple[list[x509.Certificate], list[LeftOut]]:
-    """Those that can be trusted, and the others: one that is odd must not keep the rest from being in force."""
-    roots, unused = [], []
-    for certificate in certificates:
-        why = _unusable(certificate, now)
-        if why is None:
-            roots.append(certificate)
-        else:
-            unused.append(LeftOut(certificate, why))
-    return roots, unused
+def _expired(certificates: list[x509.Certificate], now: float) -> tuple[list[x509.Certificate], list[x509.Certificate]]:
+    """Those that have expired, and the others."""
+    expired = [each for each in certificates if each.not_valid_after_utc.timestamp() <= now]
+    return expired, [each for each in certificates if each not in expired]
 
 
-def _unusable(certificate: x509.Certificate, now: float) -> str | None:
-    try:
-        if certificate.not_valid_after_utc.timestamp() <= now:
-            return f"expired at {_ends(certificate)}"
-        _check_ca(certificate, None)
-    except (IssuerError, *x509_svid.UNREADABLE) as problem:
-        return f"cannot be trusted ({problem})"
-    return None
+def _odd(certificates: Sequence[x509.Certificate]) -> tuple[list[x509.Certificate], dict[x509.Certificate, str]]:
+    """The roots, and what is none that agents could use, with the reason."""
+    found = anchors.sort(certificates)
+    odd = dict(found.odd)
+    for root in found.roots:
+        if (problem := bundle_document.key_problem(root)) is not None:
+            odd[root] = f"{_name(root)}: {problem}"
+    return [root for root in found.roots if root not in odd], odd
 
 
 def _certificates(path: Path) -> list[x509.Certificate]:

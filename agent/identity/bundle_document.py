@@ -10,9 +10,11 @@ import json
 from typing import Any
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
+from agent.identity import anchors
 from agent.identity.svid import Bundle
 from agent.identity.x509_svid import UNREADABLE
 
@@ -65,23 +67,35 @@ def _key(public: object) -> dict[str, object]:
     }
 
 
+def key_problem(certificate: x509.Certificate) -> str | None:
+    """Why a document cannot have this certificate as an anchor; None where it can."""
+    try:
+        _key(certificate.public_key())
+    except (BundleError, UnsupportedAlgorithm, *UNREADABLE) as error:
+        return str(error)
+    return None
+
+
 def decode(data: bytes, trust_domain: str) -> Bundle:
-    """The bundle of a document. Keys of other uses are ignored, as the standard says. Raises BundleError."""
+    """The bundle of a document. Keys of other uses are ignored, as the standard says, and what is no root is left out.
+
+    Raises BundleError, also where no root remains.
+    """
     try:
         document: Any = json.loads(data)
         entries = document["keys"]
         sequence, hint = int(document.get("spiffe_sequence", 0)), int(document.get("spiffe_refresh_hint", 300))
-        anchors = []
+        found = []
         for entry in entries:
             if entry.get("use") != "x509-svid":
                 continue
             (encoded,) = entry["x5c"]
-            certificate = x509.load_der_x509_certificate(base64.b64decode(encoded, validate=True))
-            anchors.append(certificate.public_bytes(serialization.Encoding.PEM))
+            found.append(x509.load_der_x509_certificate(base64.b64decode(encoded, validate=True)))
+        sorted_ = anchors.sort(found)
         issuer, revoked = document.get("quietwire_issuer", {}), document.get("quietwire_revoked", {})
         bundle = Bundle(
             trust_domain,
-            b"".join(anchors),
+            sorted_.pem,
             sequence,
             hint,
             str(issuer.get("key_id", "")),
@@ -89,11 +103,13 @@ def decode(data: bytes, trust_domain: str) -> Bundle:
             frozenset(str(each) for each in revoked.get("spiffe_ids", ())),
             frozenset(str(each) for each in revoked.get("serials", ())),
             frozenset(bytes.fromhex(each).hex() for each in document.get("quietwire_retired", ())),
+            sorted_.left_out,
         )
     except (KeyError, AttributeError, OverflowError, *UNREADABLE) as error:
         raise BundleError(f"the answer is no SPIFFE bundle: {error}") from error
-    if not anchors:
-        raise BundleError("the bundle has no anchor with use x509-svid")
+    if not sorted_.roots:
+        why = "".join(f"; {why}" for _, why in sorted_.odd)
+        raise BundleError(f"the bundle has no anchor with use x509-svid that could vouch for anybody{why}")
     return bundle
 
 

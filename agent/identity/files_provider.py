@@ -19,7 +19,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from msgspec import Struct
 
-from agent.identity import pem_file, x509_svid
+from agent.identity import anchors, pem_file, x509_svid
 from agent.identity.provider import ProviderError, Report
 from agent.identity.received import issuer_of
 from agent.identity.spiffe import SpiffeId
@@ -83,8 +83,8 @@ class FilesProvider:
         directory = self._directory.joinpath(*workload)
         await asyncio.to_thread(self._watch, directory)
         # Under the bundle in force, and not under one that came meanwhile: what came has everything asked for again.
-        anchors = self._anchors or await asyncio.to_thread(_anchors, self._bundle_path, self._clock())
-        return await asyncio.to_thread(self._usable, await _whole(directory, spiffe_id), directory, anchors)
+        anchors_pem = self._anchors or (await asyncio.to_thread(_roots, self._bundle_path, self._clock())).pem
+        return await asyncio.to_thread(self._usable, await _whole(directory, spiffe_id), directory, anchors_pem)
 
     def _usable(self, svid: Svid, directory: Path, anchors_pem: bytes) -> Svid:
         now = self._clock()
@@ -110,11 +110,11 @@ class FilesProvider:
         for _ in range(int(QUIET_SECONDS / LOOK_SECONDS)):
             await asyncio.to_thread(self._look)
             if self._news or known != self._sequence:
-                anchors = await asyncio.to_thread(_anchors, self._bundle_path, self._clock())
+                found = await asyncio.to_thread(_roots, self._bundle_path, self._clock())
                 if self._news:
                     self._news, self._sequence = False, self._sequence + 1
-                self._anchors = anchors
-                return Bundle(self._trust_domain, anchors, self._sequence)
+                self._anchors = found.pem
+                return Bundle(self._trust_domain, found.pem, self._sequence, left_out=found.left_out)
             await asyncio.sleep(LOOK_SECONDS)
         return None
 
@@ -162,20 +162,18 @@ def _state(path: Path) -> _State:
     return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size
 
 
-def _anchors(path: Path, now: float) -> bytes:
+def _roots(path: Path, now: float) -> anchors.Sorted:
     try:
-        certificates = x509.load_pem_x509_certificates(pem_file.read(path))
-        for certificate in certificates:
-            x509_svid.check_signing(certificate)
+        found = anchors.sort(x509.load_pem_x509_certificates(pem_file.read(path)))
     except OSError as error:
         raise ProviderError("no_bundle", f"{path} cannot be read: {error.strerror}") from error
-    except NotAnSvid as fault:
-        raise ProviderError("bad_bundle", f"{path} cannot be trusted: {fault}") from fault
     except x509_svid.UNREADABLE as error:
         raise ProviderError("bad_bundle", f"{path} holds no PEM certificates: {error}") from error
-    if all(certificate.not_valid_after_utc.timestamp() <= now for certificate in certificates):
+    if not found.roots:
+        raise ProviderError("bad_bundle", f"{path} cannot be trusted: {'; '.join(why for _, why in found.odd)}")
+    if all(root.not_valid_after_utc.timestamp() <= now for root in found.roots):
         raise ProviderError("bad_bundle", f"every root in {path} has expired; put the roots there that issue now")
-    return b"".join(certificate.public_bytes(serialization.Encoding.PEM) for certificate in certificates)
+    return found
 
 
 def _read(directory: Path, spiffe_id: SpiffeId) -> Svid:

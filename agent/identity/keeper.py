@@ -310,6 +310,8 @@ class IdentityKeeper:
             bundle.anchors_pem.count(b"BEGIN CERTIFICATE"),
             len(bundle.revoked_ids) + len(bundle.revoked_serials),
         )
+        for words in bundle.left_out:
+            log.warning("bundle: %s", words)
         self._on_bundle(bundle)
         now = self._clock()
         for kept in self._kept.values():

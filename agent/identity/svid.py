@@ -43,6 +43,8 @@ class Bundle(Struct, frozen=True):
     revoked_ids: frozenset[str] = frozenset()
     revoked_serials: frozenset[str] = frozenset()
     retired: frozenset[str] = frozenset()
+    left_out: tuple[str, ...] = ()
+    """What came with it and is no root, in words: it is not among the anchors."""
 
     def revokes(self, spiffe_id: SpiffeId, serial: str) -> bool:
         """Whether nobody may accept this identity, or this certificate of it."""

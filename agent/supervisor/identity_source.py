@@ -1,19 +1,24 @@
 """Where this agent's SVIDs come from, by its configuration: its own authority, another's, or files."""
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Protocol
 
+from cryptography import x509
+
 from agent.authority.run import AuthorityConfig
 from agent.flags import ConfigError
-from agent.identity import pem_file
+from agent.identity import anchors, pem_file
 from agent.identity.authority_client import AuthorityClient
 from agent.identity.credential import FileCredential
 from agent.identity.files_provider import FilesProvider
 from agent.identity.provider import ProviderError, SvidProvider
 from agent.supervisor.authority_process import AuthorityProcess
 from agent.supervisor.config import Config, Embedded, Remote, SvidFiles
+
+log = logging.getLogger("quietwire.identity")
 
 
 class IdentitySource(Protocol):
@@ -117,10 +122,10 @@ async def _embedded(config: Config, embedded: Embedded) -> IdentitySource:
 
 def _remote(config: Config, remote: Remote) -> AuthorityClient:
     credential = FileCredential(config.state / "agent", config.trust_domain, config.node)
-    anchors = credential.anchors()
-    if anchors is None:
+    kept = credential.anchors()
+    if kept is None:
         try:
-            anchors = pem_file.certificates(remote.bundle.read_bytes())
+            kept = pem_file.certificates(remote.bundle.read_bytes())
         except (OSError, ValueError) as error:
             raise ConfigError(
                 f"--bundle {remote.bundle} cannot be used: {getattr(error, 'strerror', None) or error}; "
@@ -128,12 +133,22 @@ def _remote(config: Config, remote: Remote) -> AuthorityClient:
             ) from None
     return AuthorityClient(
         addresses=remote.addresses,
-        anchors_pem=anchors,
+        anchors_pem=_roots_of(kept, remote.bundle),
         trust_domain=config.trust_domain,
         node=config.node,
         tokens=_from_file(remote.token_file),
         credential=credential,
     )
+
+
+def _roots_of(bundle_pem: bytes, path: Path) -> bytes:
+    """The roots of the bundle that an agent starts with. Raises ConfigError where there is none."""
+    found = anchors.sort(x509.load_pem_x509_certificates(bundle_pem))
+    for words in found.left_out:
+        log.warning("bundle: %s", words)
+    if not found.roots:
+        raise ConfigError(f"--bundle {path}, or the bundle that was kept, has no root: {found.odd[0][1]}")
+    return found.pem
 
 
 def _from_file(path: Path | None) -> Callable[[], Awaitable[str]]:

@@ -12,12 +12,14 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from jwcrypto.jwk import JWKSet
+from msgspec.structs import replace
 
 from agent.authority import ca
 from agent.identity import bundle_document
 from agent.identity.bundle_document import BundleError, decode, encode
 from agent.identity.svid import Bundle
-from tests.tls.pki import Pki
+from tests.identity.odd_roots import ODD
+from tests.tls.pki import Pki, key_usage
 
 
 def test_what_was_written_is_read() -> None:
@@ -61,7 +63,11 @@ def test_another_parser_reads_the_same_keys(key: ca.PrivateKey) -> None:
     now = datetime.datetime.now(datetime.UTC)
     anchor = (
         x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key()).serial_number(1)
-        .not_valid_before(now).not_valid_after(now + datetime.timedelta(days=1)).sign(key, hashes.SHA256())
+        .not_valid_before(now).not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .add_extension(key_usage("key_cert_sign"), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .sign(key, hashes.SHA256())
     )  # fmt: skip
     bundle = Bundle(
         "example.test",
@@ -217,3 +223,17 @@ def test_keys_of_other_uses_are_ignored() -> None:
 def test_what_is_no_bundle_is_refused(data: bytes) -> None:
     with pytest.raises(BundleError):
         decode(data, "example.test")
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_what_is_no_root_is_left_out_with_the_reason_and_where_none_remains_there_is_no_bundle(kind: str) -> None:
+    pki = Pki()
+    odd, why = ODD[kind](pki)
+    good = pki.bundle()
+    found = decode(encode(replace(good, anchors_pem=ca.pem(odd) + good.anchors_pem)), good.trust_domain)
+    assert found.anchors_pem == good.anchors_pem
+    (words,) = found.left_out
+    assert why in words
+    assert "Take it out of the bundle" in words
+    with pytest.raises(BundleError, match=f"no anchor .* could vouch for anybody.*{why}"):
+        decode(encode(replace(good, anchors_pem=ca.pem(odd))), good.trust_domain)

@@ -21,6 +21,7 @@ from agent.identity.spiffe import SpiffeId
 from agent.identity.svid import Bundle, Svid
 from agent.tasks import spawn
 from agent.tls import trial
+from tests.identity.odd_roots import ODD
 from tests.tls.pki import TRUST_DOMAIN, Pki, signing
 from tests.tls.wrong import WRONG
 
@@ -221,6 +222,21 @@ async def test_of_a_pair_that_is_being_written_the_other_half_is_waited_for(dire
     assert not asked.done(), "the key is the former one's"
     (place / "key.pem").write_bytes(svid.key_pem)
     assert (await asked).serial == svid.serial
+
+
+@pytest.mark.parametrize("kind", ODD)
+async def test_what_is_no_root_is_left_out_of_a_bundle_and_said(
+    directory: Path, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    odd, why = ODD[kind](PKI)
+    (directory / "bundle.pem").write_bytes(ca.pem(odd) + PKI.bundle().anchors_pem)
+    followed = Followed(directory)
+    keeping = spawn(followed.keeper.run(), name="the one under test")
+    await followed.until(lambda: followed.svids and followed.bundles)
+    assert followed.bundles[-1].anchors_pem == PKI.bundle().anchors_pem
+    assert any(why in message and "a root is left out" in message for message in caplog.messages)
+    assert not followed.keeper.faults()
+    keeping.cancel()
 
 
 @pytest.mark.parametrize(

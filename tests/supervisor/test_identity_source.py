@@ -5,11 +5,13 @@ from typing import Any
 
 import pytest
 
+from agent.authority import ca
 from agent.flags import ConfigError
 from agent.identity.authority_client import AuthorityClient
 from agent.identity.credential import FileCredential
 from agent.supervisor import identity_source
 from agent.supervisor.config import Remote
+from tests.identity.odd_roots import ODD
 from tests.tls.pki import TRUST_DOMAIN, Pki
 
 GIVEN, KEPT = Pki().bundle().anchors_pem, Pki().bundle().anchors_pem
@@ -60,3 +62,19 @@ async def test_without_a_bundle_an_agent_does_not_start_and_says_where_to_get_on
         await trusted(tmp_path)
     assert f"--bundle {tmp_path / 'given.pem'} cannot be used" in str(caught.value)
     assert "`quietwire authority bundle --pem`" in str(caught.value)
+
+
+PKI = Pki()
+PATH = Path("bundle.pem")
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_what_is_no_root_is_left_out_and_said_and_where_none_remains_nothing_starts(
+    kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    odd, why = ODD[kind](PKI)
+    good = PKI.bundle().anchors_pem
+    assert identity_source._roots_of(ca.pem(odd) + good, PATH) == good
+    assert why in caplog.text
+    with pytest.raises(ConfigError, match=f"has no root: .*{why}"):
+        identity_source._roots_of(ca.pem(odd), PATH)
