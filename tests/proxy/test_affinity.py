@@ -1,6 +1,7 @@
 """sessionAffinity: a client goes where it went before, whichever worker takes its connection, and for so long."""
 
 import os
+import sys
 from collections import Counter
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from agent.catalog.fronts import Front
 from agent.catalog.model import Endpoint
-from agent.proxy.affinity import SLOTS, WAYS, Affinity, _digest, size_for
+from agent.proxy.affinity import SLOTS, WAYS, Affinity, _digest, _of, size_for
 from agent.supervisor import affinity_memory
 
 A, B, C, D = (Endpoint(f"192.0.2.{number}", 80) for number in range(1, 5))
@@ -88,11 +89,11 @@ def _key(client: str) -> int:
 def test_what_is_read_while_it_is_written_counts_as_nothing() -> None:
     memory = memoryview(bytearray(size_for(1)))
     one = Affinity(memory, 1, 0)
-    client = next(each for each in clients(50) if workers(1)[0].pick(front(A, B), each, 0.0) == B)
+    client = next(each for each in clients(50) if workers(1)[0].pick(front(B, C), each, 0.0) == B)
     assert one.pick(front(A), client, 1.0) == A
     (written,) = [at for at in range(0, len(memory), 32) if any(memory[at : at + 32])]
-    memory[written + 8] ^= 1
-    assert one.pick(front(A, B), client, 2.0) == B
+    memory[written + 8 : written + 16] = _of(C).to_bytes(8, sys.byteorder)  # of the next write, whose rest is to come
+    assert one.pick(front(B, C), client, 2.0) == B
 
 
 def test_a_worker_that_starts_anew_finds_what_its_predecessor_noted() -> None:
