@@ -160,3 +160,43 @@ async def test_nothing_is_kept_of_who_has_left(worker: Worker) -> None:
     assert vars(worker.live).keys() == vars(Live()).keys()
     assert all(not kept for name, kept in vars(worker.live).items() if name != "_empty")
     await worker.live.wait_until_empty()
+
+
+async def test_a_worker_is_empty_when_neither_set_up_nor_relay_is_left(worker: Worker) -> None:
+    """A drain waits for it: what is still relayed, or still being set up, must not be cut off."""
+    relayed, opening = crowd(worker, WEB_IP, WEB_IP)
+    worker.live.joined(relayed)
+    assert len(worker.live) == 2
+    assert set(worker.live) == {relayed, opening}
+    assert worker.live.count() == {"inbound": 1}
+    waiting = spawn(worker.live.wait_until_empty(), name="wait")
+    for each, left in ((opening, 1), (relayed, 0)):
+        worker.live.left(each)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert waiting.done() is (left == 0)
+        assert len(worker.live) == left
+    again = crowd(worker, WEB_IP)
+    worker.live.left(again[0])
+    worker.live.joined(crowd(worker, WEB_IP)[0])
+    waiting = spawn(worker.live.wait_until_empty(), name="wait")
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    waiting.cancel()
+
+
+async def test_those_that_are_meant_are_ended_with_the_reason_that_is_given(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[tuple[str, Outcome, str]] = []
+
+    def terminate(connection: Connection, outcome: Outcome, message: str) -> None:
+        ended.append((connection.client.address, outcome, message))
+        worker.live.left(connection)
+
+    monkeypatch.setattr(Connection, "terminate", terminate)
+    made = crowd(worker, WEB_IP, STRANGER_IP)
+    worker.live.joined(made[1])
+    count = await worker.live.terminate(Outcome.DRAINED, "it is over", lambda each: each.client.address == STRANGER_IP)
+    assert (count, ended) == (1, [(STRANGER_IP, Outcome.DRAINED, "it is over")])
+    assert list(worker.live) == [made[0]]

@@ -10,9 +10,11 @@ from agent.identity.spiffe import SpiffeId
 from agent.identity.svid import Bundle, Svid
 from agent.policy.index import PolicySettings
 from agent.proxy.view import Settings, View
+from agent.tls._store import SessionStore, size_for
 from agent.tls.contexts import Certificate, Contexts, anchor_id
 from tests.proxy.fakes import API_IP, PKI, PORT, WEB_IP, Worker, pod
 from tests.tls.pki import TRUST_DOMAIN, Pki
+from tests.tls.test_machine import joined
 
 WEB, API = pod("web", WEB_IP), pod("api", API_IP)
 WEB_ID, API_ID = (SpiffeId.for_service_account(TRUST_DOMAIN, "demo", name) for name in ("web", "api"))
@@ -266,3 +268,31 @@ def test_node_addresses_outlive_a_catalog() -> None:
 def test_the_egress_mode_is_the_pods_own_and_else_the_agents(flag: str, annotation: str | None, expected: str) -> None:
     asked = pod("web", WEB_IP, egress_mode=annotation)
     assert Worker(asked, egress=flag).view.egress_mode(asked) == expected
+
+
+def test_the_nodes_addresses_probe_the_pods_of_this_node_and_no_others() -> None:
+    here, elsewhere = (
+        msgspec.structs.replace(pod(name, ip), probe_ports=(PORT,), node=node)
+        for name, ip, node in (("api", API_IP, "node-a"), ("far", "10.1.0.3", "node-b"))
+    )
+    worker = Worker(here, elsewhere)
+    worker.view.set_node_addresses(("192.0.2.1",))
+    assert worker.view.policy.permits(here, PORT).probe is not None
+    assert worker.view.policy.permits(elsewhere, PORT).probe is None
+
+
+def test_workers_with_one_memory_resume_each_others_sessions() -> None:
+    memory, svid = bytearray(size_for(2)), new_svid("api")
+    servers = []
+    for number in range(2):
+        made = View(Settings("node-a", PolicySettings(TRUST_DOMAIN)), SessionStore(memory, 2, number))
+        made.set_bundle(PKI.bundle())
+        made.set_svid(svid)
+        servers.append(contexts(made, API))
+    client, session = Contexts(SVID, PKI.bundle()), None
+    for number, resumed in ((0, False), (1, False), (1, True)):
+        far, near = joined(client, servers[number], session)
+        assert near.resumed is resumed, "who has not seen the certificate wants to"
+        near.send(b"hello")
+        far.receive(near.outgoing())
+        session = far.session or session
