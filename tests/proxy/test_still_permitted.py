@@ -8,7 +8,8 @@ from agent.catalog.key import ObjectKey
 from agent.catalog.model import CatalogChange, Pod, Service, ServicePort
 from agent.identity.spiffe import SpiffeId
 from agent.outcome import Outcome
-from agent.policy.model import Denial, Permit
+from agent.policy.model import DefaultPolicy, Denial, Permit
+from agent.policy.objects import LabelSelector, Server
 from agent.proxy import outbound
 from agent.proxy.connection import Connection, Direction, Security
 from agent.proxy.inbound import judge, still_permitted
@@ -183,6 +184,34 @@ async def test_policy_in_force_is_asked_also_where_a_change_was_about_nothing() 
     denial = still_permitted(connection, NOTHING)
     assert denial is not None
     assert denial.server == "default:deny"
+
+
+@pytest.mark.parametrize(("port", "ends"), [(PORT, True), (PORT + 1, False)])
+async def test_a_server_that_comes_decides_about_connections_to_its_port_and_no_others(
+    port: int, *, ends: bool
+) -> None:
+    worker = Worker(OPEN, WEB)
+    connection = inbound(worker, WEB)
+    touched = worker.view.change_catalog(CatalogChange(2, policies=(Server("demo", "api", port, LabelSelector()),)))
+    denial = still_permitted(connection, touched)
+    assert (denial is not None) is ends
+    assert denial is None or denial.server == "Server demo/api"
+    gone = worker.view.change_catalog(CatalogChange(3, gone=(ObjectKey("Server", "demo", "api"),)))
+    assert still_permitted(connection, gone) is None
+
+
+async def test_what_audit_keeps_is_said_when_it_begins_to_and_not_at_each_change_of_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    worker = Worker(pod("api", API_IP, policy="audit"), WEB)
+    connection = inbound(worker, WEB)
+    worker.live.joined(connection)
+    server = Server("demo", "api", PORT, LabelSelector(), DefaultPolicy.AUDIT)
+    worker.view.change_catalog(CatalogChange(2, policies=(server,)))
+    assert still_permitted(connection) is None
+    assert isinstance(connection.decision, Permit)
+    assert connection.decision.server == "Server demo/api"
+    assert caplog.records == [], "only audit let it in before, too"
 
 
 async def test_a_pod_that_has_left_is_judged_by_nothing() -> None:
