@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 
 from agent.catalog.key import ObjectKey
-from agent.catalog.model import CatalogChange, Pod, Service, ServicePort
+from agent.catalog.model import CatalogChange, Endpoint, Pod, PortRange, Service, ServicePort
 from agent.identity.spiffe import SpiffeId
 from agent.outcome import Outcome
 from agent.policy.model import DefaultPolicy, Denial, Permit
-from agent.policy.objects import LabelSelector, Server
+from agent.policy.objects import LabelSelector, NetworkRange, Server, ServerAuthorization
 from agent.proxy import outbound
 from agent.proxy.connection import Connection, Direction, Security
 from agent.proxy.inbound import judge, still_permitted
@@ -214,6 +214,31 @@ async def test_what_audit_keeps_is_said_when_it_begins_to_and_not_at_each_change
     assert caplog.records == [], "only audit let it in before, too"
 
 
+@pytest.mark.parametrize(
+    ("security", "identity", "permitted"),
+    [(Security.PLAIN, None, False), (Security.TLS, None, True), (Security.MTLS, "web", True)],
+)
+async def test_a_client_is_judged_by_the_port_that_it_dialled_and_by_whether_it_came_by_tls(
+    security: Security, identity: str | None, *, permitted: bool
+) -> None:
+    worker = Worker(CLOSED, WEB)
+    server = Server("demo", "api", PORT, LabelSelector())
+    anyone = ServerAuthorization(
+        "demo", "tls", "api", None, networks=(NetworkRange("0.0.0.0/0"),), unauthenticated_tls=True
+    )
+    worker.view.change_catalog(CatalogChange(2, policies=(server, anyone)))
+    connection, _ = worker.accept("demo/api", WEB_IP, (API_IP, PORT))
+    connection.security = security
+    connection.client_id = None if identity is None else account(identity)
+    verdict = judge(connection)
+    assert isinstance(verdict, Permit) is permitted
+    assert verdict.server == "Server demo/api"
+    assert connection.decision is verdict
+    elsewhere, _ = worker.accept("demo/api", WEB_IP, (API_IP, PORT + 1))
+    elsewhere.security = security
+    assert judge(elsewhere).server == "default:deny"
+
+
 async def test_a_pod_that_has_left_is_judged_by_nothing() -> None:
     worker = Worker(OPEN, WEB)
     connection = inbound(worker, WEB)
@@ -296,3 +321,34 @@ async def test_mesh_tls_to_the_same_pod_under_the_same_identity_stays(
     touched: Any = worker.change(*changed, gone=gone)
     assert outbound.still_permitted(out(worker, MESH), touched) is None
     assert outbound.still_permitted(out(worker, MESH)) is None
+
+
+@pytest.mark.parametrize(
+    ("taken", "skipped", "rule"),
+    [
+        (MESH, PORT, "mesh"),
+        (MESH, PORT + 1, None),
+        (Plain(API_IP, PORT, PlainReason.DESTINATION_SKIPS), PORT, None),
+        (Plain(API_IP, PORT, PlainReason.DESTINATION_SKIPS), PORT + 1, "mesh"),
+    ],
+)
+async def test_what_a_destination_keeps_out_of_the_mesh_is_asked_for_the_port_that_was_dialled(
+    taken: Mesh | Plain, skipped: int, rule: str | None
+) -> None:
+    worker = Worker(WEB, API)
+    connection = out(worker, taken)
+    touched = worker.change(pod("api", API_IP, skip_inbound_ports=(PortRange(skipped, skipped),)))
+    denial = outbound.still_permitted(connection, touched)
+    assert (None if denial is None else denial.server) == rule
+
+
+@pytest.mark.parametrize(("endpoint", "rule"), [(API_IP, "mesh"), ("192.0.2.99", None)])
+async def test_plaintext_to_what_is_a_services_address_now_ends_where_that_leads_to_a_meshed_pod(
+    endpoint: str, rule: str | None
+) -> None:
+    worker = Worker(WEB, API)
+    connection = out(worker, PLAIN)
+    service = Service("demo", "late", (STRANGER_IP,), (ServicePort("http", PORT, (Endpoint(endpoint, PORT),)),))
+    worker.view.change_catalog(CatalogChange(2, services=(service,)))
+    denial = outbound.still_permitted(connection)
+    assert (None if denial is None else denial.server) == rule
