@@ -29,6 +29,10 @@ PAUSE_SECONDS = 1.0
 """Least time between two looks at one pod's rules."""
 FALSE_ALARMS = 3
 """Looks in a row that may find nothing, before each doubles the pause."""
+REPAIRS = 5
+"""Repairs in a row, before each doubles the pause, and the pod is restless."""
+STILL_SECONDS = 10.0
+"""So long after its last repair a pod whose rules are found whole is not restless any more."""
 LONGEST_PAUSE_SECONDS = 30.0
 QUIET_SECONDS = 60.0
 """After so long without a bell false alarms are forgotten."""
@@ -132,6 +136,13 @@ class Pace:
         self._not_before = 0.0
         self._last_bell = 0.0
         self._false_alarms = 0
+        self._repairs = 0
+        self._repaired_at = -math.inf
+
+    @property
+    def restless(self) -> bool:
+        """Whether its rules are broken again and again."""
+        return self._repairs > REPAIRS
 
     def ring(self, now: float) -> None:
         """Something was heard."""
@@ -150,10 +161,14 @@ class Pace:
         """The look begins: what is heard from here on is news."""
         self._rung = None
 
-    def looked(self, now: float, *, wrote: bool) -> None:
-        """The look has ended, and was for nothing unless something was written."""
+    def looked(self, now: float, *, wrote: bool, repaired: bool = False) -> None:
+        """The look has ended, and was for nothing unless something was written; `repaired`: it had been broken."""
         self._false_alarms = 0 if wrote else self._false_alarms + 1
-        excess = min(max(0, self._false_alarms - FALSE_ALARMS), 16)
+        if repaired:
+            self._repairs, self._repaired_at = self._repairs + 1, now
+        elif now - self._repaired_at > STILL_SECONDS:
+            self._repairs = 0
+        excess = min(max(0, self._false_alarms - FALSE_ALARMS, self._repairs - REPAIRS), 16)
         self._not_before = now + min(PAUSE_SECONDS * 2**excess, LONGEST_PAUSE_SECONDS)
 
 
@@ -231,13 +246,15 @@ class RuleWatch:
             pod.pace.looking()
             pod.shapes_before_look = pod.ears.shapes() if pod.shapes is not None else b""
 
-    def looked(self, key: str, now: float, *, wrote: bool, legacy: bool, news: bool = False) -> None:
+    def looked(
+        self, key: str, now: float, *, wrote: bool, legacy: bool, repaired: bool = False, news: bool = False
+    ) -> None:
         """Somebody has looked, and `wrote` what was missing, or not; `legacy`: the rules are in iptables' own tables.
 
         `news`: nothing was missing, and yet the look was not for nothing.
 
-        What was heard while something was written is our own doing, or is found by the next verification of everything:
-        to read at once what was just written would double the work of an agent that starts.
+        What was heard while something was written is our own doing, or somebody else's: whoever wrote rings, and looks
+        again. A pod that was `repaired` again and again is looked at less often, and without having been rung for.
         """
         pod = self._pods.get(key)
         if pod is None:
@@ -246,15 +263,22 @@ class RuleWatch:
             pod.pace.looking()
             _rings(pod.ears.rules, concerns_rules)
             _rings(pod.ears.routes, concerns_routes)
-        pod.pace.looked(now, wrote=wrote or news)
+        pod.pace.looked(now, wrote=wrote or news, repaired=repaired)
         if not legacy:
             pod.shapes = None  # to ask would make the tables, and every packet would go through them
         elif wrote or pod.shapes is None:
             pod.shapes = pod.ears.shapes()
         else:
             pod.shapes = pod.shapes_before_look
+        if pod.pace.restless:
+            pod.pace.ring(now)
         if pod.pace.due is not None:
             self._wake_at(pod.pace.due)
+
+    def is_restless(self, key: str) -> bool:
+        """Whether a pod's rules are broken again and again."""
+        pod = self._pods.get(key)
+        return pod is not None and pod.pace.restless
 
     def _listen(self, key: str, pod: _Pod, sock: socket.socket, concerns: Callable[[bytes], bool]) -> None:
         if self._pods.get(key) is pod:

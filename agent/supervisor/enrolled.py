@@ -63,6 +63,8 @@ class Enrolled:
         """The workers have been told to serve it."""
         self.warned = False
         """It was said that processes in there can get past capture."""
+        self.restless = False
+        """Its rules are broken again and again: its listeners are closed until they hold still."""
         self.foreign: tuple[str, ...] = ()
         """Nat rules of others that come before ours, as they were said last."""
 

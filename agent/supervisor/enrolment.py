@@ -27,7 +27,7 @@ from msgspec import Struct
 
 from agent.capture import inhabitants, netns, sockets
 from agent.capture.netns import NetnsId, NetnsThread
-from agent.capture.rule_watch import Ears, RuleWatch
+from agent.capture.rule_watch import STILL_SECONDS, Ears, RuleWatch
 from agent.catalog.model import Pod
 from agent.supervisor import messages
 from agent.supervisor.enrolled import AgentPorts, Enrolled, Handed
@@ -52,6 +52,12 @@ BATCH_SECONDS_PER_POD = 0.5
 
 TRIES_OF_FIRST_PORTS = 8
 """How often it is looked whether the first ones have become free: whoever held them may be about to end."""
+
+
+RESTLESS = (
+    f"somebody in it breaks its rules again and again: it is refused until they hold still for {STILL_SECONDS:g} s. "
+    "quietwire init check names who has NET_ADMIN in there"
+)
 
 
 class PortsTaken(Exception):
@@ -120,6 +126,8 @@ class Enrolment:
             return self._waiting.get(key, "not enrolled yet")
         if key in self._waiting:
             return self._waiting[key]
+        if enrolled.restless:
+            return RESTLESS
         if not enrolled.ruled:
             return "its rules are not in force yet"
         if not enrolled.offered:
@@ -216,6 +224,8 @@ class Enrolment:
                     waiting[key] = f"cannot listen in its namespace: {error.strerror}"
         for key, enrolled in self._pods.items():
             missing = certified.get(key)
+            if enrolled.restless:
+                waiting[key] = RESTLESS
             if key in waiting:
                 continue
             if missing is not None and not enrolled.offered:
@@ -270,7 +280,8 @@ class Enrolment:
         ruled = [enrolled for enrolled in pods if enrolled.ruled]
         for enrolled, result in zip(ruled, await self._batch("repair", ruled, processes=processes), strict=True):
             broken = bool(result.missing) or not result.ok
-            self._looked(enrolled, result, wrote=broken)
+            self._looked(enrolled, result, wrote=broken, repaired=broken)
+            await self._hold_back(enrolled)
             if broken:
                 self.watch.ring(enrolled.key)  # whoever broke them may have done so again while they were written
                 self.repairs += 1
@@ -281,7 +292,20 @@ class Enrolment:
                 log.error("the rules of %s could not be repaired: %s", enrolled.key, result.error)
                 enrolled.ruled = enrolled.identity in self._left  # a round of enrolment writes those of the others anew
 
-    def _looked(self, enrolled: Enrolled, result: BatchResult, *, wrote: bool) -> None:
+    async def _hold_back(self, enrolled: Enrolled) -> None:
+        """Refuses a pod whose rules are broken again and again, and serves it again once they hold still."""
+        restless = self.watch.is_restless(enrolled.key)
+        if restless == enrolled.restless or self._pods.get(enrolled.key) is not enrolled:
+            return
+        enrolled.restless = restless
+        if restless:
+            log.error("%s: %s", enrolled.key, RESTLESS)
+            enrolled.refuse()
+            await self._workers.release(enrolled.key, f"the rules of {enrolled.key} are broken again and again")
+        else:
+            log.info("the rules of %s hold still: it is served again", enrolled.key)
+
+    def _looked(self, enrolled: Enrolled, result: BatchResult, *, wrote: bool, repaired: bool = False) -> None:
         if self._pods.get(enrolled.key) is not enrolled:
             return  # it has left meanwhile
         if result.privileged and not enrolled.warned:
@@ -300,7 +324,9 @@ class Enrolment:
             else:
                 log.info("no nat rule in %s comes before capture any more", enrolled.key)
         now = asyncio.get_running_loop().time()
-        self.watch.looked(enrolled.key, now, wrote=wrote, legacy=result.backend == "legacy", news=news)
+        self.watch.looked(
+            enrolled.key, now, wrote=wrote, legacy=result.backend == "legacy", repaired=repaired, news=news
+        )
 
     def refuse_all(self) -> None:
         """Closes every listener, so that the kernel refuses: the rules stay, so nothing goes out in plaintext."""
@@ -390,7 +416,7 @@ class Enrolment:
     async def _rule(self, desired: dict[str, Desired], waiting: dict[str, str]) -> None:
         unruled = []
         for key, enrolled in self._pods.items():
-            if key not in desired:
+            if key not in desired or enrolled.restless:
                 continue
             try:
                 await self._take_ports(enrolled)
@@ -410,6 +436,7 @@ class Enrolment:
                 waiting[key] = f"its namespace cannot be watched: {error.strerror}"
         for enrolled, result in zip(unruled, await self._batch("apply", unruled, processes=True), strict=True):
             self._looked(enrolled, result, wrote=True)
+            self.watch.ring(enrolled.key)  # somebody may have changed them in the moment in which they were written
             if result.ok:
                 enrolled.ruled, enrolled.stand_ins = True, result.stand_ins
             else:
@@ -459,10 +486,13 @@ class Enrolment:
         return None
 
     async def _listen(self, enrolled: Enrolled) -> None:
-        while enrolled.ports is not None and len(enrolled.listeners) < len(self._workers.handles):
-            enrolled.listeners.append(
-                await self._in_netns(enrolled.fd, partial(enrolled.make_listeners, enrolled.ports))
-            )
+        while (ports := enrolled.ports) is not None and len(enrolled.listeners) < len(self._workers.handles):
+            made = await self._in_netns(enrolled.fd, partial(enrolled.make_listeners, ports))
+            if enrolled.ports != ports:  # it is refused since a moment ago
+                for sock in made.values():
+                    sock.close()
+                return
+            enrolled.listeners.append(made)
 
     def _offer(self, enrolled: Enrolled, handle: WorkerHandle) -> tuple[messages.Enrol, tuple[int, ...]]:
         mine = enrolled.listeners[handle.index]

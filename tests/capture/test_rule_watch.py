@@ -17,6 +17,8 @@ from agent.capture.rule_watch import (
     LONGEST_PAUSE_SECONDS,
     PAUSE_SECONDS,
     QUIET_SECONDS,
+    REPAIRS,
+    STILL_SECONDS,
     Ears,
     Pace,
     RuleWatch,
@@ -282,6 +284,36 @@ async def test_what_we_wrote_ourselves_is_no_news_and_what_comes_after_it_is(wat
     ears.nft.send(b"quietwire\0")
     await watch.until_rung()
     assert watch.due(loop_time()) == ["demo/web"]
+
+
+def test_a_pod_whose_rules_are_broken_again_and_again_is_restless_and_repaired_less_and_less_often() -> None:
+    pace, now, repairs = Pace(), 0.0, 0
+    while now < 300:
+        pace.ring(now)
+        assert pace.due is not None
+        now = pace.due
+        pace.looking()
+        pace.looked(now, wrote=True, repaired=True)
+        repairs += 1
+        assert pace.restless == (repairs > REPAIRS)
+    assert repairs < REPAIRS + 6 + 300 / LONGEST_PAUSE_SECONDS
+
+
+@given(st.floats(0, 3 * STILL_SECONDS))
+def test_it_is_restless_until_its_rules_were_whole_for_a_while(later: float) -> None:
+    pace = Pace()
+    for now in range(REPAIRS + 1):
+        pace.looked(float(now), wrote=True, repaired=True)
+    assert pace.restless
+    pace.looked(REPAIRS + later, wrote=False)
+    assert pace.restless == (later <= STILL_SECONDS)
+
+
+def test_rules_that_are_written_for_other_reasons_make_nobody_restless() -> None:
+    pace = Pace()
+    for now in range(100):
+        pace.looked(float(now), wrote=True)
+    assert not pace.restless
 
 
 async def test_many_are_due_in_parts() -> None:

@@ -5,6 +5,7 @@ The agents here verify once an hour: what is repaired was heard of.
 
 from collections.abc import Callable
 from functools import partial
+from subprocess import DEVNULL
 from typing import NamedTuple
 
 import pytest
@@ -110,6 +111,40 @@ def test_rules_that_are_flushed_again_while_they_are_put_back_are_back_as_soon(p
     place.world.until(lambda: again.poll() is not None, "the last flush", 60.0)
     place.world.until(partial(place.is_whole, pod), f"{pod.name} is whole")
     assert place.repairs() >= before + 2
+
+
+FLUSH_ONCE = {
+    "legacy": "until iptables-legacy -t nat -S | grep -q QUIETWIRE_PRE; do :; done; iptables-legacy -t nat -F",
+    "nft": "until nft list tables | grep -q quietwire; do :; done; nft flush ruleset",
+}
+
+
+def test_rules_that_are_flushed_in_the_moment_of_their_first_writing_are_back_as_soon(place: Place) -> None:
+    world, before = place.world, place.repairs()
+    fresh = world.stranger("fresh")
+    flush = world.spawn(fresh, "bash", "-c", FLUSH_ONCE[place.backend])
+    world.declare(fresh)
+    world.until(lambda: flush.poll() is not None, "the flush")
+    world.until(lambda: place.repairs() > before, "it is found")
+    world.until(partial(place.is_whole, fresh), "it is whole")
+    world.withdraw(fresh)
+
+
+def test_a_pod_that_breaks_its_rules_again_and_again_is_refused_until_they_hold_still(place: Place) -> None:
+    world, pod, other = place.world, place.pods[-1], place.pods[0]
+    key = f"demo/{pod.name}"
+    breaks = world.spawn(pod, "bash", "-c", "while :; do ip rule del priority 100; sleep 0.1; done", stderr=DEVNULL)
+    world.until(lambda: "somebody in it breaks its rules" in str(world.ready()["waiting"]), f"{key} is held back", 60.0)
+    with pytest.raises(ConnectionRefusedError):
+        world.connect(pod, place.outside.ipv4, PORT)
+    place.break_all(("ip rule del priority 100",))  # another one's rules are put back meanwhile
+    assert place.is_whole(other)
+    breaks.kill()
+    breaks.wait()
+    world.until(lambda: world.ready()["ready"], f"{key} is served again", 90.0)
+    assert place.is_whole(pod)
+    said = [line for line in world.mesh.lines() if f"{key}: somebody in it breaks its rules" in str(line.get("msg"))]
+    assert len(said) == 1
 
 
 def test_a_pod_that_fills_its_tables_holds_up_no_other(place: Place) -> None:
