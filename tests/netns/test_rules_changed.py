@@ -137,8 +137,8 @@ def test_a_pod_that_breaks_its_rules_again_and_again_is_refused_until_they_hold_
     world.until(lambda: "somebody in it breaks its rules" in str(world.ready()["waiting"]), f"{key} is held back", 60.0)
     with pytest.raises(ConnectionRefusedError):
         world.connect(pod, place.outside.ipv4, PORT)
-    place.break_all(("ip rule del priority 100",))  # another one's rules are put back meanwhile
-    assert place.is_whole(other)
+    assert world.run(other, "ip", "rule", "del", "priority", "100").returncode == 0
+    world.until(partial(place.is_whole, other), "another one's rules are put back meanwhile")
     breaks.kill()
     breaks.wait()
     world.until(lambda: world.ready()["ready"], f"{key} is served again", 90.0)
