@@ -165,7 +165,7 @@ def _container(prefix: str) -> dict[str, What]:
             f"{prefix}.{probe}": What(Bearing.HONOURED, "from the node's own addresses its port is reached")
             for probe in _PROBES
         },
-        **_fields(f"{prefix}.", Bearing.NONE, "the kubelet's own", "lifecycle"),
+        f"{prefix}.lifecycle": What(Bearing.HONOURED, "its hooks are the kubelet's, and count as probes"),
         **_fields(f"{prefix}.", Bearing.NONE, "`quietwire init check` names who could undo capture", "securityContext"),
         **_fields(
             f"{prefix}.",

@@ -181,6 +181,7 @@ for _container in ("containers", "initContainers"):
     }
     for _probe in ("livenessProbe", "readinessProbe", "startupProbe"):
         CHANGES[f"Pod spec.{_container}[].{_probe}"] = {"tcpSocket": {"port": 83}}
+    CHANGES[f"Pod spec.{_container}[].lifecycle"] = {"preStop": {"httpGet": {"port": 84}}}
 
 LEAVING = {"ready": False, "terminating": True}
 TOGETHER: dict[str, tuple[Any, Any, str]] = {
