@@ -233,11 +233,17 @@ class RuleWatch:
                     await asyncio.sleep(0)
 
     def due(self, now: float) -> list[str]:
-        """Pods whose rules should be looked at now, the longest rung first. Time is the loop's."""
-        waiting = [(when, key) for key, pod in self._pods.items() if (when := pod.pace.due) is not None]
-        ready = sorted(each for each in waiting if each[0] <= now)
+        """Pods whose rules should be looked at now, the longest rung first. Time is the loop's.
+
+        `rang` is called again for the others: a timer may come a moment before its time, for clocks are counted in
+        milliseconds, and sums of them are rounded.
+        """
+        waiting = sorted((when, key) for key, pod in self._pods.items() if (when := pod.pace.due) is not None)
+        ready = [each for each in waiting if each[0] <= now]
         if len(ready) > DUE_AT_ONCE:
-            self._rang()  # again, for the others
+            self._rang()
+        elif len(ready) < len(waiting):
+            self._wake_at(waiting[len(ready)][0])
         return [key for _, key in ready[:DUE_AT_ONCE]]
 
     def looking(self, key: str) -> None:

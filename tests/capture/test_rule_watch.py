@@ -345,3 +345,12 @@ async def test_whoever_has_left_is_not_heard(watch: Watched, ears: PairedEars) -
     watch.looking("demo/web")
     watch.looked("demo/web", loop_time(), wrote=True, legacy=True)  # the look that was under way
     assert watch.due(loop_time()) == []
+
+
+async def test_whoever_is_told_a_moment_too_early_is_told_again(watch: Watched) -> None:
+    """A timer is counted in milliseconds, and the moment that it is for may be a little later."""
+    watch.ring("demo/web")
+    await watch.until_rung()
+    assert watch.due(loop_time() - 1) == []
+    await watch.until_rung()
+    assert watch.due(loop_time()) == ["demo/web"]
