@@ -144,7 +144,8 @@ def test_a_pod_whose_manifest_goes_is_let_go_and_taken_again_when_it_comes_back(
         held.recv(100)
     held.close()
     echo.close()  # as long as somebody has a socket in there, somebody lives there
-    world.until(lambda: init_check(server) == 1, "the rules are gone")
+    # At once, or with the next verification where the agent has seen these sockets still open.
+    world.until(lambda: init_check(server) == 1, "the rules are gone", 60.0)
     echo = Echo(world, server, PORT)
     assert asks(world, stranger, server.ipv4) == b"hello"
     world.declare(server)

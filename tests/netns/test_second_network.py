@@ -27,7 +27,7 @@ def join(world: World, one: Player, other: Player, network: str) -> None:
 
 def refused(world: World, player: Player, address: str) -> None:
     """A connection that the agent resets."""
-    with world.connect(player, address, PORT) as sock, pytest.raises(ConnectionResetError):
+    with pytest.raises(ConnectionResetError), world.connect(player, address, PORT) as sock:
         sock.recv(1)
 
 

@@ -139,12 +139,16 @@ async def test_what_ended_cleanly_is_freed_without_the_garbage_collector(joint: 
 def test_nothing_of_the_set_up_is_kept_while_the_connection_lives() -> None:
     """On the worker's own loop: its transports keep methods of a former protocol that the new one has not."""
 
+    def every() -> list[Opening]:
+        return [each for each in gc.get_objects() if isinstance(each, Opening)]
+
     async def openings() -> int:
+        former = every()  # of other tests, which the collector has not met yet
         joint = await join()
         joint.application.sendall(b"words")
         heard = joint.far.receive(await hear(joint.peer))
         assert heard == b"words", "and the relay goes on"
-        found = sum(isinstance(each, Opening) for each in gc.get_objects())
+        found = sum(all(each is not other for other in former) for each in every())
         joint.application.close()
         joint.peer.close()
         return found
