@@ -144,8 +144,10 @@ def test_a_pod_whose_manifest_goes_is_let_go_and_taken_again_when_it_comes_back(
         held.recv(100)
     held.close()
     echo.close()  # as long as somebody has a socket in there, somebody lives there
-    # At once, or with the next verification where the agent has seen these sockets still open.
-    world.until(lambda: init_check(server) == 1, "the rules are gone", 60.0)
+    # At once, or with the next verification where the agent has seen these sockets, or a check, which visits it too.
+    world.until(
+        lambda: not world.count("quietwire_pods", state="left") and init_check(server) == 1, "the rules are gone", 60.0
+    )
     echo = Echo(world, server, PORT)
     assert asks(world, stranger, server.ipv4) == b"hello"
     world.declare(server)
@@ -252,7 +254,9 @@ def test_a_pod_that_starts_again_in_another_namespace_is_captured_there(make_wor
     with pytest.raises(ConnectionResetError):
         asks(world, outside, second.ipv4)
     echo.close()
-    world.until(lambda: init_check(first) == 1, "the former namespace is let go")
+    world.until(
+        lambda: not world.count("quietwire_pods", state="left") and init_check(first) == 1, "the former is let go", 60.0
+    )
 
 
 def test_rules_that_somebody_flushes_are_repaired(make_world: Callable[..., World]) -> None:
