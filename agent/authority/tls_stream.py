@@ -9,7 +9,7 @@ a handshake and an end may take, and what is read while answers are not taken aw
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, cast
 
 from agent.tls._openssl import Context
 from agent.tls.machine import TlsFailure, TlsMachine
@@ -45,10 +45,10 @@ class TlsStream(asyncio.Protocol):
         self._is_full = self._is_held = self._turn_is_due = False
         self._loop = asyncio.get_running_loop()
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # what a socket has
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begins the handshake's clock."""
-        self.wire = transport
-        self._clock = self._loop.call_later(HANDSHAKE_SECONDS, transport.abort)
+        self.wire = cast("asyncio.Transport", transport)  # a socket's has both directions
+        self._clock = self._loop.call_later(HANDSHAKE_SECONDS, self.wire.abort)
 
     def data_received(self, data: bytes) -> None:
         """Opens a bounded part of it; the rest has a turn of its own, and nothing more is read before."""

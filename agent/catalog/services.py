@@ -2,6 +2,7 @@
 
 import ipaddress
 from enum import StrEnum
+from functools import partial
 
 from msgspec import Struct
 
@@ -145,12 +146,16 @@ def decode_service(key: ObjectKey, document: Field) -> RawService | None:
         raise FaultError(fault.line, fault.reason, _closed(key, document, tuple(ips))) from fault
 
 
+def _tcp_port(port: Field) -> tuple[RawServicePort, ...]:
+    return (_service_port(port),) if is_tcp(port) else ()
+
+
 def _closed(key: ObjectKey, document: Field, cluster_ips: tuple[str, ...]) -> RawService:
     """A service with a fault: every address and port that can be read, and nobody behind them."""
     spec = document.get("spec")
     nothing: tuple[RawServicePort, ...] = ()
     found = [
-        readable(lambda port=port: (_service_port(port),) if is_tcp(port) else nothing, nothing)  # type: ignore[misc]
+        readable(partial(_tcp_port, port), nothing)
         for port in readable(lambda: list(spec.get("ports").items()), list[Field]())
     ]
     return RawService(

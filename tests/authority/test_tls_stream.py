@@ -4,6 +4,7 @@ import asyncio
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -76,7 +77,7 @@ class Joint:
 
     async def begin(self) -> None:
         loop = asyncio.get_running_loop()
-        made = lambda: TlsStream(OURS.server, lambda: self.upper, self.is_lost.set, self.failures.append)  # noqa: E731
+        made = partial(TlsStream, OURS.server, lambda: self.upper, self.is_lost.set, self.failures.append)
         self.wire, self.stream = await loop.connect_accepted_socket(made, self.here)
 
     async def say(self, data: bytes) -> None:
