@@ -27,10 +27,11 @@ test: $(VENV)/.dev ## install what is missing and run every test (root)
 test-unit: $(VENV)/.dev ## the tests that need no root
 	$(BIN)/python -m pytest -n $(JOBS) -m "not netns" $(PYTEST_ARGS)
 
-lint: $(VENV)/.dev ## ruff and mypy --strict
+lint: $(VENV)/.dev ## ruff, mypy --strict, and that imports point downwards
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 
 bench: $(VENV)/.bench ## measure quietwire beside its peers, about ten minutes; BENCH_ARGS=--quick: two (root)
 	@deploy/require-root.sh "make bench"

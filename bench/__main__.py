@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from agent.cli.demo.stage import RUN
+from agent.lab.stage import RUN
 from bench import certificates, chart, machine, report
 from bench.contenders import CONTENDERS
 from bench.figures import MEASURES, measures_of

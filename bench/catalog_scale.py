@@ -16,13 +16,13 @@ from pathlib import Path
 
 import msgspec
 
-from agent.catalog.files import FilesSource
 from agent.catalog.index import CatalogIndex
-from agent.catalog.model import Catalog, CatalogChange
+from agent.catalog.snapshot import Catalog, CatalogChange
+from agent.catalog.sources.files.directory import FilesSource
+from agent.link.messages import ChangeCatalog, ToWorker
 from agent.policy.authorize import authorize
 from agent.policy.index import PolicyIndex, PolicySettings
 from agent.policy.model import Client, ServerPort
-from agent.supervisor.messages import ChangeCatalog, ToWorker
 
 CHANGES = 7
 SETTINGS = PolicySettings("example.test")

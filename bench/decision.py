@@ -13,12 +13,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
-from agent.catalog.model import Catalog, Pod
+from agent.catalog.snapshot import Catalog
 from agent.identity.spiffe import SpiffeId
-from agent.policy.authorize import authorize
-from agent.policy.index import PolicyIndex, PolicySettings
-from agent.policy.model import Client, Denial, Permit, ServerPort
-from agent.policy.objects import (
+from agent.objects.model import Pod
+from agent.objects.policy import (
     POLICY_GROUP,
     AccountRef,
     AuthorizationPolicy,
@@ -32,6 +30,9 @@ from agent.policy.objects import (
     Target,
     TargetKind,
 )
+from agent.policy.authorize import authorize
+from agent.policy.index import PolicyIndex, PolicySettings
+from agent.policy.model import Client, Denial, Permit, ServerPort
 
 DOMAIN = "example.test"
 PORT = 8080

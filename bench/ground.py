@@ -9,7 +9,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.cli.demo.stage import Player, Stage
+from agent.lab.stage import Player, Stage
 from bench.process import Process
 
 CONFIGS = Path(__file__).parent / "configs"

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from agent.capture.netns import NetnsThread
-from agent.cli.demo.mesh import Mesh
-from agent.cli.demo.stage import Player, Stage
+from agent.lab.mesh import Mesh
+from agent.lab.stage import Player, Stage
 from bench import usage
 from init import agent_mark
 from init.client import BatchRequest, run_batch

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from agent.cli.demo.stage import Stage
+from agent.lab.stage import Stage
 from bench import certificates, load, usage
 from bench.contenders import CONTENDERS, REFERENCE
 from bench.ground import Address, Ground

@@ -8,7 +8,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from agent.cli.demo.stage import Player
+from agent.lab.stage import Player
 
 OPEN_FILES = 65536
 """2,000 connections through a proxy are 4,000 descriptors; the usual limit of 1,024 would measure the limit."""

@@ -4,8 +4,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from agent.cli.demo.mesh import MeshError
-from agent.cli.demo.stage import Stage, StageError
+from agent.lab.mesh import MeshError
+from agent.lab.stage import Stage, StageError
 from bench import measures
 from bench.contenders import CONTENDERS, SCALED, TWO_WORKERS, two_workers
 from bench.ground import Ground

@@ -22,7 +22,7 @@ from agent.authority.places import MAX_AGENTS, MAX_STRANGERS
 from agent.authority.refusal import Refusal
 from agent.authority.run import AuthorityConfig, serve
 from agent.authority.store import StoreError
-from agent.supervisor.parent import die_with_parent
+from agent.process import die_with_parent
 from agent.telemetry import logs
 
 log = logging.getLogger("quietwire.authority")

@@ -18,9 +18,8 @@ from agent.authority.limits import RateLimit
 from agent.authority.places import network
 from agent.authority.refusal import Code, Refusal
 from agent.authority.service import AuthorityService, Caller, Signed
-from agent.identity import bundle_document
+from agent.identity import bundle_document, peer
 from agent.identity.svid import Bundle
-from agent.tls import peer
 
 log = logging.getLogger("quietwire.authority")
 

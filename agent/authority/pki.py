@@ -23,6 +23,7 @@ from agent.authority.rotation import Rotation
 from agent.authority.store import Store
 from agent.identity import anchors, bundle_document, pem_file, x509_svid
 from agent.identity.csr import new_request, public_key
+from agent.identity.provider import Unacceptable
 from agent.identity.received import signed_by
 from agent.identity.spiffe import SpiffeId
 from agent.identity.svid import Bundle, Svid
@@ -156,7 +157,7 @@ def _try(found: InForce, trust_domain: str, files: GivenFiles, now: float) -> No
     svid = Svid(workload, ca.pem(leaf) + found.chain_pem, request.key_pem, now, now + TRIAL_SECONDS, "")
     try:
         trial.check(svid, Bundle(trust_domain, found.anchors.anchors_pem, 1), now=now)
-    except trial.Unacceptable as problem:
+    except Unacceptable as problem:
         if problem.outcome is Outcome.CERTIFICATE_EXPIRED:
             return  # times were judged above, with what to do about each, and OpenSSL asks no clock but the machine's
         raise IssuerError(

@@ -15,8 +15,8 @@ from agent.authority.server import AuthorityServer
 from agent.authority.service import AuthorityService
 from agent.authority.store import Store
 from agent.authority.workloads import CatalogWorkloads
-from agent.catalog.files import FilesSource
 from agent.catalog.memory import Memory
+from agent.catalog.sources.files.directory import FilesSource
 from agent.flags import HostPort
 from agent.tasks import spawn
 

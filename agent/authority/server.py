@@ -23,12 +23,12 @@ from agent.authority.refusal import Refusal
 from agent.authority.service import AuthorityService, authority_id
 from agent.authority.tls_stream import VERIFIED_CHAIN, TlsStream
 from agent.capture.accepting import Listener, Told
+from agent.identity import peer
 from agent.identity.csr import new_request
 from agent.identity.received import UnexpectedSvidError, accept
 from agent.identity.renewal import renew_at
 from agent.outcome import Outcome
 from agent.tasks import spawn
-from agent.tls import peer
 from agent.tls._openssl import Context, OpenSslError
 from agent.tls.machine import TlsFailure
 

@@ -2,9 +2,9 @@
 
 import logging
 
-from agent.catalog.fault import Fault
 from agent.catalog.index import CatalogIndex
-from agent.catalog.model import Catalog, CatalogChange
+from agent.catalog.snapshot import Catalog, CatalogChange
+from agent.manifests.fault import Fault
 
 log = logging.getLogger("quietwire.authority")
 

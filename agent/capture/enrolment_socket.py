@@ -8,7 +8,7 @@ Pods' init steps reach it by its directory, mounted read-only: an agent that sta
 mount of the socket itself would lead to the former one for ever. Nothing else is in that directory.
 
 Whoever reaches the socket is not believed: mode 0600, the kernel's word for user, process and namespace
-(`agent.capture.caller`), and what ties the process to the pod is for the handler to judge (`agent.supervisor.claim`).
+(`agent.capture.caller`), and what ties the process to the pod is for the handler to judge (`agent.node.claim`).
 Nothing that a client does may end the agent, or keep the other pods from being enrolled.
 """
 

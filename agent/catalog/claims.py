@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
-from agent.catalog.key import ObjectKey
-from agent.catalog.services import RawService, RawServicePort
+from agent.objects.decode_services import RawService, RawServicePort
+from agent.objects.key import ObjectKey
 
 
 class Claim(NamedTuple):

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 
 from msgspec import Struct
 
-from agent.catalog.key import ObjectKey
-from agent.catalog.model import Catalog, Endpoint, Service, ServicePort
+from agent.catalog.snapshot import Catalog
+from agent.objects.key import ObjectKey
+from agent.objects.model import Endpoint, Service, ServicePort
 
 
 class Here(Struct, frozen=True):

@@ -3,10 +3,11 @@
 from collections.abc import Iterable
 
 from agent.catalog.fronts import Front, Here, front
-from agent.catalog.key import ObjectKey
-from agent.catalog.model import Catalog, CatalogChange, Endpoint, Node, Pod, Service
 from agent.catalog.node_ports import NodePorts
-from agent.policy.objects import PolicyObject
+from agent.catalog.snapshot import Catalog, CatalogChange
+from agent.objects.key import ObjectKey
+from agent.objects.model import Endpoint, Node, Pod, Service
+from agent.objects.policy import PolicyObject
 
 
 class CatalogIndex:

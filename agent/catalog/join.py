@@ -7,14 +7,16 @@ from collections.abc import Iterable, Iterator, Mapping
 import msgspec
 from msgspec import Struct
 
-from agent.catalog import annotations, members
+from agent.catalog import members
 from agent.catalog.claims import Claims
-from agent.catalog.document import Field
-from agent.catalog.key import ObjectKey
-from agent.catalog.model import CatalogChange, Node, Pod, Service, ServicePort
-from agent.catalog.objects import CLOSED, RawNamespace, RawObject, RawPod
-from agent.catalog.services import RawService, RawSlice
-from agent.policy.objects import PolicyObject
+from agent.catalog.snapshot import CatalogChange
+from agent.objects import annotations
+from agent.objects.decode import CLOSED, RawNamespace, RawObject, RawPod
+from agent.objects.decode_services import RawService, RawSlice
+from agent.objects.field import Field
+from agent.objects.key import ObjectKey
+from agent.objects.model import Node, Pod, Service, ServicePort
+from agent.objects.policy import PolicyObject
 
 log = logging.getLogger("quietwire.catalog")
 

@@ -4,9 +4,9 @@ from collections.abc import Iterable
 
 from msgspec import Struct
 
-from agent.catalog.model import Endpoint
-from agent.catalog.objects import RawPod
-from agent.catalog.services import Origin, RawService, RawServicePort, RawSlice
+from agent.objects.decode import RawPod
+from agent.objects.decode_services import Origin, RawService, RawServicePort, RawSlice
+from agent.objects.model import Endpoint
 
 
 class Members(Struct, frozen=True):

@@ -7,8 +7,8 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from agent.catalog.key import ObjectKey
 from agent.catalog.standing import Known, Standing
+from agent.objects.key import ObjectKey
 
 log = logging.getLogger("quietwire.catalog")
 

@@ -3,7 +3,7 @@
 import ipaddress
 from functools import lru_cache
 
-from agent.catalog.model import MeshSettings
+from agent.objects.model import MeshSettings
 
 
 def accepts_mesh(settings: MeshSettings, port: int, peer_address: str) -> bool:

@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 
 from agent.catalog.fronts import Front
-from agent.catalog.model import Endpoint, Node, Pod
+from agent.objects.model import Endpoint, Node, Pod
 
 
 class NodePorts:

@@ -12,11 +12,11 @@ import msgspec
 from msgspec import Struct
 
 from agent.catalog.claims import claims_of
-from agent.catalog.fault import Fault
-from agent.catalog.key import ObjectKey
-from agent.catalog.objects import RawObject, RawPod
-from agent.catalog.services import RawService
-from agent.policy.objects import BrokenServer
+from agent.manifests.fault import Fault
+from agent.objects.decode import RawObject, RawPod
+from agent.objects.decode_services import RawService
+from agent.objects.key import ObjectKey
+from agent.objects.policy import BrokenServer
 
 
 class Claim(Struct, frozen=True):

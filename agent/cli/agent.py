@@ -4,7 +4,7 @@ from pathlib import Path
 
 from agent.cli.agent_flags import EXIT_USAGE, AgentFlags, fail, files_source, serve
 from agent.flags import ConfigError, HostPort
-from agent.supervisor.config import Remote
+from agent.node.config import Remote
 
 _DEFAULTS = AgentFlags()
 

@@ -11,11 +11,11 @@ from cyclopts import Parameter
 from setproctitle import setproctitle
 
 from agent.flags import ConfigError, HostPort, parse_duration
+from agent.node.authority_process import AuthorityError
+from agent.node.config import Config, Embedded, Remote, SvidFiles
+from agent.node.supervisor import Supervisor
+from agent.objects.policy import DefaultPolicy
 from agent.policy.index import DEFAULT_CLUSTER_NETWORKS
-from agent.policy.model import DefaultPolicy
-from agent.supervisor.authority_process import AuthorityError
-from agent.supervisor.config import Config, Embedded, Remote, SvidFiles
-from agent.supervisor.supervisor import Supervisor
 from agent.telemetry import logs
 from init.constants import INBOUND_PORT, OUTBOUND_PORT
 

@@ -11,22 +11,23 @@ from urllib.parse import urlencode
 import msgspec
 from cyclopts import App, Parameter
 
-from agent.catalog.fault import Fault, FaultError, Remark
-from agent.catalog.files import Loaded, conflicts, load
 from agent.catalog.fronts import overlooked
 from agent.catalog.index import CatalogIndex
 from agent.catalog.join import Assembly
-from agent.catalog.model import Catalog
-from agent.catalog.workloads import templates
+from agent.catalog.snapshot import Catalog
+from agent.catalog.sources.files.directory import Loaded, conflicts, load
+from agent.catalog.sources.files.templates import templates
 from agent.cli.agent_flags import EXIT_FAILED, EXIT_USAGE, fail
 from agent.flags import ConfigError, HostPort
 from agent.identity.spiffe import SpiffeIdError, check_trust_domain
+from agent.manifests.fault import Fault, Remark
+from agent.objects.field import FaultError
+from agent.objects.policy import DefaultPolicy
 from agent.policy.cases import Result, parse
 from agent.policy.cases import run as run_cases
 from agent.policy.check import Finding, declared, findings, probed
 from agent.policy.explain import Explainer, Explanation, Question, QuestionError
 from agent.policy.index import DEFAULT_CLUSTER_NETWORKS, PolicyIndex, PolicySettings, cluster_matches
-from agent.policy.model import DefaultPolicy
 from agent.telemetry.logs import printable
 from init.constants import INBOUND_PORT, OUTBOUND_PORT
 

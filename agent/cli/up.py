@@ -5,7 +5,7 @@ from pathlib import Path
 from agent.authority.pki import GivenFiles
 from agent.cli.agent_flags import EXIT_USAGE, AgentFlags, fail, files_source, serve, svid_seconds
 from agent.flags import ConfigError, HostPort
-from agent.supervisor.config import Embedded
+from agent.node.config import Embedded
 
 _DEFAULTS = AgentFlags()
 

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import h11
 from cryptography.exceptions import UnsupportedAlgorithm
 
-from agent.identity import bundle_document, http, received, tls_failure, x509_svid
+from agent.identity import bundle_document, http, peer, received, tls_failure, x509_svid
 from agent.identity.csr import new_request
 from agent.identity.http import Answer
 from agent.identity.memfd import load_cert_chain
@@ -27,7 +27,6 @@ from agent.identity.spiffe import SpiffeId
 from agent.identity.svid import Bundle, Svid
 from agent.outcome import Outcome
 from agent.tasks import spawn
-from agent.tls import peer
 
 log = logging.getLogger("quietwire.identity")
 

@@ -20,13 +20,12 @@ from cryptography.hazmat.primitives import serialization
 from msgspec import Struct
 
 from agent.identity import anchors, pem_file, x509_svid
-from agent.identity.provider import ProviderError, Report
+from agent.identity.provider import ProviderError, Report, Trial, Unacceptable
 from agent.identity.received import issuer_of
 from agent.identity.spiffe import SpiffeId
 from agent.identity.svid import Bundle, Svid
 from agent.identity.x509_svid import NotAnSvid
 from agent.outcome import Outcome
-from agent.tls import trial
 
 log = logging.getLogger("quietwire.identity")
 
@@ -61,9 +60,12 @@ class FilesProvider:
 
     pushes = True
 
-    def __init__(self, directory: Path, trust_domain: str, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, directory: Path, trust_domain: str, trial: Trial, clock: Callable[[], float] = time.time
+    ) -> None:
         self._directory = directory
         self._trust_domain = trust_domain
+        self._trial = trial
         self._clock = clock
         self._bundle_path = directory / "bundle.pem"
         self._states: dict[Path, _State] = {}
@@ -91,8 +93,8 @@ class FilesProvider:
         if self._tried.get(svid.spiffe_id) == _Tried(svid, anchors_pem) and svid.not_before <= now < svid.not_after:
             return svid
         try:
-            trial.check(svid, Bundle(self._trust_domain, anchors_pem, 0), now=now)
-        except trial.Unacceptable as problem:
+            self._trial(svid, Bundle(self._trust_domain, anchors_pem, 0), now=now)
+        except Unacceptable as problem:
             self._tried.pop(svid.spiffe_id, None)
             raise ProviderError(
                 "bad_svid",

@@ -6,6 +6,7 @@ from msgspec import Struct
 
 from agent.identity.spiffe import SpiffeId
 from agent.identity.svid import Bundle, Svid
+from agent.outcome import Outcome
 
 
 class ProviderError(Exception):
@@ -42,3 +43,22 @@ class SvidProvider(Protocol):
 
     async def close(self) -> None:
         """Lets go of what it holds."""
+
+
+class Unacceptable(Exception):
+    """What no peer would take. `outcome` is what it would count as, `detail` says why."""
+
+    def __init__(self, outcome: Outcome, detail: str) -> None:
+        super().__init__(outcome, detail)
+        self.outcome = outcome
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return self.detail
+
+
+class Trial(Protocol):
+    """Shows an SVID to a peer of a bundle, before it replaces one that works."""
+
+    def __call__(self, svid: Svid, bundle: Bundle, *, now: float) -> None:
+        """Raises Unacceptable where the peer would not take it at `now`, POSIX seconds."""

@@ -2,14 +2,12 @@
 
 from typing import TYPE_CHECKING
 
+from agent.objects.annotations import REQUIRE_IDENTITY
 from agent.outcome import Outcome
 from agent.policy.identities import whose_own
 
 if TYPE_CHECKING:
     from agent.policy.model import Client, Permits, ServerPort
-
-REQUIRE_IDENTITY_ANNOTATION = "config.linkerd.io/proxy-require-identity-inbound-ports"
-"""Ports of a pod on which a default policy that would not ask for an identity does."""
 
 
 def message(server: "ServerPort", client: "Client", permits: "Permits", outcome: Outcome) -> str:
@@ -22,7 +20,7 @@ def _advice(client: "Client", permits: "Permits", outcome: Outcome) -> str:
     match outcome:
         case Outcome.UNAUTHENTICATED if permits.demanded:
             return (
-                f"{REQUIRE_IDENTITY_ANNOTATION}, of the pod or of its namespace, demands an identity on this port. "
+                f"{REQUIRE_IDENTITY}, of the pod or of its namespace, demands an identity on this port. "
                 f"Enrol the client's pod, take the port out of the annotation, or write a Server for it, which decides "
                 f"for itself"
             )

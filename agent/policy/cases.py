@@ -4,8 +4,8 @@ from typing import Any
 
 from msgspec import Struct
 
-from agent.catalog.document import Field, documents
-from agent.catalog.fault import FaultError
+from agent.manifests.document import documents
+from agent.objects.field import FaultError, Field
 from agent.policy.explain import Explainer, Explanation, Question, QuestionError, Verdict
 
 FIELDS = ("from", "from-ip", "from-id", "to", "port", "expect", "because")

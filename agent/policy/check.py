@@ -6,10 +6,9 @@ from collections.abc import Iterable, Iterator
 
 from msgspec import Struct
 
-from agent.catalog.key import ObjectKey
-from agent.catalog.model import Pod
-from agent.policy.index import by_port, ports_of
-from agent.policy.objects import (
+from agent.objects.key import ObjectKey
+from agent.objects.model import Pod
+from agent.objects.policy import (
     AuthorizationPolicy,
     BrokenServer,
     HttpLayer,
@@ -23,6 +22,7 @@ from agent.policy.objects import (
     ServerAuthorization,
     TargetKind,
 )
+from agent.policy.index import by_port, ports_of
 
 SHOWN = 3
 """Pods that one finding names."""

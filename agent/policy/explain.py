@@ -5,11 +5,11 @@ from enum import StrEnum
 
 from msgspec import Struct
 
-from agent.catalog.annotations import MESHED_ONLY
 from agent.catalog.index import CatalogIndex
 from agent.catalog.mesh import accepts_mesh, sends_mesh
-from agent.catalog.model import Pod
 from agent.identity.spiffe import SpiffeId, SpiffeIdError
+from agent.objects.annotations import MESHED_ONLY
+from agent.objects.model import Pod
 from agent.outcome import Outcome
 from agent.policy.authorize import authorize
 from agent.policy.identities import LINKERD_NAMESPACE

@@ -12,15 +12,14 @@ from functools import lru_cache
 import msgspec
 from msgspec import Struct
 
-from agent.catalog.key import ObjectKey
-from agent.catalog.model import Catalog, CatalogChange, Pod
+from agent.catalog.snapshot import Catalog, CatalogChange
 from agent.identity.spiffe import SpiffeId
-from agent.policy.identities import IdentityMatch
-from agent.policy.model import Authorization, DefaultPolicy, Permits, Requirement
-from agent.policy.networks import NetworkMatch
-from agent.policy.objects import (
+from agent.objects.key import ObjectKey
+from agent.objects.model import Pod
+from agent.objects.policy import (
     AuthorizationPolicy,
     BrokenServer,
+    DefaultPolicy,
     MeshTLSAuthentication,
     NetworkAuthentication,
     NetworkRange,
@@ -31,6 +30,9 @@ from agent.policy.objects import (
     ServerAuthorization,
     TargetKind,
 )
+from agent.policy.identities import IdentityMatch
+from agent.policy.model import Authorization, Permits, Requirement
+from agent.policy.networks import NetworkMatch
 
 DEFAULT_CLUSTER_NETWORKS = ("10.0.0.0/8", "100.64.0.0/10", "172.16.0.0/12", "192.168.0.0/16", "fd00::/8")
 """Linkerd's own default for the cluster's networks."""

@@ -6,23 +6,12 @@ from functools import cached_property
 from msgspec import Struct
 
 from agent.identity.spiffe import SpiffeId
+from agent.objects.annotations import REQUIRE_IDENTITY
 from agent.outcome import Outcome
 from agent.policy import advice
-from agent.policy.advice import REQUIRE_IDENTITY_ANNOTATION
 from agent.policy.identities import IdentityMatch, whose_own
 from agent.policy.matcher import Matcher
 from agent.policy.networks import Address, NetworkMatch, address_set, number_of
-
-
-class DefaultPolicy(StrEnum):
-    """What holds where no policy object selects a port: Linkerd's six names."""
-
-    ALL_UNAUTHENTICATED = "all-unauthenticated"
-    ALL_AUTHENTICATED = "all-authenticated"
-    CLUSTER_AUTHENTICATED = "cluster-authenticated"
-    CLUSTER_UNAUTHENTICATED = "cluster-unauthenticated"
-    DENY = "deny"
-    AUDIT = "audit"
 
 
 class Client(Struct, frozen=True):
@@ -127,7 +116,7 @@ class Authorization(Struct, frozen=True):
         return address_set(self.networks).has(number, six=six)
 
 
-_DEMAND = Authorization(REQUIRE_IDENTITY_ANNOTATION, Requirement.MESH_IDENTITY)
+_DEMAND = Authorization(REQUIRE_IDENTITY, Requirement.MESH_IDENTITY)
 """What an annotation demands of whom only audit would let through. It lets nobody in."""
 
 

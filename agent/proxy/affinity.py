@@ -14,7 +14,7 @@ from functools import lru_cache
 from hashlib import blake2b
 
 from agent.catalog.fronts import Front
-from agent.catalog.model import Endpoint
+from agent.objects.model import Endpoint
 
 SLOTS = 8192
 """Entries of one worker, at most: a client counts once for each port of a service that it calls."""

@@ -6,8 +6,8 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from agent.capture.address import OriginalDst, PeerAddr, show
-from agent.catalog.model import Pod
 from agent.identity.spiffe import SpiffeId
+from agent.objects.model import Pod
 from agent.outcome import Outcome
 from agent.policy.model import Denial, Permit, Permits
 from agent.proxy.opening import Opening

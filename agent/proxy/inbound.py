@@ -3,9 +3,10 @@
 import asyncio
 
 from agent.capture.address import parsed
-from agent.catalog.annotations import SKIP_SUBNETS
 from agent.catalog.mesh import sends_mesh
-from agent.catalog.model import Pod
+from agent.identity import peer
+from agent.objects.annotations import SKIP_SUBNETS
+from agent.objects.model import Pod
 from agent.outcome import Outcome
 from agent.policy.authorize import authorize, could_permit_unauthenticated
 from agent.policy.model import Client, Denial, Permit, Rule, ServerPort
@@ -16,7 +17,7 @@ from agent.proxy.opening import Opening
 from agent.proxy.relay import Leg, Relay, TlsLeg
 from agent.proxy.source import of_client
 from agent.proxy.view import Touched
-from agent.tls import alerts, peer
+from agent.tls import alerts
 from agent.tls.contexts import Contexts
 from agent.tls.machine import TlsMachine
 

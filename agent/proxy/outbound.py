@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 
 from agent.capture.address import OriginalDst
+from agent.identity import peer
 from agent.outcome import Outcome
 from agent.policy.model import Denial, Rule, egress_rule
 from agent.proxy import detect
@@ -13,7 +14,6 @@ from agent.proxy.opening import Opening
 from agent.proxy.relay import Leg, Relay, TlsLeg
 from agent.proxy.route import Mesh, Plain, Refused, route
 from agent.proxy.view import Touched
-from agent.tls import peer
 from agent.tls.contexts import Contexts
 from agent.tls.machine import TlsMachine
 

@@ -7,12 +7,12 @@ from functools import lru_cache
 from msgspec import Struct
 
 from agent.capture.address import OriginalDst, show
-from agent.catalog.annotations import MESHED_ONLY
 from agent.catalog.fronts import Front
 from agent.catalog.index import CatalogIndex
 from agent.catalog.mesh import accepts_mesh, in_subnets
-from agent.catalog.model import Endpoint, Pod
 from agent.identity.spiffe import SpiffeId
+from agent.objects.annotations import MESHED_ONLY
+from agent.objects.model import Endpoint, Pod
 from agent.outcome import Outcome
 from agent.proxy.view import View
 

@@ -15,7 +15,7 @@ from agent.capture.netns import holds_address, visit
 from agent.capture.sockets import dial
 from agent.capture.sources import Conntrack, Kernel, can_share_ports, look
 from agent.catalog.fronts import Front
-from agent.catalog.model import Endpoint, Pod
+from agent.objects.model import Endpoint, Pod
 from agent.outcome import Outcome
 from agent.proxy.affinity import Affinity
 from agent.proxy.connection import Refusal

@@ -4,11 +4,12 @@ from functools import lru_cache
 
 from msgspec import Struct
 
-from agent.catalog.annotations import ALLOW
 from agent.catalog.index import CatalogIndex
-from agent.catalog.model import Catalog, CatalogChange, Pod
+from agent.catalog.snapshot import Catalog, CatalogChange
 from agent.identity.spiffe import SpiffeId
 from agent.identity.svid import Bundle, Svid
+from agent.objects.annotations import ALLOW
+from agent.objects.model import Pod
 from agent.policy.index import PolicyIndex, PolicySettings
 from agent.tls._store import SessionStore
 from agent.tls.contexts import Certificate, Contexts, anchor_ids

@@ -12,6 +12,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from msgspec import Struct
 
+from agent.identity.peer import PeerIdentity, PeerRefused, check_chain
 from agent.identity.spiffe import SpiffeId
 from agent.identity.svid import Bundle, Svid
 from agent.outcome import Outcome
@@ -19,7 +20,6 @@ from agent.tls import alpn
 from agent.tls._openssl import Context
 from agent.tls._store import SessionStore
 from agent.tls.machine import TlsMachine
-from agent.tls.peer import PeerIdentity, PeerRefused, check_chain
 from agent.tls.sessions import SessionCache
 
 MAX_JUDGED = 4096
@@ -56,7 +56,7 @@ class Contexts:
         self._own = (Certificate(svid.spiffe_id, svid.serial, frozenset()),)
         self.sessions = SessionCache()
         # A client without a certificate is left to policy; one with a certificate that does not verify is refused. The
-        # name to verify is a SPIFFE ID: agent.tls.peer does it, after the chain.
+        # name to verify is a SPIFFE ID: agent.identity.peer does it, after the chain.
         self.server = Context(
             server=True,
             chain_pem=svid.chain_pem,

@@ -2,28 +2,17 @@
 
 from cryptography import x509
 
+from agent.identity import peer
+from agent.identity.peer import PeerRefused
+from agent.identity.provider import Unacceptable
 from agent.identity.svid import Bundle, Svid
 from agent.outcome import Outcome
-from agent.tls import peer
 from agent.tls._openssl import OpenSslError
 from agent.tls.contexts import Contexts
 from agent.tls.machine import TlsFailure, TlsMachine
-from agent.tls.peer import PeerRefused
 
 MAX_TURNS = 8
 """Flights of a TLS 1.3 handshake between two ends that agree, and more than there are."""
-
-
-class Unacceptable(Exception):
-    """What no peer would take. `outcome` is what it would count as, `detail` says why."""
-
-    def __init__(self, outcome: Outcome, detail: str) -> None:
-        super().__init__(outcome, detail)
-        self.outcome = outcome
-        self.detail = detail
-
-    def __str__(self) -> str:
-        return self.detail
 
 
 def check(svid: Svid, bundle: Bundle, *, now: float) -> None:

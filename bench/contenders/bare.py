@@ -7,7 +7,7 @@ pod's annotation lets in.
 
 from typing import ClassVar
 
-from agent.cli.demo.mesh import Mesh
+from agent.lab.mesh import Mesh
 from bench.contenders.contender import Contender, Front, captured_front
 from bench.contenders.quietwire import TRUST_DOMAIN, stop
 from bench.ground import Ground

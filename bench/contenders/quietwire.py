@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import ClassVar
 
-from agent.cli.demo.mesh import Mesh, MeshError
+from agent.lab.mesh import Mesh, MeshError
 from bench import usage
 from bench.contenders.contender import Contender, Front, captured_front
 from bench.ground import Ground

@@ -3,12 +3,13 @@
 from collections.abc import Iterable
 from typing import Any
 
-from agent.catalog.fault import Fault
-from agent.catalog.files import conflicts
 from agent.catalog.fronts import Front
 from agent.catalog.index import CatalogIndex
 from agent.catalog.join import Assembly
-from agent.catalog.model import Catalog, Endpoint
+from agent.catalog.snapshot import Catalog
+from agent.catalog.sources.files.directory import conflicts
+from agent.manifests.fault import Fault
+from agent.objects.model import Endpoint
 from tests.policy.world import read, text_of
 
 CLUSTER_IP, CLUSTER_IP6 = "10.96.0.1", "fd96::1"

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.catalog.claims import Claim, Claims, claims_of
-from agent.catalog.key import ObjectKey
-from agent.catalog.model import Endpoint
-from agent.catalog.services import RawService, RawServicePort
+from agent.objects.decode_services import RawService, RawServicePort
+from agent.objects.key import ObjectKey
+from agent.objects.model import Endpoint
 from tests.catalog.services import (
     CLUSTER_IP,
     MINE,

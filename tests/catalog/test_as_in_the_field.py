@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from agent.catalog.model import ContainerPort
+from agent.objects.model import ContainerPort
 from agent.policy.check import findings
-from tests.catalog.test_files import Source
+from tests.catalog.sources.files.test_directory import Source
 
 POD = """
 apiVersion: v1

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from agent.catalog.join import Assembly
-from agent.catalog.model import CatalogChange
+from agent.catalog.snapshot import CatalogChange
 from tests.catalog.services import Manifest
 from tests.policy.world import read, text_of
 

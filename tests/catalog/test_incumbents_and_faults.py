@@ -12,17 +12,18 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agent.catalog import files, reading
-from agent.catalog.document import Budget, ListType, documents
-from agent.catalog.fault import Fault, FaultError
-from agent.catalog.files import FilesSource
 from agent.catalog.fronts import Front
 from agent.catalog.index import CatalogIndex
 from agent.catalog.memory import Memory
-from agent.catalog.model import Catalog, CatalogChange
-from agent.catalog.parts import parts
+from agent.catalog.snapshot import Catalog, CatalogChange
+from agent.catalog.sources.files import directory, reading
+from agent.catalog.sources.files.directory import FilesSource
+from agent.manifests.document import Budget, ListType, documents
+from agent.manifests.fault import Fault
+from agent.manifests.parts import parts
+from agent.objects.field import FaultError
+from agent.objects.policy import DefaultPolicy
 from agent.policy.index import PolicyIndex, PolicySettings
-from agent.policy.model import DefaultPolicy
 from agent.tasks import spawn
 
 OPEN = PolicySettings("example.test", DefaultPolicy.ALL_UNAUTHENTICATED)
@@ -287,7 +288,7 @@ def test_a_file_that_is_being_written_keeps_what_it_said(here: Followed, monkeyp
         here.load()
         assert here.pods == ["demo/api"]
         assert not here.faults, "for a moment"
-        monkeypatch.setattr(files, "PATIENCE_SECONDS", 0)
+        monkeypatch.setattr(directory, "PATIENCE_SECONDS", 0)
         here.load()
         assert [(each.last_good, "open for writing" in each.reason) for each in here.faults] == [(True, True)]
         half.write(pod("api").replace("node-a", "node-b"))

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.catalog.fronts import Here, front
-from agent.catalog.model import Endpoint, Service, ServicePort
+from agent.objects.model import Endpoint, Service, ServicePort
 from tests.catalog.services import (
     CLUSTER_IP,
     CLUSTER_IP6,

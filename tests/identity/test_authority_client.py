@@ -24,12 +24,12 @@ from agent.identity.authority_client import (
     _split,
 )
 from agent.identity.http import Answer
+from agent.identity.peer import PeerRefused
 from agent.identity.provider import ProviderError, Report
 from agent.identity.renewal import BACKOFF_CAP_SECONDS
 from agent.identity.spiffe import SpiffeId
 from agent.identity.svid import Svid
 from agent.outcome import Outcome
-from agent.tls.peer import PeerRefused
 from tests.tls.pki import Pki
 
 TD = "example.test"

@@ -55,14 +55,14 @@ def lay(directory: Path, names: tuple[str, str] = ("svid.pem", "key.pem"), name:
 async def test_an_svid_is_read_under_either_name(tmp_path: Path, names: tuple[str, str]) -> None:
     (tmp_path / "bundle.pem").write_bytes(PKI.bundle().anchors_pem)
     serial = lay(tmp_path, names)
-    svid = await FilesProvider(tmp_path, TRUST_DOMAIN).issue(WEB)
+    svid = await FilesProvider(tmp_path, TRUST_DOMAIN, trial.check).issue(WEB)
     assert (svid.spiffe_id, svid.serial) == (WEB, serial)
     assert svid.issuer
 
 
 async def fails(directory: Path, words: str, spiffe_id: SpiffeId = WEB) -> None:
     with pytest.raises(ProviderError, match=words):
-        await FilesProvider(directory, TRUST_DOMAIN).issue(spiffe_id)
+        await FilesProvider(directory, TRUST_DOMAIN, trial.check).issue(spiffe_id)
 
 
 async def test_what_is_missing_or_wrong_is_named(directory: Path) -> None:
@@ -84,7 +84,7 @@ async def test_what_is_missing_or_wrong_is_named(directory: Path) -> None:
 
 
 async def test_the_bundle_comes_with_a_sequence_that_grows_with_every_change(directory: Path) -> None:
-    provider = FilesProvider(directory, TRUST_DOMAIN)
+    provider = FilesProvider(directory, TRUST_DOMAIN, trial.check)
     await provider.issue(WEB)
     first = await provider.bundle(0, Report())
     assert first is not None
@@ -131,7 +131,7 @@ class Followed:
         self.bundles: list[Bundle] = []
         self.offset = 0.0
         self.keeper = IdentityKeeper(
-            FilesProvider(directory, TRUST_DOMAIN, self.clock),
+            FilesProvider(directory, TRUST_DOMAIN, trial.check, self.clock),
             on_svid=self.svids.append,
             on_bundle=self.bundles.append,
             clock=self.clock,
@@ -164,7 +164,7 @@ async def test_a_bad_svid_is_an_error_that_names_it(directory: Path, name: str) 
     svid = make()
     wanted = VICTIM if svid.spiffe_id == VICTIM else WEB
     put(directory, svid, account=wanted.path.rpartition("/")[2])
-    provider = FilesProvider(directory, TRUST_DOMAIN)
+    provider = FilesProvider(directory, TRUST_DOMAIN, trial.check)
     with pytest.raises(ProviderError, match=words) as caught:
         await provider.issue(wanted)
     assert str(directory) in str(caught.value)
@@ -214,7 +214,7 @@ async def test_a_last_good_svid_that_expires_is_told_to_be_expired(followed: Fol
 
 
 async def test_of_a_pair_that_is_being_written_the_other_half_is_waited_for(directory: Path) -> None:
-    provider = FilesProvider(directory, TRUST_DOMAIN)
+    provider = FilesProvider(directory, TRUST_DOMAIN, trial.check)
     svid, place = PKI.svid(), directory / "demo" / "web"
     (place / "svid.pem").write_bytes(svid.chain_pem)
     asked = spawn(provider.issue(WEB), name="asked")
@@ -286,15 +286,14 @@ async def test_a_new_ca_is_taken_over_in_whichever_order_its_files_come(followed
         assert followed.bundles[-1].anchors_pem == other.bundle().anchors_pem
 
 
-async def test_an_svid_is_tried_once_and_not_at_every_look(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    provider, tried = FilesProvider(directory, TRUST_DOMAIN), []
-    check = trial.check
+async def test_an_svid_is_tried_once_and_not_at_every_look(directory: Path) -> None:
+    tried = []
 
     def counted(svid: Svid, bundle: Bundle, *, now: float) -> None:
         tried.append(svid.serial)
-        check(svid, bundle, now=now)
+        trial.check(svid, bundle, now=now)
 
-    monkeypatch.setattr(trial, "check", counted)
+    provider = FilesProvider(directory, TRUST_DOMAIN, counted)
     first = await provider.issue(WEB)
     assert await provider.issue(WEB) == first
     assert tried == [first.serial]
@@ -308,7 +307,7 @@ async def test_an_svid_is_tried_once_and_not_at_every_look(directory: Path, monk
 
 
 async def test_that_somebody_is_asked_for_is_no_change_and_what_comes_for_whoever_was_is_one(directory: Path) -> None:
-    provider = FilesProvider(directory, TRUST_DOMAIN)
+    provider = FilesProvider(directory, TRUST_DOMAIN, trial.check)
     first = await provider.bundle(0, Report())
     assert first is not None
     await provider.issue(WEB)
@@ -338,7 +337,7 @@ async def test_files_behind_links_are_followed(directory: Path) -> None:
     (place / "..data").symlink_to("..one")
     for name in ("tls.crt", "tls.key"):
         (place / name).symlink_to(f"..data/{name}")
-    provider = FilesProvider(directory, TRUST_DOMAIN)
+    provider = FilesProvider(directory, TRUST_DOMAIN, trial.check)
     one = await provider.issue(WEB)
     bundle = await provider.bundle(0, Report())
     assert bundle is not None

@@ -6,7 +6,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from agent.cli.demo.stage import Player
+from agent.lab.stage import Player
 from tests.netns.world import World
 
 NGINX, REDIS, POSTGRES, MARIADB, SSHD, NATS = 8080, 6379, 5432, 3306, 22, 4222

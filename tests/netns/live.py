@@ -5,7 +5,7 @@ import socket
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from agent.cli.demo.stage import Player
+from agent.lab.stage import Player
 from tests.netns.policies import DENIALS, is_cut, reaches
 from tests.netns.world import Echo, World, alive
 

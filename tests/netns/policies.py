@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from agent.cli.app import app
-from agent.cli.demo.stage import Player
+from agent.lab.stage import Player
 from tests.netns.world import MARKER, Manifest, World
 
 GROUP = "policy.linkerd.io"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from agent.cli.demo.stage import Player
+from agent.lab.stage import Player
 from init.constants import INBOUND_PORT, OUTBOUND_PORT
 from tests.netns.test_catalog import PORT, asks
 from tests.netns.test_init import init

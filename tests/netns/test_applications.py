@@ -10,7 +10,7 @@ from typing import BinaryIO, NamedTuple, cast
 
 import pytest
 
-from agent.cli.demo.stage import Player
+from agent.lab.stage import Player
 from tests.netns.apps import MARIADB, NATS, NGINX, POSTGRES, REDIS, SSHD, Apps
 from tests.netns.world import World
 

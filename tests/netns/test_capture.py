@@ -14,7 +14,7 @@ import pytest
 from agent.capture.address import Source
 from agent.capture.netns import open_home
 from agent.capture.sockets import dial, ends, listeners
-from agent.cli.demo.stage import Player
+from agent.lab.stage import Player
 from init import agent_mark
 from init.netns import open_netns
 from tests.netns.test_init import OPTIONS, init, inside

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from agent.cli.demo.stage import Player
+from agent.lab.stage import Player
 from init.constants import ENROL_SOCKET, MEMORY_DIRECTORY
 from init.netns import path_of
 from tests.netns.world import Echo, World

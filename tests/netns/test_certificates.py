@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import pytest
 
-from agent.cli.demo.stage import Player
 from agent.identity.memfd import load_cert_chain
 from agent.identity.svid import Svid
+from agent.lab.stage import Player
 from tests.netns.world import Echo, World
 from tests.tls.pki import Pki
 from tests.tls.wrong import RIGHT, WRONG

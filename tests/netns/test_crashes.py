@@ -204,7 +204,7 @@ def test_after_a_fault_of_the_agents_live_connections_end_at_once_and_not_after_
     trigger = tmp_path / "fault"
     code = f"""
 import asyncio, pathlib, sys
-from agent.supervisor.supervisor import Supervisor
+from agent.node.supervisor import Supervisor
 
 async def fault(self, keeper):
     while not pathlib.Path({str(trigger)!r}).exists():

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from agent.cli.demo.stage import Player
+from agent.lab.stage import Player
 from init.constants import ENROL_SOCKET
 from tests.netns.test_catalog import PORT, asks, declare_without_namespace, enrol, init_check
 from tests.netns.world import Echo, World

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from agent.cli.demo.stage import Player
+from agent.lab.stage import Player
 from tests.netns.policies import DEFAULT_POLICY, reaches
 from tests.netns.world import Echo, World
 

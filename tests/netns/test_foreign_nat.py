@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pytest
 
-from agent.cli.demo.stage import Player
+from agent.lab.stage import Player
 from tests.netns.test_capture import WITH_NET_RAW
 from tests.netns.test_catalog import asks
 from tests.netns.test_init import init, inside

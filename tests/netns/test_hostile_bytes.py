@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import pytest
 
-from agent.cli.demo.stage import Player
+from agent.lab.stage import Player
 from tests.netns.test_streams import memory
 from tests.netns.world import SOON, Echo, World
 from tests.tls.records import Peer, Writer

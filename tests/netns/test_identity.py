@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 
 from agent.authority.ledger import Book
-from agent.cli.demo.mesh import Mesh
-from agent.cli.demo.stage import Player
+from agent.lab.mesh import Mesh
+from agent.lab.stage import Player
 from tests.netns.test_certificates import context
 from tests.netns.world import MARKER, Echo, Load, World, alive
 from tests.tls.pki import Pki

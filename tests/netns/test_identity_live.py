@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from agent.cli.demo.stage import Player
+from agent.lab.stage import Player
 from tests.netns.live import PORT, SUFFIX, Place, cut_exactly, shown, started
 from tests.netns.policies import (
     DENIALS,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.cli.demo.stage import Player
+from agent.lab.stage import Player
 from init import agent_mark, legacy, nft
 from init.client import BatchRequest, BatchResult, run_batch
 from init.constants import AGENT_MARK, MEMORY_DIRECTORY

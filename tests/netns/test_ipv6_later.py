@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from agent.capture.address import show
-from agent.cli.demo.stage import Player
+from agent.lab.stage import Player
 from tests.netns.test_catalog import asks
 from tests.netns.world import MARKER, Echo, World
 

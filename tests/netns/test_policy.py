@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import pytest
 
-from agent.cli.demo.stage import Player
+from agent.lab.stage import Player
 from tests.netns.world import SOON, Echo, World
 from tests.policy.world import manifest, text_of
 

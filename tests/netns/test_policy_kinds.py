@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from agent.cli.demo.stage import Player
+from agent.lab.stage import Player
 from tests.netns.policies import (
     DEFAULT_POLICY,
     GROUP,

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
-from agent.cli.demo.stage import Player
+from agent.lab.stage import Player
 from tests.netns.policies import VERSIONS, explain, reaches
 from tests.netns.world import NODE, Echo, World
 

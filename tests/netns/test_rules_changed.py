@@ -11,7 +11,7 @@ from typing import NamedTuple
 import pytest
 
 from agent.capture.address import show
-from agent.cli.demo.stage import Player
+from agent.lab.stage import Player
 from tests.netns.test_catalog import asks
 from tests.netns.test_init import init
 from tests.netns.world import Echo, World

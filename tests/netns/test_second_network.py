@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from agent.cli.demo.stage import Player
+from agent.lab.stage import Player
 from tests.netns.world import Echo, World, alive
 
 PORT = 7000

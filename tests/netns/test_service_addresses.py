@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from agent.cli.demo.stage import Player
+from agent.lab.stage import Player
 from tests.netns.policies import DEFAULT_POLICY
 from tests.netns.world import MARKER, Echo, Manifest, World, alive
 

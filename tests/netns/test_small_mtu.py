@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pytest
 
-from agent.cli.demo.stage import Player
+from agent.lab.stage import Player
 from tests.netns.live import PORT
 from tests.netns.world import Echo, World
 

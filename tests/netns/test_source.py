@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import pytest
 
-from agent.cli.demo.stage import Player
+from agent.lab.stage import Player
 from tests.netns.world import RESET_ON_CLOSE, Echo, World, alive
 
 PORT = 7000

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from agent.cli.demo.stage import Player
+from agent.lab.stage import Player
 from tests.capture.test_sockets import TCP_RTO_MAX_MS, option_of
 from tests.netns.test_certificates import context
 from tests.netns.world import RESET_ON_CLOSE, Echo, World

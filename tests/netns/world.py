@@ -29,9 +29,9 @@ from pathlib import Path
 from typing import Any
 
 from agent.capture.netns import NetnsThread
-from agent.cli.demo.mesh import Mesh
-from agent.cli.demo.stage import Player, Stage
-from agent.cli.demo.wire import Wire
+from agent.lab.mesh import Mesh
+from agent.lab.stage import Player, Stage
+from agent.lab.wire import Wire
 from init.netns import open_netns
 
 TRUST_DOMAIN = "example.test"

@@ -7,11 +7,12 @@ from hypothesis import strategies as st
 
 from agent.catalog.index import CatalogIndex
 from agent.catalog.join import Assembly
-from agent.catalog.model import Catalog
+from agent.catalog.snapshot import Catalog
 from agent.identity.spiffe import SpiffeId
+from agent.objects.policy import DefaultPolicy
 from agent.policy.authorize import authorize, could_permit_unauthenticated
 from agent.policy.index import PROBE, PolicyIndex, PolicySettings
-from agent.policy.model import Client, DefaultPolicy, Permit, ServerPort
+from agent.policy.model import Client, Permit, ServerPort
 from tests.policy.generated import ASKERS, DEFAULTS, NODE, PORTS, histories, worlds
 from tests.policy.naive import Asker, Naive, place
 from tests.policy.world import TRUST_DOMAIN, Manifest, World, catalog_of, client, manifest, read, text_of, verdict

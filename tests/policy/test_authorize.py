@@ -6,13 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.catalog.model import Catalog, MeshSettings, Pod
+from agent.catalog.snapshot import Catalog
 from agent.identity.spiffe import SpiffeId
+from agent.objects.model import MeshSettings, Pod
+from agent.objects.policy import DefaultPolicy
 from agent.outcome import Outcome
 from agent.policy.authorize import authorize, could_permit_unauthenticated
 from agent.policy.identities import IdentityMatch
 from agent.policy.index import DEFAULT_CLUSTER_NETWORKS, PolicyIndex, PolicySettings, default_permits
-from agent.policy.model import Authorization, Client, DefaultPolicy, Denial, Permit, Requirement, ServerPort
+from agent.policy.model import Authorization, Client, Denial, Permit, Requirement, ServerPort
 from agent.policy.networks import NetworkMatch
 
 WEB = SpiffeId.for_service_account("example.test", "demo", "web")

@@ -3,12 +3,12 @@
 import pytest
 from msgspec.structs import replace
 
-from agent.catalog.key import ObjectKey
-from agent.catalog.model import Catalog, CatalogChange, ContainerPort, MeshSettings, Pod, PortRange
-from agent.policy.index import PolicyIndex, PolicySettings
-from agent.policy.model import DefaultPolicy
-from agent.policy.objects import (
+from agent.catalog.snapshot import Catalog, CatalogChange
+from agent.objects.key import ObjectKey
+from agent.objects.model import ContainerPort, MeshSettings, Pod, PortRange
+from agent.objects.policy import (
     AuthorizationPolicy,
+    DefaultPolicy,
     LabelSelector,
     PolicyObject,
     Route,
@@ -17,6 +17,7 @@ from agent.policy.objects import (
     Target,
     TargetKind,
 )
+from agent.policy.index import PolicyIndex, PolicySettings
 
 GROUP = "policy.linkerd.io"
 PORT = 8080

@@ -8,13 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.capture.address import OriginalDst
-from agent.catalog.annotations import ALLOW, MESHED_ONLY
 from agent.catalog.index import CatalogIndex
-from agent.catalog.model import Catalog, MeshSettings, Pod, PortRange
+from agent.catalog.snapshot import Catalog
+from agent.objects.annotations import ALLOW, MESHED_ONLY
+from agent.objects.model import MeshSettings, Pod, PortRange
+from agent.objects.policy import DefaultPolicy
 from agent.outcome import Outcome
 from agent.policy.explain import Explainer, Explanation, Question, QuestionError, Verdict
 from agent.policy.index import PROBE, PolicyIndex, PolicySettings
-from agent.policy.model import DefaultPolicy
 from agent.proxy.route import Mesh, Plain, Refused, route
 from agent.proxy.view import Settings, View
 

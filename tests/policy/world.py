@@ -8,15 +8,17 @@ from typing import Any
 
 import yaml
 
-from agent.catalog.fault import Fault
-from agent.catalog.files import Loaded, load
 from agent.catalog.index import CatalogIndex
 from agent.catalog.join import Assembly
-from agent.catalog.model import Catalog, Pod
+from agent.catalog.snapshot import Catalog
+from agent.catalog.sources.files.directory import Loaded, load
 from agent.identity.spiffe import SpiffeId
+from agent.manifests.fault import Fault
+from agent.objects.model import Pod
+from agent.objects.policy import DefaultPolicy
 from agent.policy.authorize import authorize, could_permit_unauthenticated
 from agent.policy.index import DEFAULT_CLUSTER_NETWORKS, PolicyIndex, PolicySettings
-from agent.policy.model import Client, DefaultPolicy, Denial, Permit, Permits, ServerPort
+from agent.policy.model import Client, Denial, Permit, Permits, ServerPort
 
 TRUST_DOMAIN = "cluster.local"
 IN_CLUSTER = "10.1.0.9"

@@ -5,10 +5,11 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from agent.capture.address import OriginalDst, PeerAddr, Source
-from agent.catalog.key import ObjectKey
-from agent.catalog.model import Catalog, CatalogChange, MeshSettings, Pod
+from agent.catalog.snapshot import Catalog, CatalogChange
+from agent.objects.key import ObjectKey
+from agent.objects.model import MeshSettings, Pod
+from agent.objects.policy import DefaultPolicy
 from agent.policy.index import PolicySettings
-from agent.policy.model import DefaultPolicy
 from agent.proxy.affinity import Affinity, size_for
 from agent.proxy.connection import Connection, Direction
 from agent.proxy.opening import Bell, Opening

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.catalog.fronts import Front
-from agent.catalog.model import Endpoint
+from agent.link import affinity_memory
+from agent.objects.model import Endpoint
 from agent.proxy.affinity import SLOTS, WAYS, Affinity, _digest, _of, size_for
-from agent.supervisor import affinity_memory
 
 A, B, C, D = (Endpoint(f"192.0.2.{number}", 80) for number in range(1, 5))
 TIMEOUT = 100

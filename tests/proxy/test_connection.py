@@ -6,8 +6,8 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from agent.catalog.model import Pod
 from agent.identity.spiffe import SpiffeId
+from agent.objects.model import Pod
 from agent.outcome import Outcome
 from agent.policy.model import Considered, Denial, Permit
 from agent.proxy.connection import MAX_CONSIDERED, Connection, Direction, Refusal, Security

@@ -8,8 +8,8 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from agent.catalog.model import Pod
 from agent.identity.spiffe import SpiffeId
+from agent.objects.model import Pod
 from agent.outcome import Outcome
 from agent.policy.model import Denial, Permit
 from agent.policy.networks import Address

@@ -2,9 +2,10 @@
 
 import pytest
 
-from agent.catalog.key import ObjectKey
-from agent.catalog.model import CatalogChange, ContainerPort, Endpoint, Pod, Service, ServicePort
+from agent.catalog.snapshot import CatalogChange
 from agent.identity.spiffe import SpiffeId
+from agent.objects.key import ObjectKey
+from agent.objects.model import ContainerPort, Endpoint, Pod, Service, ServicePort
 from agent.outcome import Outcome
 from agent.policy.model import Denial
 from agent.proxy import outbound

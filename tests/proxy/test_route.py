@@ -8,20 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.capture.address import OriginalDst
-from agent.catalog.annotations import MESHED_ONLY
 from agent.catalog.mesh import accepts_mesh, sends_mesh
-from agent.catalog.model import (
-    Catalog,
-    CatalogChange,
-    ContainerPort,
-    Endpoint,
-    MeshSettings,
-    Pod,
-    PortRange,
-    Service,
-    ServicePort,
-)
+from agent.catalog.snapshot import Catalog, CatalogChange
 from agent.identity.spiffe import SpiffeId
+from agent.objects.annotations import MESHED_ONLY
+from agent.objects.model import ContainerPort, Endpoint, MeshSettings, Pod, PortRange, Service, ServicePort
 from agent.outcome import Outcome
 from agent.policy.index import PolicySettings
 from agent.proxy.route import Mesh, Plain, PlainReason, Refused, Route, route

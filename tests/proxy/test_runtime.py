@@ -11,7 +11,7 @@ import pytest
 
 from agent.capture.address import PeerAddr, Source
 from agent.catalog.fronts import Front
-from agent.catalog.model import Endpoint
+from agent.objects.model import Endpoint
 from agent.outcome import Outcome
 from agent.proxy import runtime as module
 from agent.proxy.affinity import Affinity, size_for

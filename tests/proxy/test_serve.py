@@ -10,9 +10,11 @@ import msgspec
 import pytest
 
 from agent.capture.address import PeerAddr
-from agent.catalog.model import Catalog, Endpoint, Pod, Service, ServicePort
+from agent.catalog.snapshot import Catalog
+from agent.identity import peer
 from agent.identity.spiffe import SpiffeId
 from agent.identity.svid import Svid
+from agent.objects.model import Endpoint, Pod, Service, ServicePort
 from agent.outcome import Outcome
 from agent.policy.model import Denial, Permit
 from agent.proxy import detect, inbound, outbound
@@ -23,7 +25,7 @@ from agent.proxy.route import Mesh
 from agent.proxy.source import of_client
 from agent.proxy.view import View
 from agent.tasks import spawn
-from agent.tls import alerts, peer
+from agent.tls import alerts
 from agent.tls._store import SessionStore, size_for
 from agent.tls.client_hello import HelloParser
 from agent.tls.contexts import Contexts

@@ -4,12 +4,13 @@ from typing import Any
 
 import pytest
 
-from agent.catalog.key import ObjectKey
-from agent.catalog.model import CatalogChange, Endpoint, Pod, PortRange, Service, ServicePort
+from agent.catalog.snapshot import CatalogChange
 from agent.identity.spiffe import SpiffeId
+from agent.objects.key import ObjectKey
+from agent.objects.model import Endpoint, Pod, PortRange, Service, ServicePort
+from agent.objects.policy import DefaultPolicy, LabelSelector, NetworkRange, Server, ServerAuthorization
 from agent.outcome import Outcome
-from agent.policy.model import DefaultPolicy, Denial, Permit
-from agent.policy.objects import LabelSelector, NetworkRange, Server, ServerAuthorization
+from agent.policy.model import Denial, Permit
 from agent.proxy import outbound
 from agent.proxy.connection import Connection, Direction, Security
 from agent.proxy.inbound import judge, still_permitted

@@ -4,10 +4,11 @@ import msgspec
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from agent.catalog.key import ObjectKey
-from agent.catalog.model import CatalogChange, Pod
+from agent.catalog.snapshot import CatalogChange
 from agent.identity.spiffe import SpiffeId
 from agent.identity.svid import Bundle, Svid
+from agent.objects.key import ObjectKey
+from agent.objects.model import Pod
 from agent.policy.index import PolicySettings
 from agent.proxy.view import Settings, View
 from agent.tls._store import SessionStore, size_for

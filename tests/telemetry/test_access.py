@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.catalog.files import load
 from agent.catalog.join import Assembly
-from agent.catalog.model import Catalog
+from agent.catalog.snapshot import Catalog
+from agent.catalog.sources.files.directory import load
+from agent.link.messages import Counts
 from agent.outcome import Outcome
 from agent.policy.authorize import authorize
 from agent.policy.index import PolicyIndex, PolicySettings
 from agent.policy.model import Client, Denial, ServerPort
-from agent.supervisor.messages import Counts
 from agent.telemetry.access import AUDITED, CLOSED, DENIALS_PER_SECOND, DENIED, AccessLog, ConnectionRecord
 from agent.telemetry.counters import Counters, CounterTotals
 from agent.telemetry.metrics import Metrics

@@ -11,13 +11,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from agent.authority import ca
 from agent.authority.ca import Signer
 from agent.authority.pki import MAX_CHAIN
+from agent.identity import peer
+from agent.identity.peer import PeerRefused
 from agent.outcome import Outcome
 from agent.tls import contexts as module
-from agent.tls import peer
 from agent.tls._store import SessionStore, size_for
 from agent.tls.contexts import Certificate, Contexts
 from agent.tls.machine import TlsFailure, TlsMachine
-from agent.tls.peer import PeerRefused
 from tests.tls.pki import TRUST_DOMAIN, Pki, key_usage, signing
 from tests.tls.test_machine import joined
 from tests.tls.wrong import RIGHT, WRONG

@@ -4,14 +4,14 @@ import time
 
 import pytest
 
+from agent.identity import peer
+from agent.identity.peer import PeerRefused
 from agent.identity.svid import Bundle
 from agent.tls import contexts as module
-from agent.tls import peer
 from agent.tls._openssl import Session
 from agent.tls._store import SessionStore, size_for
 from agent.tls.contexts import Certificate, Contexts, anchor_ids
 from agent.tls.machine import TlsMachine
-from agent.tls.peer import PeerRefused
 from tests.tls.pki import TRUST_DOMAIN, Pki
 from tests.tls.test_machine import carry, ends, joined, session_of
 

@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agent.identity import peer
+from agent.identity.peer import PeerRefused
 from agent.identity.svid import Bundle
 from agent.outcome import Outcome
-from agent.tls import peer
 from agent.tls._openssl import Context, OpenSslError, Session
 from agent.tls._store import SessionStore, size_for
 from agent.tls.contexts import Contexts, context_name
 from agent.tls.machine import TlsFailure, TlsMachine
-from agent.tls.peer import PeerRefused
 from tests.tls.pki import TRUST_DOMAIN, Pki
 
 PKI = Pki()

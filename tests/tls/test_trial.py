@@ -5,6 +5,7 @@ import time
 import pytest
 from msgspec.structs import replace
 
+from agent.identity.provider import Unacceptable
 from agent.identity.svid import Svid
 from agent.outcome import Outcome
 from agent.tls import trial
@@ -14,8 +15,8 @@ from tests.tls.wrong import RIGHT, WRONG
 PKI = Pki()
 
 
-def problem(svid: Svid) -> trial.Unacceptable:
-    with pytest.raises(trial.Unacceptable) as caught:
+def problem(svid: Svid) -> Unacceptable:
+    with pytest.raises(Unacceptable) as caught:
         trial.check(svid, PKI.bundle(), now=time.time())
     assert str(caught.value)
     return caught.value
@@ -51,5 +52,5 @@ def test_what_is_wrong_is_told_by_how_it_would_count(svid: Svid, outcome: Outcom
 
 def test_validity_is_judged_at_the_moment_that_is_given_too() -> None:
     svid = PKI.svid("web", ends=100)
-    with pytest.raises(trial.Unacceptable, match="expired"):
+    with pytest.raises(Unacceptable, match="expired"):
         trial.check(svid, PKI.bundle(), now=svid.not_after)

@@ -14,10 +14,10 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from agent.cli.demo.mesh import MeshError
-from agent.cli.demo.stage import StageError
 from agent.cli.demo.story import Step, Story
-from agent.cli.demo.webserver import WebServerError
+from agent.lab.mesh import MeshError
+from agent.lab.stage import StageError
+from agent.lab.webserver import WebServerError
 
 EXIT_FALSE = 1
 EXIT_USAGE = 2

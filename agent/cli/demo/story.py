@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from agent.capture.netns import NetnsThread
-from agent.cli.demo.mesh import Mesh
-from agent.cli.demo.stage import Player, Stage
-from agent.cli.demo.webserver import WebServer
-from agent.cli.demo.wire import Wire
+from agent.lab.mesh import Mesh
+from agent.lab.stage import Player, Stage
+from agent.lab.webserver import WebServer
+from agent.lab.wire import Wire
 from init.netns import open_netns
 
 NAME = "api.demo.svc.cluster.local"

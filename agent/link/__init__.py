@@ -1,0 +1,1 @@
+"""Between supervisor and worker: the channel, its messages, shared memory."""

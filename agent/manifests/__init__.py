@@ -1,0 +1,1 @@
+"""Manifests: bytes to documents, and what is wrong with them, and where."""

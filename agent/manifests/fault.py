@@ -1,0 +1,38 @@
+"""What is wrong with a manifest, and where."""
+
+from msgspec import Struct
+
+
+class Fault(Struct, frozen=True, order=True):
+    """A manifest, or one object in it, that cannot be used. `line` counts from 1; 0 means the file as a whole.
+
+    `last_good` says whether an earlier version of it stays in force, `closed` whether something that denies does.
+    """
+
+    file: str
+    line: int
+    object: str
+    reason: str
+    last_good: bool = False
+    closed: bool = False
+
+    def __str__(self) -> str:
+        what = f"{self.object}: " if self.object else ""
+        kept = "; it is not in force"
+        if self.last_good:
+            kept = "; its last good version stays in force"
+        elif self.closed:
+            kept = "; until it is mended, what it should decide is denied"
+        return f"{self.file}:{self.line}: {what}{self.reason}{kept}"
+
+
+class Remark(Struct, frozen=True, order=True):
+    """Something in a manifest that is legal and does not do what it seems to: a warning. `line` as for a Fault."""
+
+    file: str
+    line: int
+    object: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}: {self.object}: {self.message}"

@@ -1,0 +1,1 @@
+"""One node's agent: the supervisor's process, and what it starts."""

@@ -1,0 +1,1 @@
+"""Kubernetes' and Linkerd's objects: frozen values, and their decoders from documents."""

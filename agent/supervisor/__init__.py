@@ -1,1 +1,0 @@
-"""The processes: the supervisor, its workers, and the channel between them."""

@@ -1,0 +1,77 @@
+"""What ends a worker: whatever it cannot be without."""
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from agent.link import affinity_memory, messages, session_memory
+from agent.link.channel import Channel
+from agent.objects.policy import DefaultPolicy
+from agent.policy.index import PolicySettings
+from agent.proxy.view import Settings
+from agent.worker.main import Worker
+
+
+@pytest.fixture
+async def run() -> Callable[[], Awaitable[tuple[Worker, Channel[messages.ToSupervisor]]]]:
+    async def make() -> tuple[Worker, Channel[messages.ToSupervisor]]:
+        ours, theirs = socket.socketpair()
+        settings = Settings("node-a", PolicySettings("example.test", DefaultPolicy.ALL_AUTHENTICATED, ()))
+        sessions, affinity = session_memory.create(1), affinity_memory.create(1)
+        worker = Worker(
+            Channel(theirs, messages.ToWorker),
+            messages.Configure(settings, 1),
+            session_memory.attach(sessions, 1, 0),
+            affinity_memory.attach(affinity, 1, 0),
+        )
+        return worker, Channel(ours, messages.ToSupervisor)
+
+    return make
+
+
+Run = Callable[[], Awaitable[tuple[Worker, Channel[Any]]]]
+
+
+async def test_a_worker_that_cannot_sweep_any_more_ends_by_its_fault(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker, supervisor = await run()
+
+    async def fault() -> None:
+        await asyncio.sleep(0)
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(worker, "_sweep", fault)
+    async with asyncio.timeout(10):
+        with pytest.raises(ZeroDivisionError):
+            await worker.run()
+    supervisor.close()
+
+
+async def test_a_worker_that_cannot_do_what_it_is_told_ends_by_its_fault(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker, supervisor = await run()
+
+    async def fault(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(worker, "_carry_out", fault)
+    supervisor.send(messages.SetNodeAddresses(()))
+    async with asyncio.timeout(10):
+        with pytest.raises(ZeroDivisionError):
+            await worker.run()
+    supervisor.close()
+
+
+@pytest.mark.parametrize("end", ["the supervisor is gone", "it says what nobody understands"])
+async def test_a_worker_that_is_told_nothing_any_more_ends(run: Run, end: str) -> None:
+    worker, supervisor = await run()
+    if end == "the supervisor is gone":
+        supervisor.close()
+    else:
+        supervisor.send(messages.Synced(1))  # which is for the supervisor to hear
+    async with asyncio.timeout(10):
+        await worker.run()
+    supervisor.close()
