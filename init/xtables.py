@@ -14,11 +14,10 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
-import iptc
-
 from init import legacy, tables
 from init.legacy import LegacyError, Spec
 from init.model import Chain, Family, Hook, Options, chains
+from init.python_iptables import iptc
 
 COMMIT_TRIES = 8
 """A commit fails with EAGAIN where somebody else changed the table meanwhile: read again, build again."""
