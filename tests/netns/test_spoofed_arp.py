@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 import pytest
 
 from agent.capture.address import show
-from agent.cli.demo.mesh import Mesh
-from agent.cli.demo.stage import Player
-from agent.cli.demo.wire import Wire
+from agent.lab.mesh import Mesh
+from agent.lab.stage import Player
+from agent.lab.wire import Wire
 from tests.netns.policies import VERSIONS, reaches
 from tests.netns.world import MARKER, SOON, Echo, World, alive
 
