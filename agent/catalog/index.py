@@ -1,5 +1,6 @@
 """Look-ups over the catalog of now, one per process. A change costs what it changes, not what there is."""
 
+from collections import defaultdict
 from collections.abc import Iterable
 
 from agent.catalog.fronts import Front, Here, front
@@ -18,6 +19,7 @@ class CatalogIndex:
         self._here = Here(node)
         self._pods: dict[str, Pod] = {}
         self._pods_by_ip: dict[str, Pod] = {}
+        self._pods_by_node: defaultdict[str, dict[str, Pod]] = defaultdict(dict)
         self._services: dict[str, Service] = {}
         self._services_by_ip: dict[str, Service] = {}
         self._fronts: dict[tuple[str, int], Front] = {}
@@ -63,6 +65,7 @@ class CatalogIndex:
             self._set_node(node.name, node)
         for pod in change.pods:
             self._pods[pod.key] = pod
+            self._pods_by_node[pod.node][pod.key] = pod
             if not pod.host_network:
                 self._pods_by_ip.update(dict.fromkeys(pod.ips, pod))
             self._at_nodes.add_pod(pod)
@@ -76,6 +79,10 @@ class CatalogIndex:
         if pod is None:
             return
         self._at_nodes.remove_pod(pod)
+        on_its_node = self._pods_by_node[pod.node]
+        del on_its_node[key]
+        if not on_its_node:
+            del self._pods_by_node[pod.node]
         for ip in pod.ips:
             if self._pods_by_ip.get(ip) is pod:
                 del self._pods_by_ip[ip]
@@ -133,6 +140,10 @@ class CatalogIndex:
     def pods(self) -> list[Pod]:
         """Every pod."""
         return list(self._pods.values())
+
+    def pods_on(self, node: str) -> list[Pod]:
+        """Every pod of a node."""
+        return list(self._pods_by_node[node].values()) if node in self._pods_by_node else []
 
     def pod(self, key: str) -> Pod | None:
         """The pod called `namespace/name`."""

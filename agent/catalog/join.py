@@ -84,7 +84,7 @@ class _Stale:
 class Assembly:
     """The joined objects of now.
 
-    `update` joins anew what a change bears on: a service where its own objects change, or a pod that it selects or
+    `apply` joins anew what a change bears on: a service where its own objects change, or a pod that it selects or
     selected.
     """
 
@@ -101,10 +101,13 @@ class Assembly:
         self._pods: dict[ObjectKey, Pod] = {}
         self._services: dict[ObjectKey, Service] = {}
 
-    def update(self, objects: Mapping[ObjectKey, RawObject]) -> CatalogChange | None:
-        """Takes everything that there is now; gives what is different, or None. Unchanged objects cost a look-up."""
-        gone = [key for key in self._raw if key not in objects]
-        changed = {key: raw for key, raw in objects.items() if not _same(raw, self._raw.get(key))}
+    def apply(self, changed: Mapping[ObjectKey, RawObject], gone: Iterable[ObjectKey] = ()) -> CatalogChange | None:
+        """Takes what is new or another, and the names of what is gone; gives what is different by it, or None.
+
+        What is as it was, or was not known, may be among them. It costs what is given, and what that bears on.
+        """
+        gone = [key for key in gone if key in self._raw and key not in changed]
+        changed = {key: raw for key, raw in changed.items() if self._raw.get(key) != raw}
         if not gone and not changed:
             return None
         stale: defaultdict[str, _Stale] = defaultdict(_Stale)
@@ -234,10 +237,6 @@ class Assembly:
 
 _NOT_IN_CATALOG = frozenset({"Namespace", "EndpointSlice", "Endpoints", "Service"})
 """Kinds of which nothing of this name is in a catalog; services are found out by joining."""
-
-
-def _same(one: RawObject, other: RawObject | None) -> bool:
-    return one is other or one == other
 
 
 def _pod(raw: RawPod, inherited: dict[str, str] | None) -> Pod:

@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from agent.catalog.claims import claims_of
 from agent.manifests.fault import Fault
+from agent.manifests.origin import Origin
 from agent.objects.decode import RawObject, RawPod
 from agent.objects.decode_services import RawService
 from agent.objects.key import ObjectKey
@@ -72,9 +73,13 @@ class Known(Struct, frozen=True):
 
 
 class Settled(Struct, frozen=True):
-    """Every object once and no address twice; `news` where there is something to remember."""
+    """What is in force now that was not before, and what is so no more: every object once, and no address twice.
 
-    objects: dict[ObjectKey, RawObject]
+    `news` where there is something to remember.
+    """
+
+    changed: dict[ObjectKey, RawObject]
+    gone: tuple[ObjectKey, ...]
     faults: list[Fault]
     news: bool
 
@@ -92,6 +97,8 @@ class Standings:
 
     def __init__(self) -> None:
         self._first = True
+        self._in_force: dict[ObjectKey, RawObject] = {}
+        """As whoever joins them was told last."""
         self._standing: dict[ObjectKey, Standing] = {}
         self._addresses: dict[str, ObjectKey] = {}
         self._files: frozenset[str] = frozenset()
@@ -112,18 +119,14 @@ class Standings:
         self._closing = frozenset(known.closing)
         self._addresses = {ip: key for key, standing in known.standing.items() for ip in addresses_of(standing.raw)}
 
-    def place(self, key: ObjectKey) -> tuple[str, int]:
-        """The file and line of an object in force."""
+    def origin(self, key: ObjectKey) -> Origin:
+        """Where an object in force stands."""
         standing = self._standing[key]
-        return standing.file, standing.line
+        return Origin(standing.file, standing.line)
 
-    def places(self) -> dict[ObjectKey, tuple[str, int]]:
+    def origins(self) -> dict[ObjectKey, Origin]:
         """The same for all."""
-        return {key: (standing.file, standing.line) for key, standing in self._standing.items()}
-
-    def unchanged(self) -> Settled:
-        """What is in force, where nothing can be read at all."""
-        return Settled(self._objects(self._standing, self._closing), [], news=False)
+        return {key: self.origin(key) for key in self._standing}
 
     def settle(self, readings: Mapping[str, Reading]) -> Settled:
         """What is in force now. The files are in order: among newcomers the first goes first."""
@@ -140,10 +143,11 @@ class Standings:
             closed = name in closing
             if reading.unread and not reading.quiet:
                 kept = any(standing.file == name for standing in now.values())
-                faults.append(Fault(name, 0, "", reading.unread, last_good=kept, closed=closed and not kept))
+                faults.append(Fault(Origin(name), "", reading.unread, last_good=kept, closed=closed and not kept))
             for each in reading.nameless:
                 kept = bool(held[name, each.digest])
-                faults.append(Fault(name, each.line, "", each.fault, last_good=kept, closed=closed and not kept))
+                origin = Origin(name, each.line)
+                faults.append(Fault(origin, "", each.fault, last_good=kept, closed=closed and not kept))
         files = frozenset(readings)
         news = (
             closing != self._closing
@@ -154,7 +158,12 @@ class Standings:
         self._standing, self._files, self._held, self._closing, self._first = now, files, held, closing, False
         if news:
             self._addresses = {ip: key for key, standing in now.items() for ip in addresses_of(standing.raw)}
-        return Settled(self._objects(now, closing), faults, news)
+        return self._settled(self._objects(now, closing), faults, news=news)
+
+    def _settled(self, objects: dict[ObjectKey, RawObject], faults: list[Fault], *, news: bool) -> Settled:
+        former, self._in_force = self._in_force, objects
+        changed = {key: raw for key, raw in objects.items() if not _same(raw, former.get(key))}
+        return Settled(changed, tuple(key for key in former if key not in objects), faults, news)
 
     @staticmethod
     def _objects(now: Mapping[ObjectKey, Standing], closing: Iterable[str]) -> dict[ObjectKey, RawObject]:
@@ -197,7 +206,7 @@ class Standings:
                 if key in kept or each is not chosen[key]:
                     twice = "the object comes twice in this file"
                     reason = twice if each[0] == file else f"{file} has this object already"
-                    faults.append(Fault(each[0], each[1].line, str(key), reason))
+                    faults.append(Fault(Origin(each[0], each[1].line), str(key), reason))
         return chosen
 
     def _of_claim(self, key: ObjectKey, file: str, claim: Claim, faults: list[Fault]) -> Standing | None:
@@ -213,7 +222,7 @@ class Standings:
         else:
             standing = None if claim.stand_in is None else Standing(file, claim.line, claim.stand_in, stand_in=True)
         closed = standing is not None and not good
-        faults.append(Fault(file, claim.line, str(key), claim.fault, last_good=good, closed=closed))
+        faults.append(Fault(Origin(file, claim.line), str(key), claim.fault, last_good=good, closed=closed))
         return standing
 
     def _hold(
@@ -279,7 +288,8 @@ class Standings:
                 good = former is not None and not former.stand_in
                 reason = f"its address {ip} is {winner}'s already"
                 left = former if good else _without_address(file, line, now[key].raw) or former
-                faults.append(Fault(file, line, str(key), reason, last_good=good, closed=left is not None and not good))
+                closed = left is not None and not good
+                faults.append(Fault(Origin(file, line), str(key), reason, last_good=good, closed=closed))
                 if left is None:
                     del now[key]
                 else:
@@ -328,6 +338,10 @@ def _seniority(each: tuple[str, Claim], former: Standing | None) -> int:
     if former is None or each[0] != former.file:
         return 2
     return 0 if each[1].found == former.raw else 1
+
+
+def _same(one: RawObject, other: RawObject | None) -> bool:
+    return one is other or one == other
 
 
 def _differ(one: Standing, other: Standing) -> bool:

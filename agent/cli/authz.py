@@ -225,10 +225,10 @@ def check(*files: Path, as_json: AsJson = False) -> None:
     else:
         for fault in loaded.faults:
             what = f"{fault.object}: " if fault.object else ""
-            _say(f"{fault.file}:{fault.line}: error: {what}{fault.reason}")
+            _say(f"{fault.origin}: error: {what}{fault.reason}")
         for each in warned:
-            _say(f"{each.file}:{each.line}: warning: {each.object}: {each.message}")
-        objects = len(loaded.places)
+            _say(f"{each.origin}: warning: {each.object}: {each.message}")
+        objects = len(loaded.origins)
         _say(f"{objects} objects, {len(loaded.faults)} errors, {len(warned)} warnings")
     sys.exit(EXIT_FAILED if loaded.faults else 0)
 
@@ -249,8 +249,8 @@ def _read(paths: Iterable[Path]) -> tuple[Loaded, Catalog]:
     loaded = load(files)
     made = templates(files, loaded.objects)
     assembly = Assembly()
-    change = assembly.update({**loaded.objects, **made.pods})
-    disputed = conflicts(assembly, lambda: loaded.places)
+    change = assembly.apply({**loaded.objects, **made.pods})
+    disputed = conflicts(assembly, lambda: loaded.origins)
     faults = tuple(sorted((*loaded.faults, *made.faults, *disputed)))
     catalog = Catalog()
     if change is not None:
@@ -336,9 +336,8 @@ def _result(file: Path, result: Result) -> dict[str, Any]:
 
 
 def _fault(fault: Fault) -> dict[str, Any]:
-    return {"file": fault.file, "line": fault.line, "object": fault.object, "reason": fault.reason}
+    return {"file": fault.origin.file, "line": fault.origin.line, "object": fault.object, "reason": fault.reason}
 
 
 def _remark(loaded: Loaded, finding: Finding) -> Remark:
-    name, line = loaded.places[finding.object]
-    return Remark(name, line, str(finding.object), finding.message)
+    return Remark(loaded.origins[finding.object], str(finding.object), finding.message)

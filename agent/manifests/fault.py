@@ -2,15 +2,16 @@
 
 from msgspec import Struct
 
+from agent.manifests.origin import Origin
+
 
 class Fault(Struct, frozen=True, order=True):
-    """A manifest, or one object in it, that cannot be used. `line` counts from 1; 0 means the file as a whole.
+    """A manifest, or one object in it, that cannot be used.
 
     `last_good` says whether an earlier version of it stays in force, `closed` whether something that denies does.
     """
 
-    file: str
-    line: int
+    origin: Origin
     object: str
     reason: str
     last_good: bool = False
@@ -23,16 +24,15 @@ class Fault(Struct, frozen=True, order=True):
             kept = "; its last good version stays in force"
         elif self.closed:
             kept = "; until it is mended, what it should decide is denied"
-        return f"{self.file}:{self.line}: {what}{self.reason}{kept}"
+        return f"{self.origin}: {what}{self.reason}{kept}"
 
 
 class Remark(Struct, frozen=True, order=True):
-    """Something in a manifest that is legal and does not do what it seems to: a warning. `line` as for a Fault."""
+    """Something in a manifest that is legal and does not do what it seems to: a warning."""
 
-    file: str
-    line: int
+    origin: Origin
     object: str
     message: str
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}: {self.object}: {self.message}"
+        return f"{self.origin}: {self.object}: {self.message}"

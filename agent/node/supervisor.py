@@ -190,12 +190,12 @@ class Supervisor:
             log.error(
                 "manifest refused: %s",
                 fault,
-                extra={"fields": {"event": "fault", "file": fault.file, "line": fault.line}},
+                extra={"fields": {"event": "fault", "file": fault.origin.file, "line": fault.origin.line}},
             )
         if len(new) > MAX_SAID:
             log.error("%d more manifests are refused; quietwire authz check names all", len(new) - MAX_SAID)
         for fault in mended[:MAX_SAID]:
-            log.info("manifest is fine again: %s", fault.file)
+            log.info("manifest is fine again: %s", fault.origin.file or fault.object)
         if len(mended) > MAX_SAID:
             log.info("%d more manifests are fine again", len(mended) - MAX_SAID)
         self.faults = faults
@@ -279,7 +279,7 @@ class Supervisor:
     # -- what follows from it --
 
     def _local_pods(self) -> list[Pod]:
-        return [pod for pod in self.catalog.pods() if pod.node == self.config.node and pod.settings.meshed]
+        return [pod for pod in self.catalog.pods_on(self.config.node) if pod.settings.meshed]
 
     def _identity(self, pod: Pod) -> SpiffeId:
         return SpiffeId.for_service_account(self.config.trust_domain, pod.namespace, pod.service_account)
@@ -369,7 +369,7 @@ class Supervisor:
     async def _round(self) -> None:
         local = self._local_pods()
         desired = {pod.key: Desired(pod, options_for(pod, self.config, self.node_addresses)) for pod in local}
-        unmeshed = {pod.key for pod in self.catalog.pods() if pod.node == self.config.node} - desired.keys()
+        unmeshed = {pod.key for pod in self.catalog.pods_on(self.config.node)} - desired.keys()
         await self.enrolment.reconcile(desired, {pod.key: self._certified(pod) for pod in local}, unmeshed)
 
     async def _reconcile(self) -> None:

@@ -9,6 +9,7 @@ from agent.catalog.join import Assembly
 from agent.catalog.snapshot import Catalog
 from agent.catalog.sources.files.directory import conflicts
 from agent.manifests.fault import Fault
+from agent.objects.key import ObjectKey
 from agent.objects.model import Endpoint
 from tests.policy.world import read, text_of
 
@@ -88,6 +89,7 @@ class Services:
 
     def __init__(self, *manifests: Manifest, node_addresses: Iterable[str] = ()) -> None:
         self._assembly = Assembly()
+        self._known = frozenset[ObjectKey]()
         self._manifests: dict[tuple[str, str], Manifest] = {}
         self.faults: tuple[Fault, ...] = ()
         self.index = CatalogIndex(Catalog(), MINE, node_addresses)
@@ -105,8 +107,9 @@ class Services:
 
     def _read(self) -> None:
         loaded = read(text_of(self._manifests.values()))
-        change = self._assembly.update(loaded.objects)
-        self.faults = (*loaded.faults, *conflicts(self._assembly, lambda: loaded.places))
+        change = self._assembly.apply(loaded.objects, self._known - loaded.objects.keys())
+        self._known = frozenset(loaded.objects)
+        self.faults = (*loaded.faults, *conflicts(self._assembly, lambda: loaded.origins))
         if change is not None:
             self.index.apply(change)
 

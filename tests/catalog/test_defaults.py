@@ -117,7 +117,7 @@ SERVER_FILLED = filled(SERVER, spec=SERVER["spec"] | {"proxyProtocol": "unknown"
 def catalog(*manifests: Manifest) -> CatalogChange | None:
     loaded = read(text_of(manifests))
     assert (loaded.faults, loaded.remarks) == ((), ())
-    return Assembly().update(loaded.objects)
+    return Assembly().apply(loaded.objects)
 
 
 @pytest.mark.parametrize(

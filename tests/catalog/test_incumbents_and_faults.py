@@ -100,7 +100,7 @@ def test_a_pod_keeps_its_address_against_a_manifest_that_sorts_first(here: Follo
     here.put("m-api.yaml", pod("api"))
     here.put("a-copy.yaml", pod("copy"))
     assert here.pods == ["demo/api"]
-    assert [(each.file, each.object) for each in here.faults] == [("a-copy.yaml", "Pod demo/copy")]
+    assert [(each.origin.file, each.object) for each in here.faults] == [("a-copy.yaml", "Pod demo/copy")]
     here.remove("m-api.yaml")
     assert here.pods == ["demo/copy"], "once its holder is gone the address is free"
     assert here.faults == ()
@@ -110,7 +110,7 @@ def test_an_object_stays_in_the_file_that_had_it_first(here: Followed) -> None:
     here.put("m.yaml", pod("api"))
     here.put("a.yaml", pod("api", "192.0.2.9"))
     assert [each.ips for each in here.index.pods()] == [("192.0.2.1",)]
-    assert [each.file for each in here.faults] == ["a.yaml"]
+    assert [each.origin.file for each in here.faults] == ["a.yaml"]
 
 
 def test_a_pod_that_moves_to_a_taken_address_keeps_its_own_and_two_may_swap_theirs(here: Followed) -> None:
@@ -140,7 +140,7 @@ def test_a_cluster_ip_belongs_to_one_service_and_to_no_pod(here: Followed) -> No
     assert found is not None
     assert found.name == "one"
     assert here.index.service_at("192.0.2.1") is None
-    assert [each.file for each in here.faults] == ["a.yaml", "b.yaml"]
+    assert [each.origin.file for each in here.faults] == ["a.yaml", "b.yaml"]
 
 
 @pytest.mark.parametrize(
@@ -332,10 +332,10 @@ def test_what_is_no_file_and_what_has_no_utf8_name_are_no_end_of_anything(here: 
     Path(os.fsdecode(os.fsencode(here.directory) + b"/\xff.yaml")).write_text("kind: [")
     here.put("api.yaml", pod("api"))
     assert here.pods == ["demo/api"]
-    assert [(each.file, each.reason) for each in here.faults if "regular" in each.reason] == [
+    assert [(each.origin.file, each.reason) for each in here.faults if "regular" in each.reason] == [
         ("pipe.yaml", "is no regular file")
     ]
-    assert json.dumps([each.file for each in here.faults])
+    assert json.dumps([each.origin.file for each in here.faults])
 
 
 def save(followed: Followed) -> Followed:
@@ -381,7 +381,7 @@ def test_two_services_at_one_external_address_are_a_fault_for_as_long_as_both_ar
         spec = {"ports": [{"port": 80}], "externalIPs": ["203.0.113.9"]}
         here.put(f"{name}.json", json.dumps({"kind": "Service", "metadata": metadata, "spec": spec}))
     (fault,) = here.faults
-    assert (fault.file, fault.line, fault.object) == ("young.json", 1, "Service demo/young")
+    assert (fault.origin.file, fault.origin.line, fault.object) == ("young.json", 1, "Service demo/young")
     assert "203.0.113.9, port 80, is Service demo/old's, which is older" in fault.reason
     (here.directory / "old.json").unlink()
     here.load()
@@ -440,7 +440,7 @@ def test_one_changed_item_of_a_list_is_the_only_one_that_is_parsed(
     assert fault.last_good
     assert "p8" in [each.name for each in here.index.pods()]
     text = listed(items).splitlines()
-    assert "7" in text[fault.line - 1]
+    assert "7" in text[fault.origin.line - 1]
 
 
 @settings(max_examples=100, deadline=None)

@@ -65,7 +65,7 @@ def test_after_a_restart_the_newcomer_is_still_the_newcomer(here: Followed, tmp_
     assert addresses(restarted) == {"demo/api": ("192.0.2.1",)}
     again = remembering(here.directory, tmp_path / "memory")
     assert addresses(again) == {"demo/api": ("192.0.2.1",)}
-    assert [each.file for each in again.faults] == ["a-copy.yaml", "b-api.yaml"]
+    assert [each.origin.file for each in again.faults] == ["a-copy.yaml", "b-api.yaml"]
 
 
 def test_a_document_before_it_in_the_same_file_does_not_take_an_objects_name(here: Followed) -> None:
@@ -73,7 +73,7 @@ def test_a_document_before_it_in_the_same_file_does_not_take_an_objects_name(her
     here.put("all.yaml", together(pod("api", "192.0.2.9"), pod("api")))
     assert addresses(here) == {"demo/api": ("192.0.2.1",)}
     (fault,) = here.faults
-    assert fault.line == 1
+    assert fault.origin.line == 1
 
 
 def test_a_pod_whose_new_address_is_refused_keeps_its_old_one_against_who_wants_it(here: Followed) -> None:
@@ -323,7 +323,7 @@ def test_an_object_that_cannot_be_joined_is_a_fault_and_keeps_its_joined_version
     monkeypatch.setattr(annotations, "settings", odd)
     here.put("ns.yaml", "apiVersion: v1\nkind: Namespace\nmetadata: {name: demo, annotations: {x: y}}\n")
     assert here.pods == ["demo/api", "demo/more"]
-    assert [(each.file, each.object, each.last_good) for each in here.faults] == [
+    assert [(each.origin.file, each.object, each.last_good) for each in here.faults] == [
         ("all.yaml", "Pod demo/api", True),
         ("all.yaml", "Pod demo/more", True),
     ]
@@ -423,7 +423,7 @@ def test_a_fault_in_a_json_list_has_its_line(here: Followed) -> None:
     )
     here.put("all.json", text)
     (fault,) = here.faults
-    assert "maybe" in text.splitlines()[fault.line - 1]
+    assert "maybe" in text.splitlines()[fault.origin.line - 1]
 
 
 def test_one_changed_object_among_many_is_all_that_is_read_and_joined(
@@ -517,7 +517,7 @@ def test_no_sequence_of_faults_moves_and_restarts_takes_a_pod_away_that_is_still
         if all(state in KEYED for file, state in step.values() if file is not None):
             assert names <= {name for name, (file, _) in step.items() if file is not None}, "what is gone is gone"
         assert all(each.ips == (ADDRESSES[each.name],) for each in here.index.pods())
-        in_force = {name: here.source._standings.place(ObjectKey("Pod", "demo", name))[0] for name in names}
+        in_force = {name: here.source._standings.origin(ObjectKey("Pod", "demo", name)).file for name in names}
 
 
 # -- files that are written in place --

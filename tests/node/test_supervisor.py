@@ -13,6 +13,7 @@ from agent.catalog.sources.files.directory import MAX_SAID
 from agent.flags import HostPort
 from agent.link.messages import ChangeCatalog
 from agent.manifests.fault import Fault
+from agent.manifests.origin import Origin
 from agent.node import supervisor as module
 from agent.node.config import Config, SvidFiles
 from agent.node.supervisor import EXIT_FAULT, Supervisor
@@ -97,7 +98,7 @@ def test_of_a_hundred_thousand_faults_the_log_has_some_and_their_number(
     supervisor: Supervisor, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    faults = tuple(Fault("many.yaml", line, "", "no kind") for line in range(100_000))
+    faults = tuple(Fault(Origin("many.yaml", line), "", "no kind") for line in range(100_000))
     supervisor._catalog_changed(None, faults)
     assert len(caplog.messages) == MAX_SAID + 1
     assert "99900 more manifests are refused" in caplog.messages[-1]

@@ -68,11 +68,11 @@ def test_a_refusal_names_file_line_and_field_and_the_rest_is_loaded(tmp_path: Pa
     assert len(loaded.faults) == 1, loaded.faults
     (fault,) = loaded.faults
     first = len(before.splitlines()) + 1
-    assert fault.file == str(tmp_path / "policy.yaml")
+    assert fault.origin.file == str(tmp_path / "policy.yaml")
     if refused.line is None:
-        assert first < fault.line <= first + len(refused.text.splitlines()), str(fault)
+        assert first < fault.origin.line <= first + len(refused.text.splitlines()), str(fault)
     else:
-        assert fault.line == first + refused.line, str(fault)
+        assert fault.origin.line == first + refused.line, str(fault)
     assert fault.object == f"{refused.kind} demo/x"
     assert refused.field in fault.reason
     assert refused.reason in fault.reason
@@ -238,7 +238,7 @@ def test_an_invalid_default_is_reported_and_is_not_a_silent_fall_back(tmp_path: 
     (fault,) = directory.faults
     assert "allow-all" in fault.reason
     assert "config.linkerd.io/default-inbound-policy" in fault.reason
-    assert fault.line > 1
+    assert fault.origin.line > 1
     assert [directory.asked(who) for who in ("plain", "web.demo")] == ["deny", "deny"]
 
 

@@ -217,7 +217,7 @@ def put(there: Manifest, path: str, value: Any) -> Manifest:
 def catalog(*manifests: Manifest) -> CatalogChange | None:
     loaded = read(text_of(manifests))
     assert loaded.faults == ()
-    return Assembly().update(loaded.objects)
+    return Assembly().apply(loaded.objects)
 
 
 HONOURED = [

@@ -10,6 +10,7 @@ import pytest
 from agent.catalog.snapshot import CatalogChange
 from agent.catalog.sources.files.directory import MAX_SAID, FilesSource
 from agent.manifests.fault import Fault, Remark
+from agent.manifests.origin import Origin
 from agent.objects import annotations
 from agent.objects.field import FaultError, Field
 from agent.objects.meanings import FAMILIES, MAX_NAME, NAMES, Meaning, check, known, meant
@@ -246,7 +247,7 @@ def test_a_remark_has_file_and_line_and_is_said_once(tmp_path: Path, caplog: pyt
         (tmp_path / "b.yaml").write_text("kind: Pod\nmetadata: {name: c}\n")
         source.load()
     where = Remark(
-        "a.yaml", 9, "Pod default/a", f"config.linkerd.io/proxy-uid has no meaning here: {_why('proxy-uid')}"
+        Origin("a.yaml", 9), "Pod default/a", f"config.linkerd.io/proxy-uid has no meaning here: {_why('proxy-uid')}"
     )
     assert [record.getMessage() for record in caplog.records] == [f"manifest: {where}"]
 

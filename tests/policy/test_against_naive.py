@@ -9,6 +9,7 @@ from agent.catalog.index import CatalogIndex
 from agent.catalog.join import Assembly
 from agent.catalog.snapshot import Catalog
 from agent.identity.spiffe import SpiffeId
+from agent.objects.key import ObjectKey
 from agent.objects.policy import DefaultPolicy
 from agent.policy.authorize import authorize, could_permit_unauthenticated
 from agent.policy.index import PROBE, PolicyIndex, PolicySettings
@@ -88,10 +89,12 @@ def test_changes_one_by_one_give_what_all_at_once_gives(history: list[list[Manif
     """Everything is asked after every change, so that whatever is kept of an answer must be forgotten in time."""
     flags = PolicySettings(TRUST_DOMAIN, DefaultPolicy(default))
     assembly, pods, policy = Assembly(), CatalogIndex(Catalog()), PolicyIndex(Catalog(), flags, [NODE])
+    known = frozenset[ObjectKey]()
     for number, manifests in enumerate(history):
         loaded = read(text_of(manifests))
         assert loaded.faults == ()
-        change = assembly.update(loaded.objects)
+        change = assembly.apply(loaded.objects, known - loaded.objects.keys())
+        known = frozenset(loaded.objects)
         if change is not None:
             pods.apply(change)
             policy.apply(change)

@@ -72,7 +72,7 @@ def read(text: str) -> Loaded:
 
 def catalog_of(loaded: Loaded) -> Catalog:
     """Everything that was loaded, joined."""
-    change = Assembly().update(loaded.objects)
+    change = Assembly().apply(loaded.objects)
     return Catalog() if change is None else Catalog(change.version, change.pods, change.services, change.policies)
 
 

@@ -91,7 +91,7 @@ def test_a_label_may_say_anything_and_shifts_no_other(server: str, authorization
 def test_a_file_whose_name_has_a_bar_is_counted_under_its_name(tmp_path: Path) -> None:
     (tmp_path / "a|b|c.yaml").write_text("kind: Server\nmetadata: {name: [")
     (tmp_path / "pod.yaml").write_text("kind: Pod\nmetadata: {name: api}\nstatus: {podIP: 10.1.0.1}\n")
-    change = Assembly().update(load([tmp_path]).objects)
+    change = Assembly().apply(load([tmp_path]).objects)
     assert change is not None
     catalog = Catalog(change.version, change.pods, change.services, change.policies)
     permits = PolicyIndex(catalog, PolicySettings("example.test")).permits(catalog.pods[0], 80)

@@ -30,11 +30,13 @@ from msgspec import Struct
 from agent.catalog.join import Assembly, Problem
 from agent.catalog.memory import Memory
 from agent.catalog.snapshot import CatalogChange
+from agent.catalog.source import OnChange
 from agent.catalog.sources.files import links
 from agent.catalog.sources.files.reading import Pieces, read
 from agent.catalog.standing import Reading, Standings
 from agent.manifests.document import MAX_FILE
 from agent.manifests.fault import Fault, Remark
+from agent.manifests.origin import Origin
 from agent.objects.decode import RawObject
 from agent.objects.key import ObjectKey
 from agent.tasks import spawn
@@ -107,7 +109,7 @@ class FilesSource:
     def __init__(
         self,
         directory: Path,
-        on_change: Callable[[CatalogChange | None, tuple[Fault, ...]], None],
+        on_change: OnChange,
         memory: Memory | None = None,
     ) -> None:
         self._directory = directory
@@ -226,7 +228,7 @@ class FilesSource:
         new = [each for each in remarks if each not in self._remarks]
         for each in new[:MAX_SAID]:
             log.warning(
-                "manifest: %s", each, extra={"fields": {"event": "remark", "file": each.file, "line": each.line}}
+                "manifest: %s", each, extra={"fields": {"event": "remark", **msgspec.structs.asdict(each.origin)}}
             )
         if len(new) > MAX_SAID:
             log.warning(
@@ -249,7 +251,7 @@ class FilesSource:
             place = _place(self._directory)
             found = sorted(self._listed(), key=lambda entry: entry.name)
         except OSError as error:
-            unread = Fault(str(self._directory), 0, "", f"cannot be read: {error.strerror}", last_good=True)
+            unread = Fault(Origin(str(self._directory)), "", f"cannot be read: {error.strerror}", last_good=True)
             return _Scan(None, tuple(sorted({unread, *self._faults})), tuple(self._remarks))
         files: dict[str, _File] = {}
         through = links.entries(_absolute(self._directory))
@@ -266,17 +268,17 @@ class FilesSource:
         self._files = files
         readings = {name: file.reading for name, file in files.items()}
         settled = self._standings.settle(readings)
-        change = self._assembly.update(settled.objects)
+        change = self._assembly.apply(settled.changed, settled.gone)
         faults = (
             *settled.faults,
             *(self._of_ours(key, each) for key, each in self._assembly.problems.items()),
-            *conflicts(self._assembly, self._standings.places),
+            *conflicts(self._assembly, self._standings.origins),
         )
         return _Scan(change, tuple(sorted(faults)), _remarks(readings), place, tuple(through), settled.news)
 
     def _of_ours(self, key: ObjectKey, problem: Problem) -> Fault:
-        file, line = self._standings.place(key)
-        return Fault(file, line, str(key), problem.reason, last_good=problem.kept, closed=not problem.kept)
+        origin = self._standings.origin(key)
+        return Fault(origin, str(key), problem.reason, last_good=problem.kept, closed=not problem.kept)
 
 
 async def _event(inotify: Inotify, seconds: float | None) -> Event | None:
@@ -292,7 +294,7 @@ class Loaded(Struct, frozen=True):
     """What some files say: every object, where each stands, and what cannot be used."""
 
     objects: dict[ObjectKey, RawObject]
-    places: dict[ObjectKey, tuple[str, int]]
+    origins: dict[ObjectKey, Origin]
     faults: tuple[Fault, ...]
     remarks: tuple[Remark, ...] = ()
 
@@ -311,26 +313,26 @@ def load(paths: Iterable[Path]) -> Loaded:
                 continue
             file = _fetch(each, _File(), 0)
             if file is None:
-                missing.append(Fault(_shown(str(each)), 0, "", "there is no such file"))
+                missing.append(Fault(Origin(_shown(str(each))), "", "there is no such file"))
             else:
                 readings[_shown(str(each))] = msgspec.structs.replace(file.reading, quiet=False)
     standings = Standings()
     settled = standings.settle(readings)
     faults = tuple(sorted((*missing, *settled.faults)))
-    return Loaded(settled.objects, standings.places(), faults, _remarks(readings))
+    return Loaded(settled.changed, standings.origins(), faults, _remarks(readings))
 
 
-def conflicts(assembly: Assembly, places: Callable[[], Mapping[ObjectKey, tuple[str, int]]]) -> list[Fault]:
+def conflicts(assembly: Assembly, origins: Callable[[], Mapping[ObjectKey, Origin]]) -> list[Fault]:
     """Services that have not every external address that they claim: a fault of each, which names who has it."""
     lost = assembly.claims.conflicts()
-    where = places() if lost else {}
-    return [Fault(*where[key], str(key), reason) for key, reason in lost.items()]
+    where = origins() if lost else {}
+    return [Fault(where[key], str(key), reason) for key, reason in lost.items()]
 
 
 def _remarks(readings: Mapping[str, Reading]) -> tuple[Remark, ...]:
     return tuple(
         sorted(
-            Remark(name, line, str(key), message)
+            Remark(Origin(name, line), str(key), message)
             for name, reading in readings.items()
             for line, key, message in reading.remarks
         )

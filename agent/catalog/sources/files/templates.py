@@ -8,6 +8,7 @@ from msgspec import Struct
 from agent.catalog.sources.files.directory import SUFFIXES
 from agent.manifests.document import documents
 from agent.manifests.fault import Fault, Remark
+from agent.manifests.origin import Origin
 from agent.objects import fields, meanings
 from agent.objects.decode import RawPod, decode, key_of
 from agent.objects.field import FaultError, Field
@@ -49,7 +50,7 @@ def templates(paths: Iterable[Path], taken: Collection[ObjectKey] = ()) -> Templ
         try:
             controller = key_of(document)
         except FaultError as fault:
-            faults.append(Fault(str(file), fault.line or document.line, "", fault.reason))
+            faults.append(Fault(Origin(str(file), fault.line or document.line), "", fault.reason))
             continue
         name = ObjectKey("Pod", controller.namespace, controller.name)
         if name in taken or name in pods:
@@ -61,7 +62,7 @@ def templates(paths: Iterable[Path], taken: Collection[ObjectKey] = ()) -> Templ
         except FaultError as fault:
             raw = fault.stand_in
             line = fault.line or document.line
-            faults.append(Fault(str(file), line, str(controller), fault.reason, closed=raw is not None))
+            faults.append(Fault(Origin(str(file), line), str(controller), fault.reason, closed=raw is not None))
         if isinstance(raw, RawPod):
             pods[name] = raw
             template = document.get(*path)
@@ -70,7 +71,9 @@ def templates(paths: Iterable[Path], taken: Collection[ObjectKey] = ()) -> Templ
                 *meanings.remarks("Pod", template),
                 *fields.remarks("Pod", template),
             ]
-            remarks.extend(Remark(str(file), line or document.line, str(controller), words) for line, words in said)
+            remarks.extend(
+                Remark(Origin(str(file), line or document.line), str(controller), words) for line, words in said
+            )
     return Templates(pods, tuple(faults), tuple(remarks))
 
 

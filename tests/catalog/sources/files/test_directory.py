@@ -250,7 +250,7 @@ def test_each_fault_has_its_file_its_line_and_its_reason_and_the_rest_is_loaded(
     source.write("good.yaml", POD)
     source.load()
     (fault,) = source.faults
-    assert (fault.file, fault.line) == ("bad.yaml", line), str(fault)
+    assert (fault.origin.file, fault.origin.line) == ("bad.yaml", line), str(fault)
     assert words in fault.reason
     assert str(fault).startswith(f"bad.yaml:{line}: ")
     assert "demo/web" in source.pods
@@ -285,7 +285,7 @@ def test_an_object_and_an_address_belong_to_one(source: Source) -> None:
     source.write("c.yaml", POD.replace("name: web", "name: thief", 1))
     source.load()
     assert source.pods == ["demo/web"]
-    assert [(fault.file, fault.object) for fault in source.faults] == [
+    assert [(fault.origin.file, fault.object) for fault in source.faults] == [
         ("b.yaml", "Pod demo/web"),
         ("c.yaml", "Pod demo/thief"),
     ]

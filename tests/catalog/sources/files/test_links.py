@@ -275,7 +275,7 @@ def test_a_link_to_nothing_that_led_somewhere_keeps_what_it_said(
     monkeypatch.setattr(directory, "PATIENCE_SECONDS", 0)
     linked.load()
     (fault,) = linked.faults
-    assert (fault.file, fault.last_good) == ("a.yaml", True)
+    assert (fault.origin.file, fault.last_good) == ("a.yaml", True)
     assert "is a link to nothing" in fault.reason
     assert linked.pods == ["default/one"]
     linked.pod("there/policy.yaml", "two")
@@ -307,7 +307,7 @@ def test_a_link_that_leads_to_no_manifest_is_a_fault(
     (linked.directory / "good.yaml").write_text("kind: Pod\nmetadata: {name: good}\n")
     linked.load()
     assert linked.pods == ["default/good"]
-    assert [fault.file for fault in linked.faults] == ["a.yaml", "b.yaml"]
+    assert [fault.origin.file for fault in linked.faults] == ["a.yaml", "b.yaml"]
     assert words in linked.faults[0].reason
     loaded = directory.load([linked.directory])
     assert len(loaded.faults) == 2
