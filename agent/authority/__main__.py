@@ -17,10 +17,11 @@ import msgspec
 import uvloop
 from setproctitle import setproctitle
 
+from agent import disk
 from agent.authority.pki import IssuerError
 from agent.authority.places import MAX_AGENTS, MAX_STRANGERS
 from agent.authority.refusal import Refusal
-from agent.authority.run import AuthorityConfig, serve
+from agent.authority.run import SUBDIRECTORY, AuthorityConfig, serve
 from agent.authority.store import StoreError
 from agent.process import die_with_parent
 from agent.telemetry import logs
@@ -46,11 +47,19 @@ def run(config: AuthorityConfig) -> int:
         )
     try:
         uvloop.run(serve(config))
-    except (StoreError, IssuerError, Refusal, sqlite3.Error) as error:
+    except (StoreError, IssuerError, Refusal) as error:
         log.critical("the authority cannot start: %s", error)
         return 1
+    except sqlite3.Error as error:
+        log.critical(
+            "the authority cannot start: its ledger in %s: %s",
+            config.state / SUBDIRECTORY,
+            disk.reason_of_ledger(error),
+        )
+        return 1
     except OSError as error:
-        log.critical("the authority cannot start: %s (%s)", error.strerror or error, config.listen)
+        place = f" ({config.listen})" if error.filename is None else ""
+        log.critical("the authority cannot start: %s%s", disk.reason(error), place)
         return 1
     return 0
 

@@ -131,14 +131,21 @@ class Store:
         return issuer
 
     def write(self, name: str, data: bytes) -> None:
-        """Writes a file of mode 0600 so that it is there whole or not at all, also after a power cut."""
+        """Writes a file of mode 0600 so that it is there whole or not at all, also after a power cut.
+
+        Raises OSError, with the file.
+        """
         temporary = self.directory / f".{name}.new"
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, FILE_MODE)
-        with os.fdopen(fd, "wb") as file:
-            os.fchmod(fd, FILE_MODE)
-            file.write(data)
-            file.flush()
-            os.fsync(fd)
+        try:
+            with os.fdopen(fd, "wb") as file:
+                os.fchmod(fd, FILE_MODE)
+                file.write(data)
+                file.flush()
+                os.fsync(fd)
+        except OSError as error:
+            error.filename = str(temporary)  # write(2) names none
+            raise
         os.rename(temporary, self.directory / name)
         directory = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)
         try:

@@ -102,24 +102,36 @@ class EnrolmentSocket:
         """How many clients each process, pod and kind has at the moment."""
         self._told = Told()
 
-    async def start(self) -> None:
-        """Listens; a socket that a dead agent left is replaced, and its directory, 0700, stays. Raises OSError."""
+    def bind(self) -> socket.socket:
+        """Makes the socket, on which nobody is heard yet. Raises OSError, with the file that it is about.
+
+        One that a dead agent left is replaced, and its directory, 0700, stays.
+        """
         _own_directory(self._path.parent)
         self._path.unlink(missing_ok=True)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         former = os.umask(0o177)
         try:
             sock.bind(str(self._path))
+        except OSError as error:
+            sock.close()
+            error.filename = str(self._path)  # bind(2) names none
+            raise
         finally:
             os.umask(former)
-        sock.listen(128)
-        self._listener = Listener(sock, self._take, name="the enrolment socket", told=self._told, short=self._short)
+        return sock
+
+    def start(self, bound: socket.socket) -> None:
+        """Listens on what `bind` made, which is ours from now on. Raises OSError."""
+        bound.listen(128)
+        self._listener = Listener(bound, self._take, name="the enrolment socket", told=self._told, short=self._short)
 
     async def close(self) -> None:
         """Stops listening, and ends those who wait."""
         if self._listener is not None:
             self._listener.close()
-            self._path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # a dead agent leaves one too
+                self._path.unlink()
         if self._clients:
             await asyncio.wait(self._clients, timeout=1.0)
         for task in self._clients:

@@ -10,10 +10,11 @@ import uvloop
 from cyclopts import Parameter
 from setproctitle import setproctitle
 
+from agent import disk
 from agent.flags import ConfigError, HostPort, parse_duration
 from agent.node.authority_process import AuthorityError
 from agent.node.config import Config, Embedded, Remote, SvidFiles
-from agent.node.supervisor import Supervisor
+from agent.node.supervisor import DirectoryError, Supervisor
 from agent.objects.policy import DefaultPolicy
 from agent.policy.index import DEFAULT_CLUSTER_NETWORKS
 from agent.telemetry import logs
@@ -129,10 +130,10 @@ def serve(config: Config) -> NoReturn:
         status = uvloop.run(_run(config))
     except ConfigError as error:
         fail(str(error), EXIT_USAGE)
-    except AuthorityError as error:
+    except (AuthorityError, DirectoryError) as error:
         fail(str(error), EXIT_FAILED)
     except OSError as error:
-        fail(f"{error.strerror or error}{f' ({error.filename})' if error.filename else ''}", EXIT_FAILED)
+        fail(disk.reason(error), EXIT_FAILED)
     sys.exit(status)
 
 

@@ -53,6 +53,9 @@ class Credential(Protocol):
     def save_anchors(self, anchors_pem: bytes) -> None:
         """Keeps the bundle that the authority is known by."""
 
+    def retry(self) -> None:
+        """Keeps what could not be kept, if it can now."""
+
 
 class _NoAnswer(Exception):
     """The connection ended before there was an answer. `str` says whose."""
@@ -112,6 +115,8 @@ class AuthorityClient:
         """The authority's bundle, by a long poll that also says what this agent has in force. Raises ProviderError."""
         # The first bundle comes before the first SVID; afterwards the authority is to know who follows.
         answer = await (self._poll(known, report) if known > 0 else self._read_bundle({}))
+        if self._credential is not None:
+            self._credential.retry()  # with every answer, so every half minute
         if answer.status == 304:
             return None
         try:

@@ -4,6 +4,7 @@ Its token is used up, so a restart without this would need an operator. The bund
 rotated since the one that was given at first. Workloads' keys are never written.
 """
 
+import contextlib
 import logging
 import os
 from pathlib import Path
@@ -12,12 +13,19 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 
+from agent import disk
 from agent.identity import pem_file, x509_svid
 from agent.identity.received import issuer_of
 from agent.identity.spiffe import SpiffeId
 from agent.identity.svid import Svid
 
 log = logging.getLogger("quietwire.identity")
+
+_WITHOUT = {
+    "svid.pem": "a restart of this agent needs a new join token where no valid certificate is there",
+    "bundle.pem": "a restart of this agent begins with the bundle that is there, or was given at first",
+}
+"""What a file that cannot be written means."""
 
 
 class FileCredential:
@@ -26,6 +34,8 @@ class FileCredential:
     def __init__(self, directory: Path, trust_domain: str, node: str) -> None:
         self._directory = directory
         self._id = SpiffeId.for_agent(trust_domain, node)
+        self._unwritten: dict[str, tuple[bytes, str]] = {}
+        """By the files that could not be written: what is to be in them, and why it is not."""
 
     def load(self) -> Svid | None:
         """The SVID that was kept; None where there is none, or it is no longer this agent's."""
@@ -76,10 +86,15 @@ class FileCredential:
         if self.anchors() != anchors_pem:
             self._write("bundle.pem", anchors_pem)
 
+    def retry(self) -> None:
+        """Writes what could not be written, if it can be now."""
+        for name, (data, _) in list(self._unwritten.items()):
+            self._write(name, data)
+
     def _write(self, name: str, data: bytes) -> None:
+        temporary = self._directory / f".{name}.new"
         try:
             self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-            temporary = self._directory / f".{name}.new"
             fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
             with os.fdopen(fd, "wb") as file:
                 file.write(data)
@@ -87,8 +102,18 @@ class FileCredential:
                 os.fsync(fd)
             os.rename(temporary, self._directory / name)
         except OSError as error:
-            log.error(
-                "%s cannot be written (%s): after a restart this agent needs a new join token",
-                self._directory / name,
-                error.strerror,
-            )
+            with contextlib.suppress(OSError):
+                temporary.unlink()  # half of it, on a disk that has no room
+            reason = disk.reason(error)
+            _, said = self._unwritten.get(name, (b"", ""))
+            if reason != said:
+                log.error(
+                    "%s cannot be written (%s). It is tried again and again; until then %s",
+                    self._directory / name,
+                    reason,
+                    _WITHOUT[name],
+                )
+            self._unwritten[name] = (data, reason)
+        else:
+            if self._unwritten.pop(name, None) is not None:
+                log.info("%s is written now", self._directory / name)

@@ -1,6 +1,7 @@
 """The supervisor: everything that must outlive a worker, and the order in which it comes up and goes down."""
 
 import asyncio
+import contextlib
 import fcntl
 import logging
 import os
@@ -8,10 +9,12 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import msgspec
 
+from agent import disk
 from agent.capture import node_addresses
 from agent.capture.enrolment_socket import EnrolmentSocket
 from agent.catalog.index import CatalogIndex
@@ -61,6 +64,10 @@ EXIT_FAULT = 70
 """Exit status after a fault of ours (EX_SOFTWARE of sysexits(3))."""
 
 
+class DirectoryError(Exception):
+    """A directory that the agent needs cannot be used; `str` says which, why, and what to do."""
+
+
 class Supervisor:
     """One agent, and the authority that it may have of its own."""
 
@@ -99,11 +106,25 @@ class Supervisor:
         """Serves until SIGTERM or SIGINT; drains; a second signal ends at once. Returns the exit status."""
         config = self.config
         _raise_descriptor_limit()
-        lock = _lock(config)
-        try:
+        handing_over = HandOver(
+            self.enrolment,
+            node=config.node,
+            local=self._local_pods,
+            missing=self._missing,
+            taken=self._namespace_taken,
+            stopping=self._stopping,
+        )
+        sock = EnrolmentSocket(
+            config.run_dir / ENROL_SOCKET, handing_over.serve, short=lambda _: self.counters.short("enrolment")
+        )
+        # All that may fail for want of a directory, before anything runs that would have to be ended again.
+        with _needed("--run-dir", config.run_dir):
+            lock = _lock(config)
+            bound = sock.bind()
+        with _needed("--state", config.state):
+            config.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with _needed("the directory of the agent's key", agent_mark.KEY_FILE.parent):
             agent_mark.draw()
-        except agent_mark.KeyFileError as error:
-            raise ConfigError(str(error)) from None
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signalled, number)
@@ -112,7 +133,6 @@ class Supervisor:
         await admin.start(config.admin.host, config.admin.port)
         serving = HostPort(config.admin.host, admin.port)
         log.info("admin server on %s", serving, extra={"fields": {"event": "admin", "address": str(serving)}})
-        config.state.mkdir(parents=True, exist_ok=True, mode=0o700)
         memory = Memory(config.state / "last-good.msgpack", config.manifests)
         source = FilesSource(config.manifests, self._catalog_changed, memory)
         await source.start()
@@ -136,18 +156,7 @@ class Supervisor:
                 spawn(identity.run(), name="identity source"),
             ]
             self.workers.start()
-            handing_over = HandOver(
-                self.enrolment,
-                node=config.node,
-                local=self._local_pods,
-                missing=self._missing,
-                taken=self._namespace_taken,
-                stopping=self._stopping,
-            )
-            sock = EnrolmentSocket(
-                config.run_dir / ENROL_SOCKET, handing_over.serve, short=lambda _: self.counters.short("enrolment")
-            )
-            await sock.start()
+            sock.start(bound)
             status_code = await self._until_stopped([*tasks, *self.workers.keepers])
             await sock.close()
             # After a fault nobody follows what live connections are allowed any more: they end now.
@@ -437,10 +446,22 @@ def options_for(pod: Pod, config: Config, node_addresses: tuple[str, ...] = ()) 
     )
 
 
+@contextlib.contextmanager
+def _needed(what: str, directory: Path) -> Iterator[None]:
+    """Whatever fails in here is told of this directory. Raises DirectoryError."""
+    try:
+        yield
+    except OSError as error:
+        known = error.__cause__ if isinstance(error.__cause__, OSError) else error
+        raise DirectoryError(
+            f"{what}, {directory}, cannot be used: {disk.reason(known)}. The agent does not start without it, and its "
+            f"pods are refused until it does"
+        ) from error
+
+
 def _lock(config: Config) -> int:
-    """Makes the run directory ours alone: two agents on one socket would fight. Raises ConfigError."""
+    """Makes the run directory ours alone: two agents on one socket would fight. Raises ConfigError, OSError."""
     config.run_dir.mkdir(parents=True, exist_ok=True)
-    config.state.mkdir(parents=True, exist_ok=True, mode=0o700)
     fd = os.open(config.run_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -63,7 +63,7 @@ class Agent:
 @pytest.fixture
 async def agent(tmp_path: Path) -> AsyncIterator[Agent]:
     made = Agent(tmp_path / "enrol" / "enrol.sock")
-    await made.socket.start()
+    made.socket.start(made.socket.bind())
     yield made
     await made.socket.close()
     assert not made.path.exists()
@@ -86,7 +86,7 @@ async def test_a_directory_that_is_there_is_made_its_owners_alone_and_stays_for_
     inode = directory.stat().st_ino
     for _ in range(2):
         agent = Agent(directory / "enrol.sock")
-        await agent.socket.start()
+        agent.socket.start(agent.socket.bind())
         assert stat.S_IMODE(directory.stat().st_mode) == 0o700
         await agent.socket.close()
         assert directory.stat().st_ino == inode
@@ -104,7 +104,7 @@ async def test_a_directory_that_others_could_change_is_no_place_for_it(tmp_path:
         directory.mkdir()
         os.chown(directory, 65534, 65534)
     with pytest.raises(OSError, match=r"enrol"):
-        await Agent(directory / "enrol.sock").socket.start()
+        Agent(directory / "enrol.sock").socket.bind()
     assert list(elsewhere.iterdir()) == []
 
 
@@ -155,7 +155,7 @@ async def test_a_socket_that_a_dead_agent_left_is_replaced(tmp_path: Path) -> No
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as dead:
         dead.bind(str(path))
     agent = Agent(path)
-    await agent.socket.start()
+    agent.socket.start(agent.socket.bind())
     assert (await agent.ask(GOOD, NETNS))[-1]["state"] == "captured"
     await agent.socket.close()
 
@@ -163,7 +163,7 @@ async def test_a_socket_that_a_dead_agent_left_is_replaced(tmp_path: Path) -> No
 @pytest.fixture
 async def silent(tmp_path: Path) -> AsyncIterator["Silent"]:
     made = Silent(tmp_path / "enrol" / "silent.sock")
-    await made.socket.start()
+    made.socket.start(made.socket.bind())
     yield made
     await made.socket.close()
 

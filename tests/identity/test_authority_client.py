@@ -73,6 +73,9 @@ class Kept:
     def save_anchors(self, anchors_pem: bytes) -> None:
         self.anchors.append(anchors_pem)
 
+    def retry(self) -> None:
+        pass
+
 
 class Authority:
     """Signs what it is asked for, and fails as it is told; the client's clock is here too."""

@@ -120,6 +120,33 @@ def test_a_disk_that_cannot_be_written_is_said_with_what_it_means(
     (record,) = caplog.records
     assert record.levelno == logging.ERROR
     assert record.getMessage() == (
-        f"{tmp_path / 'file' / 'svid.pem'} cannot be written (File exists): "
-        "after a restart this agent needs a new join token"
+        f"{tmp_path / 'file' / 'svid.pem'} cannot be written (File exists ({tmp_path / 'file'}): something else than a "
+        f"directory is there: move it away). It is tried again and again; until then a restart of this agent needs a "
+        f"new join token where no valid certificate is there"
     )
+
+
+def test_what_could_not_be_written_is_written_when_it_can_be_and_said_once_each(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    (tmp_path / "file").write_text("in the way")
+    kept = credential(tmp_path / "file")
+    svid = own()
+    anchors = ca.pem(PKI.issuer.certificate)
+    kept.save(own())
+    kept.save(svid)
+    kept.save_anchors(anchors)
+    kept.retry()
+    (tmp_path / "file").unlink()
+    kept.retry()
+    kept.retry()
+    assert (tmp_path / "file" / "svid.pem").read_bytes() == svid.chain_pem + svid.key_pem, "the last one"
+    assert kept.anchors() == anchors
+    assert [(each.levelname, each.getMessage().split()[0].rpartition("/")[2]) for each in caplog.records] == [
+        ("ERROR", "svid.pem"),
+        ("WARNING", "bundle.pem"),
+        ("ERROR", "bundle.pem"),
+        ("INFO", "svid.pem"),
+        ("INFO", "bundle.pem"),
+    ]

@@ -220,7 +220,8 @@ class FilesSource:
         while True:
             await self._to_remember.wait()
             self._to_remember.clear()
-            await asyncio.to_thread(memory.save, self._standings.known)
+            if not await asyncio.to_thread(memory.save, self._standings.known):
+                self._to_remember.set()
             await asyncio.sleep(MEMORY_SECONDS)
 
     def _say(self, remarks: tuple[Remark, ...]) -> None:
