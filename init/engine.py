@@ -311,11 +311,22 @@ def _forget(job: _Job) -> None:
 
 def _prepare(job: _Job) -> None:
     job.result.changed |= kernel.prepare(job.families, job.memory)
+    _note_early_demux(job)
+
+
+def _note_early_demux(job: _Job) -> None:
+    if kernel.takes_ports_for_one() and not job.result.missing:
+        job.result.notes.append(
+            "net.ipv4.tcp_early_demux is on and cannot be turned off here (/proc/sys is read-only): from one port "
+            "nobody can have connections to two of the pod's. The node's agent turns it off; without one, set it to 0 in the "
+            "pod's securityContext.sysctls"
+        )
 
 
 def _kernel_part(job: _Job) -> None:
     if job.request.op == CHECK:
         job.result.missing += kernel.missing(job.families)
+        _note_early_demux(job)
         job.result.foreign = foreign_nat.diverting(nft.FIRST_NAT if job.backend == "nft" else None)
     else:
         job.result.changed |= kernel.undo(job.memory)

@@ -1,4 +1,4 @@
-"""What is not a rule: the policy route that brings replies to the agent, the loopback interface, one sysctl.
+"""What is not a rule: the policy route that brings replies to the agent, the loopback interface, two sysctls.
 
 Everything here acts on the network namespace of the calling thread.
 """
@@ -19,6 +19,8 @@ SO_NETNS_COOKIE = 71
 IPV6 = Path("/proc/sys/net/ipv6")
 RP_FILTER = Path("/proc/sys/net/ipv4/conf")
 STRICT, LOOSE = 1, 2
+EARLY_DEMUX = (Path("/proc/sys/net/ipv4/ip_early_demux"), Path("/proc/sys/net/ipv4/tcp_early_demux"))
+"""In effect for TCP, of IPv6 too, where both are on; the second is the one that is turned off."""
 LOOPBACK = 1
 """LOOPBACK_IFINDEX: the index of lo in every namespace (the kernel's net/net_namespace.h)."""
 
@@ -41,6 +43,8 @@ class Memory:
     backend: str | None = None
     rp_filter: int | None = None
     """conf.lo.rp_filter as it was; None where it was not changed."""
+    early_demux: int | None = None
+    """tcp_early_demux as it was; None where it was not changed."""
     loopback_was_down: bool = False
     tables: dict[str, dict[str, str]] = field(default_factory=dict)
     """By family: the fingerprints of its tables (init.tables) when all was found in force there."""
@@ -59,6 +63,7 @@ class Memory:
                 return memory  # of a namespace that is gone
             memory.backend = known["backend"]
             memory.rp_filter = known["rp_filter"]
+            memory.early_demux = known.get("early_demux")
             memory.loopback_was_down = known["loopback_was_down"]
             memory.tables = dict(known.get("tables", {}))
             memory.read_at = {family: float(at) for family, at in known.get("read_at", {}).items()}
@@ -76,6 +81,7 @@ class Memory:
                 "cookie": self.cookie,
                 "backend": self.backend,
                 "rp_filter": self.rp_filter,
+                "early_demux": self.early_demux,
                 "loopback_was_down": self.loopback_was_down,
                 "tables": self.tables,
                 "read_at": self.read_at,
@@ -148,7 +154,10 @@ def ipv6_is_disabled() -> bool:
 
 
 def prepare(families: tuple[Family, ...], memory: Memory) -> bool:
-    """Sets loopback, sysctl and routes; whether anything changed. Raises KernelError."""
+    """Sets loopback, sysctls and routes; whether anything changed. Raises KernelError.
+
+    Early demux, which cannot be turned off where /proc/sys is read-only, is no error: see `takes_ports_for_one`.
+    """
     changed = False
     with _netlink() as netlink:
         if not _loopback_is_up(netlink):
@@ -164,7 +173,19 @@ def prepare(families: tuple[Family, ...], memory: Memory) -> bool:
         _write_rp_filter(LOOSE)
         memory.rp_filter = former
         changed = True
+    if (former := _early_demux()) is not None and _write_early_demux(0):
+        memory.early_demux = former
+        changed = True
     return changed
+
+
+def takes_ports_for_one() -> bool:
+    """Whether a client's second connection from one port of its own, to another port of the pod, finds no answer.
+
+    REDIRECT leads both to one port, and nat tells them apart behind the routing decision (it gives the second another
+    source port). With early demux the kernel looks for a packet's connection before that decision, and finds the first.
+    """
+    return _early_demux() is not None
 
 
 def missing(families: tuple[Family, ...]) -> list[str]:
@@ -184,6 +205,10 @@ def missing(families: tuple[Family, ...]) -> list[str]:
         found.append(
             "IPv4: sysctl net.ipv4.conf.lo.rp_filter must not be strict (1): replies to transparent legs are dropped"
         )
+    if takes_ports_for_one() and os.access(EARLY_DEMUX[1], os.W_OK):  # what nobody here can set is not asked for
+        found.append(
+            "sysctl net.ipv4.tcp_early_demux must be 0: from one port nobody could have connections to two of the pod's"
+        )
     return found
 
 
@@ -199,6 +224,8 @@ def undo(memory: Memory) -> bool:
     if memory.rp_filter is not None:
         _write_rp_filter(memory.rp_filter)
         changed = True
+    if memory.early_demux is not None and _early_demux() is None:
+        changed |= _write_early_demux(memory.early_demux)
     return changed
 
 
@@ -212,6 +239,7 @@ def show(families: tuple[Family, ...]) -> str:
         )
         lines.append(f"{ip} route add local {_ANYWHERE[family]} dev lo table {ROUTE_TABLE}")
     lines.append("# where it is strict: sysctl -w net.ipv4.conf.lo.rp_filter=2")
+    lines.append("sysctl -w net.ipv4.tcp_early_demux=0")
     return "\n".join(lines)
 
 
@@ -308,6 +336,20 @@ def _strict_on_loopback() -> int | None:
     own = _read_int(RP_FILTER / "lo" / "rp_filter")
     everywhere = _read_int(RP_FILTER / "all" / "rp_filter")
     return own if max(own, everywhere) == STRICT else None
+
+
+def _early_demux() -> int | None:
+    """tcp_early_demux, where it is in effect; else None."""
+    return _read_int(EARLY_DEMUX[1]) if all(_read_int(path) for path in EARLY_DEMUX) else None
+
+
+def _write_early_demux(value: int) -> bool:
+    """Whether it could be written."""
+    try:
+        EARLY_DEMUX[1].write_text(f"{value}\n", encoding="ascii")
+    except OSError:  # read-only for an init container: the node's agent does it, and until then the engine says so
+        return False
+    return True
 
 
 def _read_int(path: Path) -> int:

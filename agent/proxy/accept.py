@@ -41,7 +41,7 @@ class Acceptor:
             sock.close()
             return
         client, original = PeerAddr(*peer), _original(*dialled)
-        if self._direction is Direction.OUTBOUND and dialled != own:
+        if dialled != own:
             client = self._enrolled.dialler(client, own)
         opening = Opening(Bell(runtime.deadlines), sock)
         connection = Connection(runtime, self._enrolled, self._direction, opening, client, original)

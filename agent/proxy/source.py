@@ -27,8 +27,8 @@ def of_application(
     from one port would meet in conntrack. `keeps_port` is whether the leg may have the application's port, `stand_ins`
     whether it may be at such an address: the pod's rules know of them, and the way there does not depend on it.
 
-    Where an application that has bound its port dials two places from there, one leg has it at a time. To two ports of
-    one pod, both could not: before REDIRECT tells them apart, that pod's kernel takes the second for the first.
+    Without a stand-in, where an application that has bound its port dials two places from there, one leg has it at a
+    time.
     """
     address = place[0]
     if (":" in chosen.address) != (":" in address) or (":" in chosen.address and parsed(chosen.address).is_link_local):
@@ -37,5 +37,5 @@ def of_application(
     if not keeps_port:
         return (any_port,)
     if stand_ins and (instead := stand_in(chosen.address)) is not None:
-        return Source(instead, chosen.port, alone=True), any_port
+        return Source(instead, chosen.port), any_port
     return (any_port,) if place == dialled else (Source(*chosen, alone=True), any_port)

@@ -67,6 +67,7 @@ def everything(player: Player) -> str:
         parts.append(inside(player, "ip", family, "rule"))
         parts.append(inside(player, "ip", family, "route", "show", "table", "all"))
     parts.append(inside(player, "sysctl", "net.ipv4.conf.lo.rp_filter", "net.ipv4.conf.all.rp_filter"))
+    parts.append(inside(player, "sysctl", "net.ipv4.tcp_early_demux", "net.ipv4.ip_early_demux"))
     parts.append(re.sub(r"(qdisc|state) \w+", "", inside(player, "ip", "-br", "link", "show", "lo")))
     # Link-local addresses come when they come; a route's expiry is counted down. Neither is configuration.
     lines = [line for part in parts for line in part.splitlines() if "fe80::" not in line and "ff00::" not in line]
@@ -105,6 +106,9 @@ def test_other_options_replace_the_rules_whole(pod: Player, backend: str) -> Non
     assert "7000" not in everything(pod)
 
 
+CHANGED = ("net.ipv4.conf.lo.rp_filter = 1", "net.ipv4.tcp_early_demux = 1")
+
+
 def test_remove_leaves_the_namespace_as_it_was_with_everything_that_others_put_there(pod: Player, backend: str) -> None:
     inside(pod, "sysctl", "-w", "net.ipv4.conf.all.rp_filter=1", "net.ipv4.conf.lo.rp_filter=1")
     for tool in ("iptables-legacy", "ip6tables-legacy"):
@@ -119,7 +123,7 @@ def test_remove_leaves_the_namespace_as_it_was_with_everything_that_others_put_t
     during = everything(pod)
     assert during != before
     for line in before.splitlines():
-        assert line in during or line.endswith("rp_filter = 1"), "what others wrote stays while ours is there"
+        assert line in during or line in CHANGED, "what others wrote stays while ours is there"
     assert init(pod, "remove").stdout == "as it was (changed)\n"
     assert everything(pod) == before
     assert init(pod, "remove").stdout == "as it was (nothing to change)\n"
@@ -384,6 +388,7 @@ def test_what_must_be_put_back_is_known_of_each_namespace_of_a_batch(make_world:
         ("ip -6 route flush table 100", "IPv6: route 'local ::/0 dev lo table 100' is missing"),
         ("ip link set lo down", "interface lo is down"),
         ("sysctl -w net.ipv4.conf.lo.rp_filter=1", "IPv4: sysctl net.ipv4.conf.lo.rp_filter must not be strict"),
+        ("sysctl -w net.ipv4.tcp_early_demux=1", "sysctl net.ipv4.tcp_early_demux must be 0"),
     ],
 )
 def test_check_names_what_is_missing_besides_rules(pod: Player, backend: str, command: str, words: str) -> None:
@@ -525,7 +530,11 @@ def test_it_works_as_an_init_container_with_net_admin_only(pod: Player) -> None:
     assert as_init_container(pod, "check").returncode == 1
     done = as_init_container(pod, "apply")
     assert (done.returncode, done.stdout) == (0, "captured by nft (changed)\n"), done.stderr
-    assert as_init_container(pod, "check").stdout == "everything is in force\n"
+    assert "net.ipv4.tcp_early_demux is on and cannot be turned off here" in done.stderr
+    done = as_init_container(pod, "check")
+    assert (done.returncode, done.stdout) == (0, "everything is in force\n"), "it asks for nothing that it cannot set"
+    assert "net.ipv4.tcp_early_demux is on" in done.stderr
+    assert "missing: sysctl net.ipv4.tcp_early_demux" in init(pod, "check", "--backend", "nft").stdout
     assert "meta mark" not in everything(pod).replace("meta mark set 0x00000111", ""), "no mark excepts from anything"
     done = as_init_container(pod, "apply")
     assert done.stdout == "captured by nft (nothing to change)\n"

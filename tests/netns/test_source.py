@@ -4,6 +4,7 @@ import contextlib
 import errno
 import json
 import socket
+import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -12,10 +13,13 @@ from typing import NamedTuple
 
 import pytest
 
+from agent.capture.sources import IP_LOCAL_PORT_RANGE
 from agent.lab.stage import Player
 from tests.netns.world import RESET_ON_CLOSE, Echo, World, alive
 
 PORT = 7000
+OTHER_PORT = 7001
+ANYBODY = {"config.linkerd.io/default-inbound-policy": "all-unauthenticated"}
 FIRST, LAST = 20000, 20039
 FEW = LAST + 1 - FIRST
 SERVICE = {4: "10.96.0.10", 6: "fd96::10"}
@@ -43,7 +47,7 @@ class Place(NamedTuple):
 def place(request: pytest.FixtureRequest, make_shared_world: Callable[..., World]) -> Iterator[Place]:
     world = make_shared_world("--backend", request.param, workers=2)
     client = world.pod("client")
-    players = {name: world.pod(name) for name in ("server", "other", "service")} | {
+    players = {name: world.pod(name, annotations=ANYBODY) for name in ("server", "other", "service")} | {
         "outside": world.stranger("outside")
     }
     for pod in (client, players["server"]):
@@ -52,6 +56,7 @@ def place(request: pytest.FixtureRequest, make_shared_world: Callable[..., World
         assert world.run(client, "ip", "addr", "add", address, "dev", "eth0", "nodad").returncode == 0
     world.service("service", list(SERVICE.values()), PORT, selector={"app": "service"})
     echoes = {name: Echo(world, player, PORT, 6) for name, player in players.items()}
+    echoes["server's other"] = Echo(world, players["server"], OTHER_PORT, 6)
     world.start()
     yield Place(world, client, players, echoes)
     for echo in echoes.values():
@@ -97,6 +102,29 @@ def test_an_application_has_each_of_its_ports_towards_one_place_and_each_other(p
             socks = as_many_as_there_are(place, place.client, name, version)
             stack.enter_context(closed(socks))
             assert sorted(sock.getsockname()[1] for sock in socks) == list(range(FIRST, LAST + 1)), name
+
+
+@pytest.mark.parametrize("bound", [True, False])
+@pytest.mark.parametrize("caller", ["client", "outside"])
+def test_a_port_may_have_a_connection_to_each_port_of_one_pod(
+    place: Place, caller: str, version: int, *, bound: bool
+) -> None:
+    """That pod's rules lead both to one port of the agent's."""
+    player = place.client if caller == "client" else place.players[caller]
+    with ExitStack() as stack:
+        port = 0
+        for number, name in ((PORT, "server"), (OTHER_PORT, "server's other")):
+            sock = stack.enter_context(place.world.open_socket(player, version))
+            stack.enter_context(closed([sock]))
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if bound:
+                sock.bind(("", port))
+            elif port:
+                sock.setsockopt(socket.IPPROTO_IP, IP_LOCAL_PORT_RANGE, struct.pack("=I", port << 16 | port))
+            sock.connect((place.target("server", version), number))
+            assert alive(sock), place.world.mesh.last_words()
+            port = sock.getsockname()[1]
+            assert place.seen(name) == sock.getsockname()[:2]
 
 
 def test_whoever_calls_a_pod_takes_no_port_from_it(place: Place, version: int) -> None:

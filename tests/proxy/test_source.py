@@ -16,7 +16,7 @@ PLACE = (POD.address, POD.port)
 SERVICE = OriginalDst("10.96.0.10", 80)
 ANY = Source("10.1.0.2", 0)
 OWN = Source("10.1.0.2", 40000, alone=True)
-STAND_IN = Source("250.1.0.2", 40000, alone=True)
+STAND_IN = Source("250.1.0.2", 40000)
 
 
 def test_an_application_is_dialled_from_its_client_and_else_from_another_port_of_his() -> None:
