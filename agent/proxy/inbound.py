@@ -92,7 +92,12 @@ async def serve(connection: Connection, client_leg: Opening) -> None:
 
     if connection.dialled_leg is None:
         connection.dialled_leg = application
-        await runtime.dial(connection.enrolled, application, original.address, original.port, of_client(client))
+        try:
+            await runtime.dial(connection.enrolled, application, original.address, original.port, of_client(client))
+        except Refusal as refused:
+            # With the ticket, that the next try need not shake hands: who waits for an application tries again.
+            last_flight = b"" if machine is None else machine.outgoing()
+            raise Refusal(refused.outcome, refused.message, last_flight) from refused
     if client_leg.lost:
         raise Refusal(Outcome.RESET_BY_PEER, "the client left while its connection was set up")
     # Since accept everything may have changed: whose the addresses are, who is revoked, and what is permitted.

@@ -11,6 +11,7 @@ import pytest
 from tests.netns.world import World
 
 PORT = 7000
+TRIES = 10
 
 
 @pytest.mark.parametrize("version", [4, 6])
@@ -29,3 +30,24 @@ def test_a_dead_port_is_a_reset_and_the_log_says_where_nobody_listened(
     told_by = "demo/server" if meshed else "demo/client"
     reason = world.closed(pod=told_by, outcome="unreachable")["reason"]
     assert reason == f"cannot connect to {where} from {told_by}: Connection refused"
+
+
+def test_whoever_tries_a_dead_port_again_resumes_its_session(make_world: Callable[..., World]) -> None:
+    """Nearly all of the time that the reset takes is the handshake's; what waits for an application tries and tries."""
+    world = make_world(workers=1)
+    client, server = world.pod("client"), world.pod("server")
+    world.start()
+    for _ in range(TRIES):
+        with pytest.raises(ConnectionResetError), world.connect(client, server.ipv4, PORT) as sock:
+            sock.recv(1)
+
+    def resumed() -> list[object]:
+        return [
+            line.get("tls_resumed")
+            for line in world.mesh.lines()
+            if line.get("outcome") == "unreachable" and line.get("pod") == "demo/server"
+        ]
+
+    world.until(lambda: len(resumed()) == TRIES, "each try has been logged")
+    assert resumed()[0] is None
+    assert resumed()[-1] is True
