@@ -318,8 +318,8 @@ def _note_early_demux(job: _Job) -> None:
     if kernel.takes_ports_for_one() and not job.result.missing:
         job.result.notes.append(
             "net.ipv4.tcp_early_demux is on and cannot be turned off here (/proc/sys is read-only): from one port "
-            "nobody can have connections to two of the pod's. The node's agent turns it off; without one, set it to 0 in "
-            "the pod's securityContext.sysctls"
+            "nobody can have connections to two of the pod's. The node's agent turns it off; without one, set it to 0 "
+            "in the pod's securityContext.sysctls"
         )
 
 
