@@ -13,10 +13,9 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from msgspec import Struct
 
-from agent.cli.app import app
 from tests.catalog.services import endpoint, endpoint_slice, node, service
+from tests.cli.typed import Done, quietwire
 from tests.policy.world import Manifest, manifest, text_of
 
 EXAMPLES = Path(__file__).parents[2] / "deploy" / "examples"
@@ -25,29 +24,11 @@ SHOP_TESTS = EXAMPLES / "shop-tests.yaml"
 EXPLANATION = {"verdict", "server", "authorization", "reason", "considered"}
 
 
-class Done(Struct, frozen=True):
-    """What came of a command."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
 class Typed:
-    """What an operator types behind `quietwire authz`, run in this process."""
-
-    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
-        self._capsys = capsys
+    """What an operator types behind `quietwire authz`."""
 
     def __call__(self, *words: str | Path) -> Done:
-        with pytest.raises(SystemExit) as ended:
-            app(["authz", *map(str, words)])
-        printed = self._capsys.readouterr()
-        return Done(int(ended.value.code or 0), printed.out, printed.err)
+        return quietwire("authz", *words)
 
     def explain(self, *words: str, manifests: Path = SHOP) -> dict[str, Any]:
         """The JSON document of a question that has an answer."""
@@ -59,8 +40,8 @@ class Typed:
 
 
 @pytest.fixture
-def typed(capsys: pytest.CaptureFixture[str]) -> Typed:
-    return Typed(capsys)
+def typed() -> Typed:
+    return Typed()
 
 
 @pytest.fixture

@@ -36,27 +36,6 @@ def sane(directory: Path) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize(
-    ("flag", "value", "words"),
-    [
-        ("--manifests", "/no/such/directory", "--manifests /no/such/directory is no directory"),
-        ("--trust-domain", "Upper.Case", "--trust-domain 'Upper.Case'"),
-        ("--admin", "localhost", "--admin 'localhost' is not HOST:PORT"),
-        ("--workers", "0", "--workers 0 must be 1 to 256"),
-        ("--cluster-networks", "10.0.0.0/99", "--cluster-networks"),
-        ("--svid-ttl", "soon", "--svid-ttl 'soon' is no duration"),
-        ("--drain-timeout", "-1", "--drain-timeout must not be negative"),
-        ("--default-inbound-policy", "everybody", "--default-inbound-policy"),
-    ],
-)
-def test_a_wrong_flag_is_named(tmp_path: Path, flag: str, value: str, words: str) -> None:
-    flags = sane(tmp_path) | {flag: value}
-    done = up(*(f"{name}={given}" for name, given in flags.items()))
-    assert done.returncode != 0
-    assert words in done.stderr + done.stdout
-    assert "Traceback" not in done.stderr
-
-
 def test_an_admin_address_that_is_taken_is_named(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
