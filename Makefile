@@ -19,6 +19,8 @@ demo: $(VENV)/.runtime ## install what is missing and show the mesh on this mach
 	@deploy/require-root.sh "make demo"
 	$(BIN)/quietwire demo $(DEMO_ARGS)
 
+# Hundreds of processes are started: where this is set, as container images do, each would compile all that it imports.
+test test-unit: export PYTHONDONTWRITEBYTECODE :=
 test: $(VENV)/.dev ## install what is missing and run every test (root)
 	@deploy/require-root.sh "make test"
 	deploy/install-packages.sh test
