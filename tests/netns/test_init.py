@@ -379,21 +379,24 @@ def test_what_must_be_put_back_is_known_of_each_namespace_of_a_batch(make_world:
         os.close(fd)
 
 
-@pytest.mark.parametrize(
-    ("command", "words"),
-    [
-        ("ip rule del priority 100", "IPv4: ip rule 'fwmark 0x111/0xfff lookup 100' is missing"),
-        ("ip -6 rule del priority 100", "IPv6: ip rule 'fwmark 0x111/0xfff lookup 100' is missing"),
-        ("ip route flush table 100", "IPv4: route 'local 0.0.0.0/0 dev lo table 100' is missing"),
-        ("ip -6 route flush table 100", "IPv6: route 'local ::/0 dev lo table 100' is missing"),
-        ("ip link set lo down", "interface lo is down"),
-        ("sysctl -w net.ipv4.conf.lo.rp_filter=1", "IPv4: sysctl net.ipv4.conf.lo.rp_filter must not be strict"),
-        ("sysctl -w net.ipv4.tcp_early_demux=1", "sysctl net.ipv4.tcp_early_demux must be 0"),
-    ],
+BESIDES_RULES = (
+    {
+        "ip rule del priority 100": "IPv4: ip rule 'fwmark 0x111/0xfff lookup 100' is missing",
+        "ip -6 rule del priority 100": "IPv6: ip rule 'fwmark 0x111/0xfff lookup 100' is missing",
+        "ip route flush table 100": "IPv4: route 'local 0.0.0.0/0 dev lo table 100' is missing",
+        "ip -6 route flush table 100": "IPv6: route 'local ::/0 dev lo table 100' is missing",
+        "sysctl -qw net.ipv4.conf.lo.rp_filter=1": "IPv4: sysctl net.ipv4.conf.lo.rp_filter must not be strict",
+        "sysctl -qw net.ipv4.tcp_early_demux=1": "sysctl net.ipv4.tcp_early_demux must be 0",
+    },
+    {"ip link set lo down": "interface lo is down"},  # which takes its routes along
 )
-def test_check_names_what_is_missing_besides_rules(pod: Player, backend: str, command: str, words: str) -> None:
+
+
+def test_check_names_each_thing_that_is_missing_besides_rules(pod: Player, backend: str) -> None:
     assert init(pod, "apply", "--backend", backend, *OPTIONS).returncode == 0
-    assert f"missing: {words}" in _missing_after(pod, backend, *command.split())
+    for broken in BESIDES_RULES:
+        said = _missing_after(pod, backend, "sh", "-ec", "; ".join(broken))
+        assert all(f"missing: {words}" in said for words in broken.values()), said
 
 
 def test_a_lock_that_iptables_holds_is_waited_for(pod: Player) -> None:
@@ -628,9 +631,12 @@ def test_what_conntrack_is_told_not_to_follow_passes_uncaptured_neither_way(
         echo.close()
 
 
-@pytest.mark.parametrize("spoilt", ["", "[]", "{", '{"cookie": 1}', "read_at", "tables"])
-def test_a_memory_that_cannot_be_read_is_none(pod: Player, spoilt: str) -> None:
-    assert batch(pod, "apply", Options()).changed
+@pytest.mark.parametrize(
+    ("spoilt", "written_by"),
+    [("", "nft"), ("[]", "nft"), ('{"cookie": 1}', "legacy"), ("read_at", "nft"), ("tables", "legacy")],
+)
+def test_a_memory_that_cannot_be_read_is_none(pod: Player, spoilt: str, written_by: str) -> None:
+    assert batch(pod, "apply", Options(), written_by).changed
     path = memory_of(pod)
     known = json.loads(path.read_text())
     path.write_text(json.dumps({**known, spoilt: [1]}) if spoilt in known else spoilt)
