@@ -20,6 +20,7 @@ from agent.catalog.index import CatalogIndex
 from agent.catalog.snapshot import Catalog, CatalogChange
 from agent.catalog.sources.files.directory import FilesSource
 from agent.link.messages import ChangeCatalog, ToWorker
+from agent.objects.key import PodKey
 from agent.policy.authorize import authorize
 from agent.policy.index import PolicyIndex, PolicySettings
 from agent.policy.model import Client, ServerPort
@@ -159,7 +160,7 @@ def measure(write: Write, pods: int, policies: int, namespaces: int) -> dict[str
         for number in range(CHANGES):
             write(directory, everything(pods, policies, namespaces, f"node-{number}"))
             took.append(node.load())
-            changed = node.theirs.pod("ns-0/pod-0")
+            changed = node.theirs.pod(PodKey("ns-0/pod-0"))
             if changed is None or changed.node != f"node-{number}":
                 raise RuntimeError("the change is not in force")
         return {"first_load_ms": round(first, 1), "change_ms": round(statistics.median(took), 1)}

@@ -6,11 +6,14 @@ system calls: a second thread that makes sockets fights it for the interpreter's
 and a third of the CPU of a connection. What may block (`NetnsThread`) has a thread of its own.
 """
 
+import ctypes
+import errno
 import logging
 import os
 import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import NamedTuple, NoReturn, TypeVar
 
 from init.netns import setns
@@ -73,6 +76,31 @@ def visit(fd: int, home: int, work: Callable[[], T]) -> T:
             setns(home)
         except OSError:
             stranded()
+
+
+MS_BIND = 0x1000
+MNT_DETACH = 2
+"""sys/mount.h"""
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def pin(fd: int, path: Path) -> None:
+    """Mounts a namespace onto a new file: it lives until `unpin`, and can be opened there. Raises OSError."""
+    os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o000))
+    if _libc.mount(f"/proc/self/fd/{fd}".encode(), os.fsencode(path), None, MS_BIND, None) != 0:
+        number = ctypes.get_errno()
+        path.unlink()
+        raise OSError(number, os.strerror(number), str(path))
+
+
+def unpin(path: Path) -> None:
+    """Takes the mount and the file away, as far as they are there. Raises OSError."""
+    if _libc.umount2(os.fsencode(path), MNT_DETACH) != 0:
+        number = ctypes.get_errno()
+        if number not in {errno.EINVAL, errno.ENOENT}:  # it is no mount (any more)
+            raise OSError(number, os.strerror(number), str(path))
+    path.unlink(missing_ok=True)
 
 
 class NetnsThread:

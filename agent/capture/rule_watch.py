@@ -16,6 +16,7 @@ import struct
 from collections.abc import Callable
 
 from agent.capture import _sockets
+from agent.objects.key import PodKey
 from init.constants import ROUTE_TABLE
 from init.kernel import LOOPBACK, has_ipv6
 from init.netfilter import NETLINK_NETFILTER, messages
@@ -186,25 +187,25 @@ class RuleWatch:
 
     def __init__(self, rang: Callable[[], None]) -> None:
         self._rang = rang
-        self._pods: dict[str, _Pod] = {}
+        self._pods: dict[PodKey, _Pod] = {}
         self._alarm: asyncio.Handle | None = None
         self._alarm_at = math.inf
 
-    def __contains__(self, key: str) -> bool:
+    def __contains__(self, key: PodKey) -> bool:
         return key in self._pods
 
-    def add(self, key: str, ears: Ears) -> None:
+    def add(self, key: PodKey, ears: Ears) -> None:
         """Listens to a pod from here on; the sockets are ours from now on."""
         pod = self._pods[key] = _Pod(ears)
         self._listen(key, pod, ears.rules, concerns_rules)
         self._listen(key, pod, ears.routes, concerns_routes)
 
-    def ring(self, key: str) -> None:
+    def ring(self, key: PodKey) -> None:
         """Has a pod looked at again, whether or not anything is heard."""
         if (pod := self._pods.get(key)) is not None:
             self._ring(pod)
 
-    def remove(self, key: str) -> None:
+    def remove(self, key: PodKey) -> None:
         """Listens to it no more."""
         pod = self._pods.pop(key, None)
         if pod is None:
@@ -232,7 +233,7 @@ class RuleWatch:
                 if number % SWEPT_AT_ONCE == 0:
                     await asyncio.sleep(0)
 
-    def due(self, now: float) -> list[str]:
+    def due(self, now: float) -> list[PodKey]:
         """Pods whose rules should be looked at now, the longest rung first. Time is the loop's.
 
         `rang` is called again for the others: a timer may come a moment before its time, for clocks are counted in
@@ -246,14 +247,14 @@ class RuleWatch:
             self._wake_at(waiting[len(ready)][0])
         return [key for _, key in ready[:DUE_AT_ONCE]]
 
-    def looking(self, key: str) -> None:
+    def looking(self, key: PodKey) -> None:
         """Somebody looks at a pod's rules from now on: what is heard after this is news."""
         if (pod := self._pods.get(key)) is not None:
             pod.pace.looking()
             pod.shapes_before_look = pod.ears.shapes() if pod.shapes is not None else b""
 
     def looked(
-        self, key: str, now: float, *, wrote: bool, legacy: bool, repaired: bool = False, news: bool = False
+        self, key: PodKey, now: float, *, wrote: bool, legacy: bool, repaired: bool = False, news: bool = False
     ) -> None:
         """Somebody has looked, and `wrote` what was missing, or not; `legacy`: the rules are in iptables' own tables.
 
@@ -281,16 +282,16 @@ class RuleWatch:
         if pod.pace.due is not None:
             self._wake_at(pod.pace.due)
 
-    def is_restless(self, key: str) -> bool:
+    def is_restless(self, key: PodKey) -> bool:
         """Whether a pod's rules are broken again and again."""
         pod = self._pods.get(key)
         return pod is not None and pod.pace.restless
 
-    def _listen(self, key: str, pod: _Pod, sock: socket.socket, concerns: Callable[[bytes], bool]) -> None:
+    def _listen(self, key: PodKey, pod: _Pod, sock: socket.socket, concerns: Callable[[bytes], bool]) -> None:
         if self._pods.get(key) is pod:
             asyncio.get_running_loop().add_reader(sock, self._hear, key, pod, sock, concerns)
 
-    def _hear(self, key: str, pod: _Pod, sock: socket.socket, concerns: Callable[[bytes], bool]) -> None:
+    def _hear(self, key: PodKey, pod: _Pod, sock: socket.socket, concerns: Callable[[bytes], bool]) -> None:
         loop = asyncio.get_running_loop()
         loop.remove_reader(sock)
         loop.call_later(DEAF_SECONDS, self._listen, key, pod, sock, concerns)

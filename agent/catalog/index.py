@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from agent.catalog.fronts import Front, Here, front
 from agent.catalog.node_ports import NodePorts
 from agent.catalog.snapshot import Catalog, CatalogChange
-from agent.objects.key import ObjectKey
+from agent.objects.key import ObjectKey, PodKey, pod_key
 from agent.objects.model import Endpoint, Node, Pod, Service
 from agent.objects.policy import PolicyObject
 
@@ -17,9 +17,9 @@ class CatalogIndex:
     def __init__(self, catalog: Catalog, node: str = "", node_addresses: Iterable[str] = ()) -> None:
         self.version = 0
         self._here = Here(node)
-        self._pods: dict[str, Pod] = {}
+        self._pods: dict[PodKey, Pod] = {}
         self._pods_by_ip: dict[str, Pod] = {}
-        self._pods_by_node: defaultdict[str, dict[str, Pod]] = defaultdict(dict)
+        self._pods_by_node: defaultdict[str, dict[PodKey, Pod]] = defaultdict(dict)
         self._services: dict[str, Service] = {}
         self._services_by_ip: dict[str, Service] = {}
         self._fronts: dict[tuple[str, int], Front] = {}
@@ -48,11 +48,10 @@ class CatalogIndex:
         """Puts a change in force. What goes goes first: an address may have been given to another pod."""
         self.version = change.version
         for key in change.gone:
-            name = f"{key.namespace}/{key.name}"
             if key.kind == "Pod":
-                self._forget_pod(name)
+                self._forget_pod(pod_key(key.namespace, key.name))
             elif key.kind == "Service":
-                self._forget_service(name)
+                self._forget_service(f"{key.namespace}/{key.name}")
             elif key.kind == "Node":
                 self._set_node(key.name, None)
             else:
@@ -74,7 +73,7 @@ class CatalogIndex:
         for policy in change.policies:
             self._policies[policy.key] = policy
 
-    def _forget_pod(self, key: str) -> None:
+    def _forget_pod(self, key: PodKey) -> None:
         pod = self._pods.pop(key, None)
         if pod is None:
             return
@@ -145,7 +144,7 @@ class CatalogIndex:
         """Every pod of a node."""
         return list(self._pods_by_node[node].values()) if node in self._pods_by_node else []
 
-    def pod(self, key: str) -> Pod | None:
+    def pod(self, key: PodKey) -> Pod | None:
         """The pod called `namespace/name`."""
         return self._pods.get(key)
 
@@ -171,9 +170,17 @@ class CatalogIndex:
 
     def addresses_touched(self, change: CatalogChange) -> set[str]:
         """Every address whose meaning a change gives or takes, as far as what is in force now says."""
-        pods = [pod for key in change.gone if key.kind == "Pod" and (pod := self._pods.get(_name(key))) is not None]
+        pods = [
+            pod
+            for key in change.gone
+            if key.kind == "Pod" and (pod := self._pods.get(pod_key(key.namespace, key.name)))
+        ]
         pods += [pod for new in change.pods for pod in (new, self._pods.get(new.key)) if pod is not None]
-        services = [known for key in change.gone if key.kind == "Service" and (known := self._services.get(_name(key)))]
+        services = [
+            known
+            for key in change.gone
+            if key.kind == "Service" and (known := self._services.get(f"{key.namespace}/{key.name}"))
+        ]
         services += [each for new in change.services for each in (new, self._services.get(new.key)) if each is not None]
         found = {ip for pod in pods for ip in pod.ips}
         for service in services:
@@ -189,7 +196,3 @@ class CatalogIndex:
             found.update(ip for pod in pods for ip in pod.host_ips)
             found.update(ip for node in change.nodes for ip in node.addresses)
         return found
-
-
-def _name(key: ObjectKey) -> str:
-    return f"{key.namespace}/{key.name}"

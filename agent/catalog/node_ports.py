@@ -4,6 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 
 from agent.catalog.fronts import Front
+from agent.objects.key import PodKey
 from agent.objects.model import Endpoint, Node, Pod
 
 
@@ -20,7 +21,7 @@ class NodePorts:
         """By address: names of nodes, and how many objects say so."""
         self._services: dict[int, tuple[Front, Front]] = {}
         """By port: for IPv4, for IPv6."""
-        self._pods: defaultdict[int, dict[str, Pod]] = defaultdict(dict)
+        self._pods: defaultdict[int, dict[PodKey, Pod]] = defaultdict(dict)
         """By host port, then by key."""
 
     def set_own(self, addresses: Iterable[str]) -> None:

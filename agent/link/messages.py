@@ -5,6 +5,7 @@ from msgspec import Struct
 from agent.catalog.snapshot import Catalog, CatalogChange
 from agent.identity.spiffe import SpiffeId
 from agent.identity.svid import Bundle, Svid
+from agent.objects.key import PodKey
 from agent.proxy.view import Settings
 from agent.telemetry.counters import Key
 
@@ -61,7 +62,7 @@ class Enrol(Struct, frozen=True, tag="enrol"):
     The worker begins to listen only now: its SVID, the bundle and the catalog went before, on this same channel.
     """
 
-    pod: str
+    pod: PodKey
     mark: int
     """What it dials from inside the pod has it, and no more than that."""
     stand_ins: bool
@@ -72,7 +73,7 @@ class Enrol(Struct, frozen=True, tag="enrol"):
 class Unenrol(Struct, frozen=True, tag="unenrol"):
     """Stop serving a pod and end its connections."""
 
-    pod: str
+    pod: PodKey
     reason: str
 
 
@@ -113,20 +114,20 @@ ToWorker = (
 class Captured(Struct, frozen=True, tag="captured"):
     """The worker listens for this pod."""
 
-    pod: str
+    pod: PodKey
 
 
 class EnrolFailed(Struct, frozen=True, tag="enrol_failed"):
     """The worker cannot serve this pod."""
 
-    pod: str
+    pod: PodKey
     reason: str
 
 
 class Released(Struct, frozen=True, tag="released"):
     """The worker holds nothing of this pod any more."""
 
-    pod: str
+    pod: PodKey
 
 
 class Counts(Struct, frozen=True, tag="counts"):

@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from agent.capture.caller import Caller
 from agent.capture.netns import NetnsId
+from agent.objects.key import PodKey
 from agent.objects.model import Pod
 
 
@@ -27,7 +28,7 @@ class Refused(Struct, frozen=True):
 
 
 def judge(
-    caller: Caller, asked: str | None, local: Sequence[Pod], annotated: Mapping[str, NetnsId | None], node: str
+    caller: Caller, asked: str | None, local: Sequence[Pod], annotated: Mapping[PodKey, NetnsId | None], node: str
 ) -> tuple[Pod, ...] | NotYet | Refused:
     """As which pods a process may enrol the namespace that it is in; which one it is, the addresses tell that it holds.
 
@@ -48,7 +49,7 @@ def judge(
     return NotYet(f"the catalog has no pod on node {node} that {caller} could be of yet")
 
 
-def _untied(caller: Caller, pod: Pod, annotated: Mapping[str, NetnsId | None]) -> NotYet | Refused | None:
+def _untied(caller: Caller, pod: Pod, annotated: Mapping[PodKey, NetnsId | None]) -> NotYet | Refused | None:
     """Why a process may not enrol its namespace as this pod's; None: it may."""
     if pod.netns is not None:
         named = annotated.get(pod.key)

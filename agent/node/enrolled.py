@@ -24,13 +24,6 @@ PORT_STEPS = range(0, 100, 10)
 """By how much the ports that are tried in turn are above those that are wanted."""
 
 
-class Handed(Struct, frozen=True):
-    """A namespace that an init step handed over: a descriptor of ours, for the pod with this UID."""
-
-    fd: int
-    uid: str
-
-
 class Enrolled:
     """A local pod whose namespace is ours: descriptors, listeners, and what its rules were made from."""
 

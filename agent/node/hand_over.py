@@ -10,6 +10,7 @@ from agent.capture.enrolment_socket import HandedOver
 from agent.capture.netns import NetnsId
 from agent.node.claim import NotYet, Refused, judge
 from agent.node.enrolment import Enrolment, named
+from agent.objects.key import PodKey
 from agent.objects.model import Pod
 
 log = logging.getLogger("quietwire.enrolment")
@@ -23,7 +24,7 @@ class _Looked(Struct, frozen=True):
 
     at: float
     local: tuple[Pod, ...]
-    annotated: dict[str, NetnsId | None]
+    annotated: dict[PodKey, NetnsId | None]
 
 
 class HandOver:
@@ -38,7 +39,7 @@ class HandOver:
         *,
         node: str,
         local: Callable[[], Sequence[Pod]],
-        missing: Callable[[str], str | None],
+        missing: Callable[[PodKey], str | None],
         taken: Callable[[], None],
         stopping: asyncio.Event,
     ) -> None:
@@ -53,7 +54,7 @@ class HandOver:
     async def serve(self, handed: HandedOver) -> None:
         """Answers one init step when its pod is captured, or cannot be by it."""
         said = ""
-        holder: str | None = None
+        holder: PodKey | None = None
         while not self._stopping.is_set():
             try:
                 step, holder = await self._step(handed, holder)
@@ -72,7 +73,7 @@ class HandOver:
             await asyncio.sleep(LOOK_SECONDS)
         handed.refused("the agent is shutting down")
 
-    async def _step(self, handed: HandedOver, holder: str | None) -> tuple[NotYet | Refused | None, str | None]:
+    async def _step(self, handed: HandedOver, holder: PodKey | None) -> tuple[NotYet | Refused | None, PodKey | None]:
         """One step on: why it must wait or is refused (None: it has been answered), and whose addresses were found."""
         looked = self._look()
         verdict = judge(handed.caller, handed.pod, looked.local, looked.annotated, self._node)

@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives import hashes
 
 from agent.identity.svid import Bundle
 from agent.node.workers import Ending
+from agent.objects.key import PodKey
 from agent.policy.explain import Question, QuestionError
 from agent.telemetry.admin import Handler, Response
 from agent.telemetry.metrics import Metrics
@@ -26,7 +27,7 @@ ITSELF = -1
 class Waiting(msgspec.Struct, frozen=True):
     """A pod that holds readiness back."""
 
-    pod: str
+    pod: PodKey
     reason: str
 
 

@@ -34,6 +34,7 @@ from agent.node.hand_over import HandOver
 from agent.node.identity_source import IdentitySource
 from agent.node.status import Status
 from agent.node.workers import WorkerHandle, Workers
+from agent.objects.key import PodKey
 from agent.objects.model import Pod
 from agent.policy.check import Finding, declared, findings
 from agent.policy.explain import Explainer
@@ -60,6 +61,8 @@ PROBE_SOURCES = 32
 """How many of the node's addresses a pod's rules leave alone at probes' ports; from others probes are captured, and
 let in by policy."""
 DESCRIPTORS = 1 << 20
+NAMESPACES = "namespaces"
+"""Below the run directory: what init steps handed over, across restarts."""
 EXIT_FAULT = 70
 """Exit status after a fault of ours (EX_SOFTWARE of sysexits(3))."""
 
@@ -91,7 +94,12 @@ class Supervisor:
             changed=self._poke,
             counted=self._counted,
         )
-        self.enrolment = Enrolment(self.workers, backend=config.backend, verify_seconds=config.verify_seconds)
+        self.enrolment = Enrolment(
+            self.workers,
+            backend=config.backend,
+            verify_seconds=config.verify_seconds,
+            memory=config.run_dir / NAMESPACES,
+        )
         self.bundle: Bundle | None = None
         self.svids: dict[SpiffeId, Svid] = {}
         self.keeper: IdentityKeeper | None = None
@@ -155,6 +163,7 @@ class Supervisor:
                 spawn(self._report(self.keeper), name="identity report"),
                 spawn(identity.run(), name="identity source"),
             ]
+            await self.enrolment.restore()
             self.workers.start()
             sock.start(bound)
             status_code = await self._until_stopped([*tasks, *self.workers.keepers])
@@ -340,14 +349,14 @@ class Supervisor:
             return f"{spiffe_id} is revoked; quietwire authority unrevoke takes it back"
         return None
 
-    def _missing(self, key: str) -> str | None:
+    def _missing(self, key: PodKey) -> str | None:
         """Why a pod is not captured and certified yet."""
         pod = self.catalog.pod(key)
         if pod is None:
             return f"{key} is not in the catalog"
         return self.enrolment.missing(key) or self._certified(pod)
 
-    def waiting(self) -> dict[str, str]:
+    def waiting(self) -> dict[PodKey, str]:
         """Every local pod that is not captured and certified, with what it waits for."""
         found = {pod.key: self._missing(pod.key) for pod in self._local_pods()}
         return {key: reason for key, reason in found.items() if reason is not None}
@@ -378,7 +387,7 @@ class Supervisor:
     async def _round(self) -> None:
         local = self._local_pods()
         desired = {pod.key: Desired(pod, options_for(pod, self.config, self.node_addresses)) for pod in local}
-        unmeshed = {pod.key for pod in self.catalog.pods_on(self.config.node)} - desired.keys()
+        unmeshed = [pod for pod in self.catalog.pods_on(self.config.node) if pod.key not in desired]
         await self.enrolment.reconcile(desired, {pod.key: self._certified(pod) for pod in local}, unmeshed)
 
     async def _reconcile(self) -> None:

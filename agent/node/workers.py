@@ -17,6 +17,7 @@ import msgspec
 from agent.link import affinity_memory, messages, session_memory
 from agent.link.channel import Channel, ChannelClosed
 from agent.link.pulse import LOOK_SECONDS, Pulse
+from agent.objects.key import PodKey
 from agent.tasks import spawn
 
 log = logging.getLogger("quietwire.supervisor")
@@ -62,9 +63,9 @@ class WorkerHandle:
         self.channel: Channel[messages.ToSupervisor] | None = None
         self.heard = False
         """Whether this incarnation has said anything since somebody looked."""
-        self.captured: set[str] = set()
+        self.captured: set[PodKey] = set()
         """Pods that this incarnation listens for."""
-        self.refused: dict[str, str] = {}
+        self.refused: dict[PodKey, str] = {}
         """Why this incarnation does not serve a pod."""
 
 
@@ -99,7 +100,7 @@ class Workers:
         self._counted = counted
         self._answers: dict[tuple[int, int], asyncio.Future[None]] = {}
         """By worker and number: whoever waits for an answer to that number."""
-        self._releases: dict[tuple[int, str], asyncio.Future[None]] = {}
+        self._releases: dict[tuple[int, PodKey], asyncio.Future[None]] = {}
         self._numbers = itertools.count(1)
         self._stopping = False
         self.keepers: list[asyncio.Task[None]] = []
@@ -270,7 +271,7 @@ class Workers:
             if handle.channel is not None:
                 handle.channel.send_encoded(body, fds_for(handle))
 
-    async def release(self, pod: str, reason: str) -> None:
+    async def release(self, pod: PodKey, reason: str) -> None:
         """Has each worker let go of a pod, and waits until their resets have gone out."""
         waiting = []
         for handle in self.handles:

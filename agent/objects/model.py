@@ -7,7 +7,7 @@ on the data path.
 
 from msgspec import Struct
 
-from agent.objects.key import ObjectKey
+from agent.objects.key import ObjectKey, PodKey, pod_key
 
 
 class PortRange(Struct, frozen=True, order=True):
@@ -77,9 +77,9 @@ class Pod(Struct, frozen=True):
     settings: MeshSettings = MeshSettings()
 
     @property
-    def key(self) -> str:
-        """`namespace/name`: unique in a catalog, and how messages call the pod."""
-        return f"{self.namespace}/{self.name}"
+    def key(self) -> PodKey:
+        """How everything calls the pod."""
+        return pod_key(self.namespace, self.name)
 
     @property
     def object_key(self) -> ObjectKey:

@@ -9,6 +9,7 @@ from agent.catalog.index import CatalogIndex
 from agent.catalog.mesh import accepts_mesh, sends_mesh
 from agent.identity.spiffe import SpiffeId, SpiffeIdError
 from agent.objects.annotations import MESHED_ONLY
+from agent.objects.key import PodKey
 from agent.objects.model import Pod
 from agent.outcome import Outcome
 from agent.policy.authorize import authorize
@@ -118,7 +119,7 @@ class Explainer:
         return explanation(authorize(ServerPort(target.key, port), client, permits), client, permits)
 
     def _pod(self, name: str, what: str) -> Pod:
-        pod = self._catalog.pod(name)
+        pod = self._catalog.pod(PodKey(name))
         if pod is not None:
             return pod
         if "/" not in name:

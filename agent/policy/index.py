@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from agent.catalog.snapshot import Catalog, CatalogChange
 from agent.identity.spiffe import SpiffeId
-from agent.objects.key import ObjectKey
+from agent.objects.key import ObjectKey, PodKey, pod_key
 from agent.objects.model import Pod
 from agent.objects.policy import (
     AuthorizationPolicy,
@@ -78,9 +78,9 @@ class _Namespace:
         self.authorizations: dict[str, ServerAuthorization] = {}
         self.policies: dict[str, AuthorizationPolicy] = {}
         self.routes: dict[ObjectKey, Route] = {}
-        self.selected: dict[str, tuple[Pod, dict[str, Server]]] = {}
+        self.selected: dict[PodKey, tuple[Pod, dict[str, Server]]] = {}
         """By pod: the Servers that select it, on whatever port."""
-        self.tables: dict[str, PodPolicy] = {}
+        self.tables: dict[PodKey, PodPolicy] = {}
         self.permits: dict[str, Permits] = {}
         """By Server."""
         self.targets: _Targets | None = None
@@ -93,7 +93,7 @@ class _Namespace:
         self.permits.clear()
         self.tables.clear()
 
-    def forget_pod(self, key: str) -> None:
+    def forget_pod(self, key: PodKey) -> None:
         """The pod has changed, or is gone."""
         self.selected.pop(key, None)
         self.tables.pop(key, None)
@@ -185,7 +185,7 @@ class PolicyIndex:
         """Namespaces in which something that authorizes has changed."""
         for key in change.gone:
             if key.kind == "Pod":
-                self._spaces[key.namespace].forget_pod(f"{key.namespace}/{key.name}")
+                self._spaces[key.namespace].forget_pod(pod_key(key.namespace, key.name))
             elif key.kind != "Service":
                 self._put(key, None, touched)
         for pod in change.pods:

@@ -7,6 +7,7 @@ from msgspec import Struct
 
 from agent.identity.spiffe import SpiffeId
 from agent.objects.annotations import REQUIRE_IDENTITY
+from agent.objects.key import PodKey
 from agent.outcome import Outcome
 from agent.policy import advice
 from agent.policy.identities import IdentityMatch, whose_own
@@ -32,9 +33,9 @@ class Client(Struct, frozen=True):
 
 
 class ServerPort(Struct, frozen=True):
-    """What is asked for: a port of a pod (`namespace/name`)."""
+    """What is asked for: a port of a pod."""
 
-    pod: str
+    pod: PodKey
     port: int
 
     def __str__(self) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from agent.capture.address import OriginalDst, PeerAddr, show
 from agent.identity.spiffe import SpiffeId
+from agent.objects.key import PodKey
 from agent.objects.model import Pod
 from agent.outcome import Outcome
 from agent.policy.model import Denial, Permit, Permits
@@ -120,8 +121,8 @@ class Connection:
         """Bytes that the counters have."""
 
     @property
-    def pod(self) -> str:
-        """The enrolled pod, `namespace/name`."""
+    def pod(self) -> PodKey:
+        """The enrolled pod."""
         return self.enrolled.key
 
     @property

@@ -12,6 +12,7 @@ from agent.catalog.index import CatalogIndex
 from agent.catalog.mesh import accepts_mesh, in_subnets
 from agent.identity.spiffe import SpiffeId
 from agent.objects.annotations import MESHED_ONLY
+from agent.objects.key import PodKey
 from agent.objects.model import Endpoint, Pod
 from agent.outcome import Outcome
 from agent.proxy.view import View
@@ -33,7 +34,7 @@ class Mesh(Struct, frozen=True):
 
     address: str
     port: int
-    pod: str
+    pod: PodKey
     server_id: SpiffeId
 
 
@@ -137,7 +138,7 @@ def _endpoint(front: Front, dialled: OriginalDst, source: Pod, catalog: CatalogI
 
 
 @lru_cache(maxsize=4096)
-def _mesh(address: str, port: int, pod: str, server_id: SpiffeId) -> Mesh:
+def _mesh(address: str, port: int, pod: PodKey, server_id: SpiffeId) -> Mesh:
     """One value for all connections that go there: each keeps it for as long as it lives."""
     return Mesh(address, port, pod, server_id)
 

@@ -15,6 +15,7 @@ from agent.capture.netns import holds_address, visit
 from agent.capture.sockets import dial
 from agent.capture.sources import Conntrack, Kernel, can_share_ports, look
 from agent.catalog.fronts import Front
+from agent.objects.key import PodKey
 from agent.objects.model import Endpoint, Pod
 from agent.outcome import Outcome
 from agent.proxy.affinity import Affinity
@@ -35,7 +36,7 @@ LOOK_SECONDS = 10.0
 class EnrolledPod:
     """One pod that this worker serves, and its namespace; the descriptor is ours from now on."""
 
-    def __init__(self, key: str, netns_fd: int, home_fd: int, mark: int, *, stand_ins: bool) -> None:
+    def __init__(self, key: PodKey, netns_fd: int, home_fd: int, mark: int, *, stand_ins: bool) -> None:
         self.key = key
         self._mark = mark
         self._stand_ins = stand_ins

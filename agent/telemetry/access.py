@@ -7,6 +7,7 @@ from collections.abc import Callable
 import msgspec
 from msgspec import Struct
 
+from agent.objects.key import PodKey
 from agent.outcome import Outcome
 from agent.policy.model import Considered
 
@@ -29,7 +30,7 @@ class ConnectionRecord(Struct, frozen=True, omit_defaults=True):
 
     event: str
     direction: str
-    pod: str
+    pod: PodKey
     client: str
     destination: str
     security: str
@@ -58,7 +59,7 @@ class AccessLog:
         self._clock = clock
         self._windows: dict[tuple[str, str, str], tuple[int, int]] = {}
 
-    def wants(self, event: str, pod: str, outcome: Outcome, *, audit: bool = False) -> bool:
+    def wants(self, event: str, pod: PodKey, outcome: Outcome, *, audit: bool = False) -> bool:
         """Whether a record will be written; asked once for each, because it counts."""
         if event == CLOSED and self._enabled:
             return True

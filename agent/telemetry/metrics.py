@@ -6,6 +6,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from agent.identity.expiry import nearness
+from agent.objects.key import PodKey
 from agent.telemetry import counters
 from agent.telemetry.counters import CounterTotals
 
@@ -47,7 +48,7 @@ class Metrics:
         worker_restarts: Mapping[str, int],
         rule_repairs: int,
         pods: Mapping[str, int],
-        ports_taken: Mapping[str, Sequence[str]],
+        ports_taken: Mapping[PodKey, Sequence[str]],
         catalog_version: int,
         catalog_faults: int,
         identity_faults: int,
@@ -139,7 +140,7 @@ class Metrics:
         return list(families.values())
 
 
-def _ports_taken(taken: Mapping[str, Sequence[str]]) -> GaugeMetricFamily:
+def _ports_taken(taken: Mapping[PodKey, Sequence[str]]) -> GaugeMetricFamily:
     family = GaugeMetricFamily(
         "quietwire_agent_port_taken",
         "1 for each address in a pod at which something else listens, or did, where the agent should.",

@@ -25,6 +25,7 @@ from agent.capture.rule_watch import (
     concerns_routes,
     concerns_rules,
 )
+from agent.objects.key import PodKey
 from agent.tasks import spawn
 
 
@@ -186,7 +187,7 @@ class Watched(RuleWatch):
 @pytest.fixture
 async def watch(ears: PairedEars) -> AsyncIterator[Watched]:
     made = Watched()
-    made.add("demo/web", cast("Ears", ears))
+    made.add(PodKey("demo/web"), cast("Ears", ears))
     yield made
     made.close()
 
@@ -239,13 +240,13 @@ async def sweeps(watch: Watched, monkeypatch: pytest.MonkeyPatch) -> AsyncIterat
 
 @pytest.mark.usefixtures("sweeps")
 async def test_tables_of_another_shape_than_when_they_were_looked_at_ring(watch: Watched, ears: PairedEars) -> None:
-    watch.looked("demo/web", loop_time(), wrote=True, legacy=True)
+    watch.looked(PodKey("demo/web"), loop_time(), wrote=True, legacy=True)
     await ears.until_asked(3)
     assert not watch.rung.is_set()
     ears.now = b"shorter"
     await watch.until_rung()
-    watch.looking("demo/web")
-    watch.looked("demo/web", loop_time() - 10, wrote=False, legacy=True)
+    watch.looking(PodKey("demo/web"))
+    watch.looked(PodKey("demo/web"), loop_time() - 10, wrote=False, legacy=True)
     watch.rung.clear()
     await ears.until_asked(3)
     assert not watch.rung.is_set(), "it was looked at, and fine"
@@ -255,31 +256,31 @@ async def test_tables_of_another_shape_than_when_they_were_looked_at_ring(watch:
 
 @pytest.mark.usefixtures("sweeps")
 async def test_tables_that_hold_nothing_of_ours_are_not_asked_for(watch: Watched, ears: PairedEars) -> None:
-    watch.looking("demo/web")
-    watch.looked("demo/web", loop_time() - 10, wrote=False, legacy=False)
+    watch.looking(PodKey("demo/web"))
+    watch.looked(PodKey("demo/web"), loop_time() - 10, wrote=False, legacy=False)
     other = PairedEars()
-    watch.add("demo/other", cast("Ears", other))
-    watch.looked("demo/other", loop_time() - 10, wrote=True, legacy=True)
+    watch.add(PodKey("demo/other"), cast("Ears", other))
+    watch.looked(PodKey("demo/other"), loop_time() - 10, wrote=True, legacy=True)
     await other.until_asked(3)
     assert ears.asked.locked(), "to ask would make them"
-    watch.remove("demo/other")
+    watch.remove(PodKey("demo/other"))
     for sock in (other.nft, other.ip):
         sock.close()
 
 
 @pytest.mark.usefixtures("sweeps")
 async def test_what_changes_while_somebody_looks_rings_again(watch: Watched, ears: PairedEars) -> None:
-    watch.looked("demo/web", loop_time() - 10, wrote=True, legacy=True)
-    watch.looking("demo/web")
+    watch.looked(PodKey("demo/web"), loop_time() - 10, wrote=True, legacy=True)
+    watch.looking(PodKey("demo/web"))
     ears.now = b"changed while they were read"
-    watch.looked("demo/web", loop_time() - 10, wrote=False, legacy=True)
+    watch.looked(PodKey("demo/web"), loop_time() - 10, wrote=False, legacy=True)
     await watch.until_rung()
 
 
 async def test_what_we_wrote_ourselves_is_no_news_and_what_comes_after_it_is(watch: Watched, ears: PairedEars) -> None:
     ears.nft.send(b"quietwire\0")
     ears.ip.send(message(33, bytes(12)))
-    watch.looked("demo/web", loop_time() - 10, wrote=True, legacy=False)
+    watch.looked(PodKey("demo/web"), loop_time() - 10, wrote=True, legacy=False)
     assert watch.due(loop_time()) == []
     ears.nft.send(b"quietwire\0")
     await watch.until_rung()
@@ -320,7 +321,7 @@ async def test_many_are_due_in_parts() -> None:
     watch = Watched()
     many = [PairedEars() for _ in range(DUE_AT_ONCE + 5)]
     for number, each in enumerate(many):
-        watch.add(f"demo/pod-{number}", cast("Ears", each))
+        watch.add(PodKey(f"demo/pod-{number}"), cast("Ears", each))
         each.nft.send(b"quietwire\0")
     seen: set[str] = set()
     while len(seen) < len(many):
@@ -339,17 +340,17 @@ async def test_many_are_due_in_parts() -> None:
 
 async def test_whoever_has_left_is_not_heard(watch: Watched, ears: PairedEars) -> None:
     ears.nft.send(b"quietwire\0")
-    watch.remove("demo/web")
-    assert "demo/web" not in watch
+    watch.remove(PodKey("demo/web"))
+    assert PodKey("demo/web") not in watch
     assert ears.rules.fileno() == ears.routes.fileno() == -1
-    watch.looking("demo/web")
-    watch.looked("demo/web", loop_time(), wrote=True, legacy=True)  # the look that was under way
+    watch.looking(PodKey("demo/web"))
+    watch.looked(PodKey("demo/web"), loop_time(), wrote=True, legacy=True)  # the look that was under way
     assert watch.due(loop_time()) == []
 
 
 async def test_whoever_is_told_a_moment_too_early_is_told_again(watch: Watched) -> None:
     """A timer is counted in milliseconds, and the moment that it is for may be a little later."""
-    watch.ring("demo/web")
+    watch.ring(PodKey("demo/web"))
     await watch.until_rung()
     assert watch.due(loop_time() - 1) == []
     await watch.until_rung()

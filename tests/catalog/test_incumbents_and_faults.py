@@ -22,6 +22,7 @@ from agent.manifests.document import Budget, ListType, documents
 from agent.manifests.fault import Fault
 from agent.manifests.parts import parts
 from agent.objects.field import FaultError
+from agent.objects.key import PodKey
 from agent.objects.policy import DefaultPolicy
 from agent.policy.index import PolicyIndex, PolicySettings
 from agent.tasks import spawn
@@ -84,7 +85,7 @@ class Followed:
         return sorted(each.key for each in self.index.pods())
 
     def decides(self, name: str = "demo/api", port: int = 80) -> str:
-        found = self.index.pod(name)
+        found = self.index.pod(PodKey(name))
         assert found is not None
         return self.policy.permits(found, port).server
 
@@ -250,7 +251,7 @@ def test_a_server_of_which_nothing_can_be_read_closes_its_namespaces_defaults(he
     (fault,) = here.faults
     assert fault.closed
     assert here.decides() == "Server demo/s"
-    found = here.index.pod("demo/api")
+    found = here.index.pod(PodKey("demo/api"))
     assert found is not None
     assert here.policy.permits(found, 80).authorizations == ()
     assert here.decides("elsewhere/other") == "default:all-unauthenticated"

@@ -19,7 +19,7 @@ from agent.manifests import document
 from agent.objects import annotations
 from agent.objects.decode import decode
 from agent.objects.field import Field
-from agent.objects.key import ObjectKey
+from agent.objects.key import ObjectKey, PodKey
 from agent.objects.model import ContainerPort, MeshSettings, Pod
 from agent.tasks import spawn
 from tests.catalog.test_incumbents_and_faults import SERVER, Followed, pod, remembering, save
@@ -48,7 +48,7 @@ def addresses(here: Followed) -> dict[str, tuple[str, ...]]:
 
 
 def of(index: Followed, name: str) -> Pod:
-    found = index.index.pod(name)
+    found = index.index.pod(PodKey(name))
     assert found is not None
     return found
 

@@ -7,6 +7,7 @@ import pytest
 from agent.capture.caller import Caller
 from agent.capture.netns import NetnsId
 from agent.node.claim import NotYet, Refused, judge
+from agent.objects.key import PodKey
 from agent.objects.model import Pod
 
 OWN, OTHER = NetnsId(4, 100), NetnsId(4, 200)
@@ -60,13 +61,13 @@ def test_what_ties_a_process_to_a_pod(
 
 @pytest.mark.parametrize("who", [IN_THE_POD, IN_ANOTHER, OPERATOR, STRANGER])
 def test_an_annotation_that_names_another_namespace_refuses_everybody(who: Caller) -> None:
-    found = judge(who, "demo/vic", (ANNOTATED,), {"demo/vic": OTHER}, "node-a")
+    found = judge(who, PodKey("demo/vic"), (ANNOTATED,), {PodKey("demo/vic"): OTHER}, "node-a")
     assert isinstance(found, Refused)
     assert "annotated with quietwire.io/netns: vic, and process 4711 is in another namespace" in found.reason
 
 
 def test_an_annotated_namespace_that_is_not_there_yet_is_waited_for() -> None:
-    found = judge(OPERATOR, "demo/vic", (ANNOTATED,), {"demo/vic": None}, "node-a")
+    found = judge(OPERATOR, PodKey("demo/vic"), (ANNOTATED,), {PodKey("demo/vic"): None}, "node-a")
     assert isinstance(found, NotYet)
     assert "is not there yet" in found.reason
 
@@ -88,7 +89,7 @@ def test_nobody_outside_is_ever_tied_to_a_pod_whatever_it_asks_for() -> None:
     pods = [pod("a"), pod("a", uid=UID), pod("b", uid=OTHER_UID), pod("c", uid=UID, netns="c"), pod("d", netns="d")]
     for some in itertools.chain.from_iterable(itertools.combinations(pods, size) for size in range(4)):
         for asked in (None, "demo/a", "demo/b", "demo/c", "demo/d", "x", ""):
-            found = judge(STRANGER, asked, some, {"demo/c": OTHER, "demo/d": None}, "node-a")
+            found = judge(STRANGER, asked, some, {PodKey("demo/c"): OTHER, PodKey("demo/d"): None}, "node-a")
             assert isinstance(found, NotYet | Refused)
-            mine = judge(IN_ANOTHER, asked, some, {"demo/c": OTHER, "demo/d": None}, "node-a")
+            mine = judge(IN_ANOTHER, asked, some, {PodKey("demo/c"): OTHER, PodKey("demo/d"): None}, "node-a")
             assert isinstance(mine, NotYet | Refused) or {each.uid for each in mine} == {OTHER_UID}

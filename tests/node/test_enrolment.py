@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +11,7 @@ from agent.capture import netns
 from agent.capture.netns import NetnsId
 from agent.capture.rule_watch import DUE_AT_ONCE, Ears
 from agent.node import enrolment as module
+from agent.node import rules
 from agent.node.enrolled import Enrolled
 from agent.node.enrolment import Desired, Enrolment
 from agent.objects.model import Pod
@@ -29,13 +31,13 @@ def written(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         done.extend(request.op for request in requests)
         return [BatchResult(request.id, ok=True) for request in requests]
 
-    monkeypatch.setattr(module, "run_batch", run_batch)
+    monkeypatch.setattr(rules, "run_batch", run_batch)
     return done
 
 
 @pytest.fixture
-def enrolment() -> Iterator[Enrolment]:
-    made = Enrolment(quiet_workers(1), backend="auto", verify_seconds=30)
+def enrolment(tmp_path: Path) -> Iterator[Enrolment]:
+    made = Enrolment(quiet_workers(1), backend="auto", verify_seconds=30, memory=tmp_path / "namespaces")
     yield made
     made.close()
 
@@ -77,14 +79,14 @@ async def test_pods_that_have_no_rules_yet_are_not_looked_at_again_and_again(
     pods = [Pod("demo", f"pod-{number}", "web", "node-a", ("192.0.2.1",)) for number in range(3 * DUE_AT_ONCE)]
     for pod in pods:
         fd = os.open("/proc/self/ns/net", os.O_RDONLY)
-        enrolment._pods[pod.key] = Enrolled(pod, fd, 0, OPTIONS)
+        enrolment.roster.pods[pod.key] = Enrolled(pod, fd, 0, OPTIONS)
         enrolment.watch.add(pod.key, Ears())
         enrolment.watch.ring(pod.key)
-    enrolment._rung.set()
+    enrolment._rules._rung.set()
     keeping = spawn(enrolment.keep_rules(), name="rules")
     for _ in range(20):
         await asyncio.sleep(0)
-    assert not enrolment._rung.is_set()
+    assert not enrolment._rules._rung.is_set()
     assert enrolment.watch.due(float("inf")) == []
     assert written == []
     keeping.cancel()

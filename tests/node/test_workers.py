@@ -16,6 +16,7 @@ from agent.link import messages, pulse
 from agent.link.channel import Channel
 from agent.node import workers as module
 from agent.node.workers import WorkerHandle
+from agent.objects.key import PodKey
 from agent.objects.policy import DefaultPolicy
 from agent.policy.index import PolicySettings
 from agent.proxy.view import Settings
@@ -138,7 +139,7 @@ async def test_a_worker_whom_nobody_hears_any_more_ends(end: str) -> None:
     if end.startswith("it says"):
         pair.theirs[0].send(messages.Sync(1))  # which is for a worker to be told
     else:
-        pair.theirs[0].send(messages.Captured("demo/web"))
+        pair.theirs[0].send(messages.Captured(PodKey("demo/web")))
     async with asyncio.timeout(10):
         await asyncio.wait([pair.listening[0]])
         assert await process.wait() == -9

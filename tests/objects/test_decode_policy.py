@@ -18,6 +18,7 @@ from agent.catalog.index import CatalogIndex
 from agent.catalog.snapshot import Catalog, CatalogChange
 from agent.catalog.sources.files.directory import FilesSource, load
 from agent.manifests.fault import Fault
+from agent.objects.key import PodKey
 from agent.objects.policy import DefaultPolicy, Route
 from agent.outcome import Outcome
 from agent.policy.authorize import authorize
@@ -106,7 +107,7 @@ class Directory:
         self._source.load()
 
     def answer(self, who: str, port: int = 8080) -> Permit | Denial:
-        pod = self.pods.pod("demo/api")
+        pod = self.pods.pod(PodKey("demo/api"))
         assert pod is not None
         return authorize(ServerPort(pod.key, port), client(who), self.policy.permits(pod, port))
 

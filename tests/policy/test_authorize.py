@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from agent.catalog.snapshot import Catalog
 from agent.identity.spiffe import SpiffeId
+from agent.objects.key import PodKey
 from agent.objects.model import MeshSettings, Pod
 from agent.objects.policy import DefaultPolicy
 from agent.outcome import Outcome
@@ -18,7 +19,7 @@ from agent.policy.model import Authorization, Client, Denial, Permit, Requiremen
 from agent.policy.networks import NetworkMatch
 
 WEB = SpiffeId.for_service_account("example.test", "demo", "web")
-SERVER = ServerPort("demo/api", 8080)
+SERVER = ServerPort(PodKey("demo/api"), 8080)
 INSIDE, OUTSIDE = "10.1.2.3", "192.0.2.7"
 ALLOW, AUDIT = "allow", "audit"
 

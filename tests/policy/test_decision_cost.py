@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.identity.spiffe import SpiffeId
+from agent.objects.key import PodKey
 from agent.outcome import Outcome
 from agent.policy import advice
 from agent.policy.authorize import authorize, could_permit_unauthenticated
@@ -19,7 +20,7 @@ from agent.policy.matcher import MAX_REMEMBERED, Matcher
 from agent.policy.model import Authorization, Client, Denial, Permit, Permits, Requirement, ServerPort
 from agent.policy.networks import AddressSet, NetworkMatch, number_of
 
-SERVER = ServerPort("demo/api", 8080)
+SERVER = ServerPort(PodKey("demo/api"), 8080)
 TD = "example.test"
 
 

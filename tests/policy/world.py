@@ -14,6 +14,7 @@ from agent.catalog.snapshot import Catalog
 from agent.catalog.sources.files.directory import Loaded, load
 from agent.identity.spiffe import SpiffeId
 from agent.manifests.fault import Fault
+from agent.objects.key import PodKey
 from agent.objects.model import Pod
 from agent.objects.policy import DefaultPolicy
 from agent.policy.authorize import authorize, could_permit_unauthenticated
@@ -96,7 +97,7 @@ class World:
         )
 
     def pod(self, name: str) -> Pod:
-        found = self.pods.pod(name)
+        found = self.pods.pod(PodKey(name))
         assert found is not None, f"no pod {name}: {self.faults}"
         return found
 
@@ -106,7 +107,7 @@ class World:
     def answer(self, client: Client, pod: str, port: int) -> Permit | Denial:
         """The decision; detection, which knows nothing but the address, must have foreseen it."""
         permits = self.permits(pod, port)
-        answer = authorize(ServerPort(pod, port), client, permits)
+        answer = authorize(ServerPort(PodKey(pod), port), client, permits)
         if not client.tls and client.address is not None:
             foreseen = could_permit_unauthenticated(permits, client.address)
             assert foreseen is isinstance(answer, Permit), f"detection foresaw {foreseen} of {client}: {answer}"

@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 from agent.identity.spiffe import SpiffeId
+from agent.objects.key import PodKey
 from agent.objects.model import Pod
 from agent.outcome import Outcome
 from agent.policy.model import Considered, Denial, Permit
@@ -277,7 +278,7 @@ async def test_a_record_says_all_that_is_known() -> None:
     assert record == ConnectionRecord(
         event="closed",
         direction="inbound",
-        pod="demo/api",
+        pod=PodKey("demo/api"),
         client=f"{WEB_IP}:40000",
         destination=f"{API_IP}:{PORT}",
         security="mtls",

@@ -4,7 +4,7 @@ import pytest
 
 from agent.catalog.snapshot import CatalogChange
 from agent.identity.spiffe import SpiffeId
-from agent.objects.key import ObjectKey
+from agent.objects.key import ObjectKey, PodKey
 from agent.objects.model import ContainerPort, Endpoint, Pod, Service, ServicePort
 from agent.outcome import Outcome
 from agent.policy.model import Denial
@@ -55,7 +55,7 @@ async def test_a_refusal_that_no_policy_made_is_no_decision() -> None:
 
 
 PLAIN = Plain(STRANGER_IP, PORT, PlainReason.DESTINATION_NOT_IN_CATALOG)
-MESH = Mesh(API_IP, PORT, "demo/api", API_ID)
+MESH = Mesh(API_IP, PORT, PodKey("demo/api"), API_ID)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from agent.catalog.mesh import accepts_mesh, sends_mesh
 from agent.catalog.snapshot import Catalog, CatalogChange
 from agent.identity.spiffe import SpiffeId
 from agent.objects.annotations import MESHED_ONLY
+from agent.objects.key import PodKey
 from agent.objects.model import ContainerPort, Endpoint, MeshSettings, Pod, PortRange, Service, ServicePort
 from agent.outcome import Outcome
 from agent.policy.index import PolicySettings
@@ -58,9 +59,9 @@ def goes(address: str, port: int, egress: str = "allow", source: Pod = WEB) -> R
 @pytest.mark.parametrize(
     ("address", "port", "expected"),
     [
-        ("192.0.2.2", 8080, Mesh("192.0.2.2", 8080, "demo/api", API_ID)),
-        ("2001:db8::2", 8080, Mesh("2001:db8::2", 8080, "demo/api", API_ID)),
-        ("198.51.100.1", 80, Mesh("192.0.2.2", 8080, "demo/api", API_ID)),
+        ("192.0.2.2", 8080, Mesh("192.0.2.2", 8080, PodKey("demo/api"), API_ID)),
+        ("2001:db8::2", 8080, Mesh("2001:db8::2", 8080, PodKey("demo/api"), API_ID)),
+        ("198.51.100.1", 80, Mesh("192.0.2.2", 8080, PodKey("demo/api"), API_ID)),
         ("198.51.100.3", 80, Plain("192.0.2.1", 8080, PlainReason.LOOPBACK)),
         ("198.51.100.4", 80, Plain("203.0.113.9", 8080, PlainReason.DESTINATION_NOT_IN_CATALOG)),
         ("203.0.113.1", 443, Plain("203.0.113.1", 443, PlainReason.DESTINATION_NOT_IN_CATALOG)),
@@ -152,7 +153,7 @@ def goes_with(*more: Service | Pod, at: str, port: int, source: Pod = WEB, egres
     return route(source, OriginalDst(at, port), seen, lambda front, _client: front.endpoints[0])
 
 
-MESHED = Mesh("192.0.2.2", 8080, "demo/api", API_ID)
+MESHED = Mesh("192.0.2.2", 8080, PodKey("demo/api"), API_ID)
 
 
 @pytest.mark.parametrize(("at", "port"), [(OUTSIDE, 80), (BALANCER, 80), (NODE, 30080)])
@@ -189,7 +190,9 @@ def test_a_host_port_is_mtls_to_its_pod() -> None:
     host = Pod(
         "demo", "host", "host", "node-a", ("192.0.2.50",), container_ports=(ContainerPort("", 8080, host_port=80),)
     )
-    expected = Mesh("192.0.2.50", 8080, "demo/host", SpiffeId.for_service_account("example.test", "demo", "host"))
+    expected = Mesh(
+        "192.0.2.50", 8080, PodKey("demo/host"), SpiffeId.for_service_account("example.test", "demo", "host")
+    )
     assert goes_with(host, at=NODE, port=80) == expected
     assert goes_with(host, at=NODE, port=80, source=host) == Plain("192.0.2.50", 8080, PlainReason.LOOPBACK)
 

@@ -11,6 +11,7 @@ import pytest
 
 from agent.capture.address import PeerAddr, Source
 from agent.catalog.fronts import Front
+from agent.objects.key import PodKey
 from agent.objects.model import Endpoint
 from agent.outcome import Outcome
 from agent.proxy import runtime as module
@@ -126,7 +127,7 @@ async def test_an_answer_that_does_not_come_is_waited_for_so_long_and_its_socket
 
 async def test_a_pod_that_has_left_dials_nothing_and_its_namespace_is_let_go_once() -> None:
     read, write = os.pipe()
-    left = EnrolledPod("demo/api", read, write, 0x1234, stand_ins=True)
+    left = EnrolledPod(PodKey("demo/api"), read, write, 0x1234, stand_ins=True)
     left.close()
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(read)
@@ -142,7 +143,7 @@ async def test_a_pod_dials_in_its_namespace_with_its_mark_from_a_source(
     given: list[tuple[Any, ...]] = []
     monkeypatch.setattr(module, "dial", lambda *args: given.append(args))
     read, write = os.pipe()
-    enrolled = EnrolledPod("demo/api", read, write, 0x1234, stand_ins=True)
+    enrolled = EnrolledPod(PodKey("demo/api"), read, write, 0x1234, stand_ins=True)
     enrolled.dial("192.0.2.1", 80, ANY)
     assert given == [(read, write, 0x1234, "192.0.2.1", 80, ANY)]
     enrolled.close()

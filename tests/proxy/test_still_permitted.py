@@ -6,7 +6,7 @@ import pytest
 
 from agent.catalog.snapshot import CatalogChange
 from agent.identity.spiffe import SpiffeId
-from agent.objects.key import ObjectKey
+from agent.objects.key import ObjectKey, PodKey
 from agent.objects.model import Endpoint, Pod, PortRange, Service, ServicePort
 from agent.objects.policy import DefaultPolicy, LabelSelector, NetworkRange, Server, ServerAuthorization
 from agent.outcome import Outcome
@@ -257,7 +257,7 @@ async def test_a_pod_that_has_left_is_judged_by_nothing() -> None:
 
 PLAIN = Plain(STRANGER_IP, PORT, PlainReason.DESTINATION_NOT_IN_CATALOG)
 API = pod("api", API_IP)
-MESH = Mesh(API_IP, PORT, "demo/api", account("api"))
+MESH = Mesh(API_IP, PORT, PodKey("demo/api"), account("api"))
 
 
 def out(worker: Worker, taken: Mesh | Plain | None) -> Connection:

@@ -7,7 +7,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from agent.catalog.snapshot import CatalogChange
 from agent.identity.spiffe import SpiffeId
 from agent.identity.svid import Bundle, Svid
-from agent.objects.key import ObjectKey
+from agent.objects.key import ObjectKey, PodKey
 from agent.objects.model import Pod
 from agent.policy.index import PolicySettings
 from agent.proxy.view import Settings, View
@@ -198,7 +198,7 @@ def test_a_change_is_about_pods_that_come_go_and_change_and_each_address_that_th
     assert changed(worker, moved) == ({"demo/web"}, {WEB_IP, *moved.ips})
     assert changed(worker, pod("new", "10.1.0.3")) == ({"demo/new"}, {"10.1.0.3"})
     assert changed(worker, gone=(ObjectKey("Pod", "demo", "api"),)) == ({"demo/api"}, {API_IP})
-    assert worker.view.catalog.pod("demo/api") is None
+    assert worker.view.catalog.pod(PodKey("demo/api")) is None
     assert changed(worker, gone=(ObjectKey("Pod", "demo", "api"),)) == ({"demo/api"}, set())
 
 

@@ -12,6 +12,7 @@ from agent.catalog.join import Assembly
 from agent.catalog.snapshot import Catalog
 from agent.catalog.sources.files.directory import load
 from agent.link.messages import Counts
+from agent.objects.key import PodKey
 from agent.outcome import Outcome
 from agent.policy.authorize import authorize
 from agent.policy.index import PolicyIndex, PolicySettings
@@ -23,7 +24,7 @@ from agent.telemetry.metrics import Metrics
 
 def record(event: str, outcome: Outcome, *, audit: bool = False) -> ConnectionRecord:
     return ConnectionRecord(
-        event, "inbound", "demo/api", "192.0.2.1:1", "192.0.2.2:80", "plain", outcome, "because", audit=audit
+        event, "inbound", PodKey("demo/api"), "192.0.2.1:1", "192.0.2.2:80", "plain", outcome, "because", audit=audit
     )
 
 
@@ -67,10 +68,10 @@ def test_faults_of_ours_are_errors_at_a_bounded_rate_too(caplog: pytest.LogCaptu
 
 def test_nothing_is_wanted_of_a_connection_that_ends_well_unless_all_are() -> None:
     quiet, loud = AccessLog(enabled=False), AccessLog(enabled=True)
-    assert not quiet.wants(CLOSED, "demo/api", Outcome.COMPLETED)
-    assert quiet.wants(CLOSED, "demo/api", Outcome.COMPLETED, audit=True)
-    assert quiet.wants(DENIED, "demo/api", Outcome.UNAUTHENTICATED)
-    assert all(loud.wants(CLOSED, "demo/api", Outcome.COMPLETED) for _ in range(2 * DENIALS_PER_SECOND))
+    assert not quiet.wants(CLOSED, PodKey("demo/api"), Outcome.COMPLETED)
+    assert quiet.wants(CLOSED, PodKey("demo/api"), Outcome.COMPLETED, audit=True)
+    assert quiet.wants(DENIED, PodKey("demo/api"), Outcome.UNAUTHENTICATED)
+    assert all(loud.wants(CLOSED, PodKey("demo/api"), Outcome.COMPLETED) for _ in range(2 * DENIALS_PER_SECOND))
 
 
 TEXTS = st.text().filter(lambda text: text.isascii() or text.isprintable())
@@ -95,7 +96,7 @@ def test_a_file_whose_name_has_a_bar_is_counted_under_its_name(tmp_path: Path) -
     assert change is not None
     catalog = Catalog(change.version, change.pods, change.services, change.policies)
     permits = PolicyIndex(catalog, PolicySettings("example.test")).permits(catalog.pods[0], 80)
-    answer = authorize(ServerPort("default/api", 80), Client(None, None, tls=False), permits)
+    answer = authorize(ServerPort(PodKey("default/api"), 80), Client(None, None, tls=False), permits)
     assert isinstance(answer, Denial)
     counters, totals = Counters(), CounterTotals()
     counters.decided("deny", answer.server, "", answer.outcome)

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.objects.key import PodKey
 from agent.outcome import Outcome
 from agent.telemetry.access import DENIALS_PER_SECOND, AccessLog, ConnectionRecord
 from agent.telemetry.admin import MAX_HEADER, AdminServer, Response
@@ -143,7 +144,7 @@ def test_a_crowd_of_kinds_shares_a_bound(kept: tuple[Kept, list[float]]) -> None
 
 
 def record(outcome: Outcome, event: str = "denied", pod: str = "demo/api") -> ConnectionRecord:
-    return ConnectionRecord(event, "inbound", pod, "192.0.2.1:1", "192.0.2.2:80", "plain", outcome, "because")
+    return ConnectionRecord(event, "inbound", PodKey(pod), "192.0.2.1:1", "192.0.2.2:80", "plain", outcome, "because")
 
 
 def test_denials_are_always_logged_and_the_rest_only_if_wanted(caplog: pytest.LogCaptureFixture) -> None:
@@ -199,7 +200,7 @@ def test_the_metrics_page_has_every_family() -> None:
     page = Metrics(totals).render(
         live={"inbound": 3}, expiries={"spiffe://a/b": 5.0}, worker_restarts={"hung": 1}, rule_repairs=2,
         pods={"captured": 4},
-        ports_taken={"demo/a": ["0.0.0.0:4143"]},
+        ports_taken={PodKey("demo/a"): ["0.0.0.0:4143"]},
         catalog_version=7, catalog_faults=0, identity_faults=5, policy_warnings=2,
         above={"issuer": 9.0, "root aa": 9.0 + 8 * 86400}, bundle_sequence=3,
         clock_skew=-2.0,
