@@ -58,6 +58,8 @@ class Enrolled:
         """It was said that processes in there can get past capture."""
         self.restless = False
         """Its rules are broken again and again: its listeners are closed until they hold still."""
+        self.crowded = False
+        """It was said that its conntrack table is nearly full."""
         self.foreign: tuple[str, ...] = ()
         """Nat rules of others that come before ours, as they were said last."""
 

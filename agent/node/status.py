@@ -91,6 +91,7 @@ class Status:
                 policy_warnings=len(supervisor.findings),
                 rule_repairs=supervisor.enrolment.repairs,
                 ports_taken=supervisor.enrolment.ports_taken,
+                conntrack_used=supervisor.enrolment.conntrack_used,
                 above=above(supervisor.bundle),
                 bundle_sequence=0 if supervisor.bundle is None else supervisor.bundle.sequence,
                 clock_skew=supervisor.clock_skew,

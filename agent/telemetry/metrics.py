@@ -49,6 +49,7 @@ class Metrics:
         rule_repairs: int,
         pods: Mapping[str, int],
         ports_taken: Mapping[PodKey, Sequence[str]],
+        conntrack_used: float,
         catalog_version: int,
         catalog_faults: int,
         identity_faults: int,
@@ -85,6 +86,11 @@ class Metrics:
                 pods,
             ),
             _ports_taken(ports_taken),
+            GaugeMetricFamily(
+                "quietwire_conntrack_used_ratio",
+                "Entries of the fullest conntrack table of a pod, as a part of net.netfilter.nf_conntrack_max.",
+                value=conntrack_used,
+            ),
             _by_label(
                 "quietwire_worker_restarts",
                 "Workers that were replaced: hung, ended by a signal, exited, or not started.",

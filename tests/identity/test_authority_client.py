@@ -63,6 +63,7 @@ class Kept:
         self.svid = svid
         self.saved: list[Svid] = []
         self.anchors: list[bytes] = []
+        self.retried = 0
 
     def load(self) -> Svid | None:
         return self.svid
@@ -74,7 +75,7 @@ class Kept:
         self.anchors.append(anchors_pem)
 
     def retry(self) -> None:
-        pass
+        self.retried += 1
 
 
 class Authority:
@@ -396,6 +397,15 @@ async def test_a_poll_says_what_is_in_force_with_the_agents_own_issuer(authority
     assert poll.headers == {"If-None-Match": '"7"', "Quietwire-Trusts": "7", "Quietwire-Issuers": issuers}
     authority.fails = where(POLL, Answer(304, b"", None))
     assert await authority.client.bundle(7, Report(7)) is None
+
+
+async def test_what_could_not_be_kept_is_tried_again_with_every_answer(authority: Authority) -> None:
+    assert authority.kept is not None
+    await authority.client.bundle(0, Report())
+    assert authority.kept.retried == 1
+    authority.fails = where(POLL, Answer(304, b"", None))
+    assert await authority.client.bundle(1, Report()) is None
+    assert authority.kept.retried == 2
 
 
 async def test_what_is_no_bundle_is_an_error_and_the_former_one_stays(authority: Authority) -> None:
