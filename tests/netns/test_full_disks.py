@@ -75,7 +75,12 @@ def test_a_run_directory_that_becomes_read_only_is_no_reason_to_end_without_drai
     client, target = world.pod("client"), world.pod("server")
     echo = Echo(world, target, PORT)
     world.start()
-    with mounted(world.mesh.directory / "run", "ro"), world.connect(client, target.ipv4, PORT) as sock:
+    run = world.mesh.directory / "run"
+    with mounted(run, "rw"), world.connect(client, target.ipv4, PORT) as sock:
+        # Not its own: what the agent has open there keeps that from being remounted by anything but a failing disk.
+        (run / "enrol").mkdir()
+        (run / "enrol" / "enrol.sock").touch()
+        subprocess.run(["mount", "-o", "remount,ro", str(run)], check=True)
         assert alive(sock)
         world.mesh.signal(signal.SIGTERM)
         assert world.mesh.wait_for_log(lambda line: "draining" in str(line.get("msg")))
