@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Struct
 
 from agent.catalog import members
-from agent.catalog.claims import Claims
+from agent.catalog.claims import Claims, HostPorts
 from agent.catalog.snapshot import CatalogChange
 from agent.objects import annotations
 from agent.objects.decode import CLOSED, RawNamespace, RawObject, RawPod
@@ -96,6 +96,7 @@ class Assembly:
         """Objects that could not be joined, by a fault of ours."""
         self.claims = Claims()
         """Which service has which address outside the cluster's network."""
+        self.host_ports = HostPorts()
         self._raw: dict[ObjectKey, RawObject] = {}
         self._spaces: defaultdict[str, _Namespace] = defaultdict(_Namespace)
         self._pods: dict[ObjectKey, Pod] = {}
@@ -147,6 +148,9 @@ class Assembly:
                 raw_service = self._raw.get(key)
                 for other in self.claims.put(key, raw_service if isinstance(raw_service, RawService) else None):
                     stale[other.namespace].services.add(other.name)
+            elif key.kind == "Pod":
+                raw_pod = self._raw.get(key)
+                self.host_ports.put(key, raw_pod.pod if isinstance(raw_pod, RawPod) else None)
         pods = self._join_pods(affected)
         services, ended = self._join_services(stale)
         for space in [name for name, here in self._spaces.items() if not here]:

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.catalog.claims import Claim, Claims, claims_of
+from agent.catalog.claims import Claim, Claims, HostPorts, claims_of
 from agent.objects.decode_services import RawService, RawServicePort
 from agent.objects.key import ObjectKey
-from agent.objects.model import Endpoint
+from agent.objects.model import ContainerPort, Endpoint, Pod
 from tests.catalog.services import (
     CLUSTER_IP,
     MINE,
@@ -220,6 +220,74 @@ def test_a_host_port_on_one_address_is_on_that_one_only() -> None:
     assert found.behind_node(NODE, 80) is None
     for every in ("", "0.0.0.0"):
         assert Services(hosting("a", "192.0.2.1", hostIP=every)).behind_node(NODE, 80) == Endpoint("192.0.2.1", 8080)
+
+
+def test_of_two_pods_with_one_host_port_on_one_node_the_first_by_name_has_it_and_the_fault_names_both() -> None:
+    for order in itertools.permutations([hosting("a", "192.0.2.1"), hosting("b", "192.0.2.2")]):
+        found = Services(*order, hosting("c", "192.0.2.3", OTHER))
+        assert found.behind_node(NODE, 80) == Endpoint("192.0.2.1", 8080)
+        (fault,) = found.faults
+        assert fault.object == "Pod demo/b"
+        assert fault.reason == f"hostPort 80 of node {MINE} is Pod demo/a's, which is first by name"
+        assert fault.line > 0
+        found.remove("Pod", "a")
+        assert found.behind_node(NODE, 80) == Endpoint("192.0.2.2", 8080)
+        assert found.faults == ()
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "collide"),
+    [
+        ({"hostIP": NODE}, {"hostIP": NODE}, True),
+        ({"hostIP": NODE}, {"hostIP": "203.0.113.9"}, False),
+        ({"hostIP": NODE}, {"hostIP": "0.0.0.0"}, True),
+        ({"hostPort": 81}, {}, False),
+        ({"protocol": "UDP"}, {}, False),
+    ],
+)
+def test_host_ports_collide_where_one_address_and_port_would_be_both(
+    first: dict[str, Any], second: dict[str, Any], *, collide: bool
+) -> None:
+    found = Services(hosting("a", "192.0.2.1", **first), hosting("b", "192.0.2.2", **second))
+    assert bool(found.faults) is collide
+
+
+def test_pods_that_are_on_no_node_yet_share_nothing() -> None:
+    assert Services(hosting("a", "192.0.2.1", node=""), hosting("b", "192.0.2.2", node="")).faults == ()
+
+
+HOSTED = st.builds(
+    Pod,
+    st.just("demo"),
+    st.sampled_from("abc"),
+    st.just("default"),
+    st.sampled_from(["", MINE, OTHER]),
+    st.just(("192.0.2.1",)),
+    container_ports=st.lists(
+        st.builds(
+            ContainerPort, st.just(""), st.just(80), st.sampled_from([0, 80, 81]), st.sampled_from(["", NODE, NODE6])
+        ),
+        max_size=3,
+    ).map(tuple),
+    host_network=st.booleans(),
+)
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.none() | HOSTED), max_size=8))
+def test_what_pods_claim_is_told_of_those_that_are_there_in_whatever_order_they_came(
+    steps: list[tuple[str, Pod | None]],
+) -> None:
+    ports, there = HostPorts(), dict[ObjectKey, Pod]()
+    for name, claimant in steps:
+        key = ObjectKey("Pod", "demo", name if claimant is None else claimant.name)
+        ports.put(key, claimant)
+        there.pop(key, None)
+        if claimant is not None:
+            there[key] = claimant
+    afresh = HostPorts()
+    for key, claimant in reversed(there.items()):
+        afresh.put(key, claimant)
+    assert afresh.conflicts() == ports.conflicts()
 
 
 def test_a_host_port_leads_to_the_family_that_was_dialled() -> None:

@@ -324,10 +324,13 @@ def load(paths: Iterable[Path]) -> Loaded:
 
 
 def conflicts(assembly: Assembly, origins: Callable[[], Mapping[ObjectKey, Origin]]) -> list[Fault]:
-    """Services that have not every external address that they claim: a fault of each, which names who has it."""
-    lost = assembly.claims.conflicts()
+    """Services and pods that have not every address outside that they claim: a fault of each, which names who has it.
+
+    A pod that `authz check` made of a controller's template has no place of its own, and no fault.
+    """
+    lost = {**assembly.claims.conflicts(), **assembly.host_ports.conflicts()}
     where = origins() if lost else {}
-    return [Fault(where[key], str(key), reason) for key, reason in lost.items()]
+    return [Fault(where[key], str(key), reason) for key, reason in lost.items() if key in where]
 
 
 def _remarks(readings: Mapping[str, Reading]) -> tuple[Remark, ...]:
