@@ -68,7 +68,7 @@ def spec(rule: Rule) -> Spec:
             found["target"] = {"CONNMARK": {"set-xmark": _masked(REPLY_MARK)}}
         case Verdict.STAND_IN:
             found["target"] = {"CONNMARK": {"set-xmark": _masked(STAND_IN_MARK)}}
-        case Verdict.OWN_ADDRESS:
+        case Verdict.AS_DIALLED | Verdict.OWN_ADDRESS:
             found["target"] = {"NETMAP": {"to": rule.own}}
         case Verdict.MARK_REPLY:
             found["target"] = {"MARK": {"set-xmark": f"{REPLY_MARK:#x}/0xffffffff"}}
@@ -134,6 +134,7 @@ def text(rule: Rule) -> str:
                 Verdict.REDIRECT: f"-j REDIRECT --to-ports {rule.port}",
                 Verdict.REMEMBER: f"-j CONNMARK --set-xmark {_masked(REPLY_MARK)}",
                 Verdict.STAND_IN: f"-j CONNMARK --set-xmark {_masked(STAND_IN_MARK)}",
+                Verdict.AS_DIALLED: f"-j NETMAP --to {rule.own}",
                 Verdict.OWN_ADDRESS: f"-j NETMAP --to {rule.own}",
                 Verdict.DROP: "-j DROP",
                 Verdict.OWN_ZONE: f"-j CT --zone-orig {rule.zone}",

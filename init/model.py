@@ -11,6 +11,8 @@ from enum import Enum
 from init.constants import CONNTRACK_ZONE, INBOUND_PORT, MARK_MASK, OUTBOUND_PORT, REPLY_MARK, STAND_IN_MARK
 from init.stand_in import STAND_INS
 
+ANYWHERE = {4: "0.0.0.0/0", 6: "::/0"}
+"""By IP version."""
 MULTIPORT_LIMIT = 15
 """Port references in one multiport match; a range counts as two (xt_multiport)."""
 
@@ -135,6 +137,9 @@ class Verdict(Enum):
     """Sets the connection's mark to REPLY_MARK."""
     STAND_IN = "stand_in"
     """Sets the connection's mark to STAND_IN_MARK."""
+    AS_DIALLED = "as_dialled"
+    """Goes where it was dialled: nat has decided that, and rules of others that come later are not asked. Iptables has
+    no word for it but that the destination is of `Rule.own`, a network of all addresses."""
     OWN_ADDRESS = "own_address"
     """Has the connection come from `Rule.own`, a network as large as `Rule.source`: the rest of the address stays."""
     MARK_REPLY = "mark_reply"
@@ -223,6 +228,8 @@ class Rule:
 
 
 ALL_TCP = Rule(Verdict.ENTER)
+DECIDES = {Verdict.LEAVE, Verdict.REDIRECT, Verdict.AS_DIALLED, Verdict.OWN_ADDRESS, Verdict.DROP}
+"""What ends a chain."""
 
 
 @dataclass(frozen=True)
@@ -242,7 +249,7 @@ class Chain:
         for rule in self.rules:
             if rule.matches(packet):
                 acting.append(rule)
-                if rule.verdict in {Verdict.LEAVE, Verdict.REDIRECT, Verdict.OWN_ADDRESS, Verdict.DROP}:
+                if rule.verdict in DECIDES:
                     break
         return acting
 
@@ -269,6 +276,10 @@ def chains(family: Family, options: Options) -> tuple[Chain, ...]:
     application's (init.stand_in). Nat puts the pod's own back, behind the agent's mark, which is off by then: so the
     connection is marked before. Its replies are for an address that nobody has, and are led to the agent as others are.
 
+    A leg to an application of the pod is made for whoever dials the pod, whose connection would be no matter of the
+    pod's own rules in OUTPUT: those that come after ours do not see it. To what the pod dials they apply as they would
+    without us: there they lead the leg.
+
     What is captured goes to a port, and whoever listens there gets it. That is the agent, or else nobody: not an
     application that was there first, nor one that takes the port while there is no agent, nor one that shares it.
 
@@ -286,6 +297,7 @@ def chains(family: Family, options: Options) -> tuple[Chain, ...]:
         else [
             *([Rule(Verdict.STAND_IN, mark=options.mark, source_is_local=False)] if stands_in else []),
             Rule(Verdict.REMEMBER, mark=options.mark, out_loopback=True),
+            *([Rule(Verdict.AS_DIALLED, mark=options.mark, out_loopback=True, own=ANYWHERE[family.value])] if stands_in else []),
             Rule(Verdict.LEAVE, mark=options.mark),
         ]
     )

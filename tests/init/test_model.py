@@ -168,8 +168,8 @@ def test_replies_to_what_the_agent_alone_dialled_over_loopback_are_marked(
     [
         ("250.1.0.2", True, False, [Verdict.STAND_IN, Verdict.LEAVE]),
         ("250.1.0.2", False, False, [Verdict.LEAVE]),
-        ("250.1.0.2", True, True, [Verdict.STAND_IN, Verdict.REMEMBER, Verdict.LEAVE]),
-        ("192.0.2.2", True, True, [Verdict.STAND_IN, Verdict.REMEMBER, Verdict.LEAVE]),
+        ("250.1.0.2", True, True, [Verdict.STAND_IN, Verdict.REMEMBER, Verdict.AS_DIALLED]),
+        ("192.0.2.2", True, True, [Verdict.STAND_IN, Verdict.REMEMBER, Verdict.AS_DIALLED]),
         ("10.1.0.2", False, False, [Verdict.LEAVE]),
     ],
     ids=[

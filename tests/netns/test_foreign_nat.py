@@ -121,6 +121,35 @@ def test_what_they_do_not_divert_is_served_as_ever(place: Place, version: int) -
         echo.peers.clear()
 
 
+LATER = {
+    "iptables-legacy": "iptables-legacy -t nat -A OUTPUT {match} -j REDIRECT --to-ports {behind}; "
+    "ip6tables-legacy -t nat -A OUTPUT {match} -j REDIRECT --to-ports {behind}",
+    "nft": "nft 'table inet later {{ chain o {{ type nat hook output priority -50; "
+    "tcp dport {port} redirect to :{behind}; }}; }}'",
+}
+
+
+@pytest.mark.parametrize("theirs", sorted(LATER))
+@pytest.mark.parametrize("backend", ["legacy", "nft"])
+def test_what_they_do_with_the_pods_own_connections_is_not_done_to_its_clients(
+    make_world: Callable[..., World], backend: str, theirs: str
+) -> None:
+    """The agent dials the application from inside the pod: rules about what the pod dials would match that, too."""
+    world = make_world("--backend", backend, workers=1)
+    app, client = world.pod("app"), world.pod("client")
+    echoes = {port: Echo(world, app, port, 6) for port in (PORT, BEHIND)}
+    world.start()
+    command = LATER[theirs].format(match=f"-p tcp --dport {PORT}", port=PORT, behind=BEHIND)
+    inside(app, "sh", "-ec", command)
+    for version in VERSIONS:
+        with world.connect(client, app.address(version), PORT) as sock:
+            sock.sendall(MARKER)
+            assert sock.recv(100) == MARKER, world.mesh.last_words()
+    assert len(echoes[PORT].peers) == len(VERSIONS)
+    for echo in echoes.values():
+        echo.close()
+
+
 FORGE = """
 import socket, struct, sys
 source, destination, port = sys.argv[1], sys.argv[2], int(sys.argv[3])
