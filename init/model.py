@@ -291,13 +291,15 @@ def chains(family: Family, options: Options) -> tuple[Chain, ...]:
     """
     agents_ports = tuple((port, port) for port in sorted((options.outbound_port, options.inbound_port)))
     stands_in = STAND_INS[family.value] if options.stand_ins and options.mark is not None else ()
+    noted = Rule(Verdict.STAND_IN, mark=options.mark, source_is_local=False)
+    as_dialled = Rule(Verdict.AS_DIALLED, mark=options.mark, out_loopback=True, own=ANYWHERE[family.value])
     agents = (
         []
         if options.mark is None
         else [
-            *([Rule(Verdict.STAND_IN, mark=options.mark, source_is_local=False)] if stands_in else []),
+            *([noted] if stands_in else []),
             Rule(Verdict.REMEMBER, mark=options.mark, out_loopback=True),
-            *([Rule(Verdict.AS_DIALLED, mark=options.mark, out_loopback=True, own=ANYWHERE[family.value])] if stands_in else []),
+            *([as_dialled] if stands_in else []),
             Rule(Verdict.LEAVE, mark=options.mark),
         ]
     )

@@ -23,6 +23,7 @@ from agent.capture import inhabitants, netns, sockets
 from agent.capture.netns import NetnsId
 from agent.capture.rule_watch import RuleWatch
 from agent.link import messages
+from agent.node.conntrack_watch import ConntrackWatch
 from agent.node.enrolled import AgentPorts, Enrolled
 from agent.node.left import Left
 from agent.node.namespaces import Namespaces
@@ -79,6 +80,8 @@ class Enrolment:
         self._left = Left(
             self.roster, self._visits, self._rules, workers, release=self._release, forget=self._namespaces.forget
         )
+        self.conntrack = ConntrackWatch(self.roster, self._visits)
+        """Must run: it looks how full pods' conntrack tables are."""
         self._waiting: dict[PodKey, str] = {}
         """What the last round could not do for a pod, and why."""
 
@@ -134,6 +137,11 @@ class Enrolment:
     def ports_taken(self) -> dict[PodKey, list[str]]:
         """Where something else listens, or did, so that the agent cannot, or listens elsewhere: by pod."""
         return {key: enrolled.taken for key, enrolled in self.roster.pods.items() if enrolled.taken}
+
+    @property
+    def foreign_nat(self) -> int:
+        """In how many pods nat rules of others come before ours."""
+        return sum(bool(enrolled.foreign) for enrolled in self.roster.pods.values())
 
     @property
     def left(self) -> int:

@@ -160,7 +160,7 @@ class Supervisor:
                 spawn(self._reconcile(), name="enrolment"),
                 spawn(self.enrolment.keep_rules(), name="rules"),
                 spawn(self.enrolment.watch.run(), name="rule watch"),
-                spawn(self.enrolment.watch_conntrack(), name="conntrack"),
+                spawn(self.enrolment.conntrack.run(), name="conntrack"),
                 spawn(self._report(self.keeper), name="identity report"),
                 spawn(identity.run(), name="identity source"),
             ]

@@ -50,6 +50,7 @@ class Metrics:
         pods: Mapping[str, int],
         ports_taken: Mapping[PodKey, Sequence[str]],
         conntrack_used: float,
+        foreign_nat: int,
         catalog_version: int,
         catalog_faults: int,
         identity_faults: int,
@@ -62,8 +63,8 @@ class Metrics:
     ) -> bytes:
         """The page. `live` is by direction, `expiries` POSIX seconds by SPIFFE ID, `pods` by state.
 
-        `ports_taken` are addresses, by pod. `above` says when what is above all SVIDs expires: by `issuer`, and `root`
-        with the beginning of its digest.
+        `ports_taken` are addresses, by pod; `foreign_nat` is a number of pods. `above` says when what is above all SVIDs
+        expires: by `issuer`, and `root` with the beginning of its digest.
         """
         families = [
             *self._counted(),
@@ -90,6 +91,11 @@ class Metrics:
                 "quietwire_conntrack_used_ratio",
                 "Entries of the fullest conntrack table of a pod, as a part of net.netfilter.nf_conntrack_max.",
                 value=conntrack_used,
+            ),
+            GaugeMetricFamily(
+                "quietwire_pods_with_foreign_nat",
+                "Pods in which nat rules of others come before capture, and what those divert is refused.",
+                value=foreign_nat,
             ),
             _by_label(
                 "quietwire_worker_restarts",

@@ -229,7 +229,7 @@ def test_of_two_pods_with_one_host_port_on_one_node_the_first_by_name_has_it_and
         (fault,) = found.faults
         assert fault.object == "Pod demo/b"
         assert fault.reason == f"hostPort 80 of node {MINE} is Pod demo/a's, which is first by name"
-        assert fault.line > 0
+        assert fault.origin.line > 0
         found.remove("Pod", "a")
         assert found.behind_node(NODE, 80) == Endpoint("192.0.2.2", 8080)
         assert found.faults == ()

@@ -223,6 +223,7 @@ def test_what_comes_before_ours_is_named_by_check_and_by_the_agent(place: Place)
     said = place.world.mesh.wait_for_log(lambda line: "nat rules in demo/app come before" in str(line.get("msg")), SOON)
     assert said is not None, "it was heard of"
     assert said["level"] == "warning"
+    assert place.world.count("quietwire_pods_with_foreign_nat") == 1
 
 
 def test_it_is_said_once_and_again_when_it_is_gone(place: Place) -> None:
@@ -234,6 +235,7 @@ def test_it_is_said_once_and_again_when_it_is_gone(place: Place) -> None:
     inside(place.app, "sh", "-ec", f"nft delete table ip {table}; nft delete table ip6 {table}")
     gone = world.mesh.wait_for_log(lambda line: "no nat rule in demo/app comes before" in str(line.get("msg")), SOON)
     assert gone is not None
+    assert world.count("quietwire_pods_with_foreign_nat") == 0
     with world.connect(place.client, place.app.ipv4, PORT) as sock:
         sock.sendall(MARKER)
         assert sock.recv(100) == MARKER, "and the port is served again"
