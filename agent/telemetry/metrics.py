@@ -63,8 +63,8 @@ class Metrics:
     ) -> bytes:
         """The page. `live` is by direction, `expiries` POSIX seconds by SPIFFE ID, `pods` by state.
 
-        `ports_taken` are addresses, by pod; `foreign_nat` is a number of pods. `above` says when what is above all SVIDs
-        expires: by `issuer`, and `root` with the beginning of its digest.
+        `ports_taken` are addresses, by pod; `foreign_nat` is a number of pods. `above` says when what is above all
+        SVIDs expires: by `issuer`, and `root` with the beginning of its digest.
         """
         families = [
             *self._counted(),
