@@ -70,6 +70,8 @@ def spec(rule: Rule) -> Spec:
             found["target"] = {"CONNMARK": {"set-xmark": _masked(STAND_IN_MARK)}}
         case Verdict.AS_DIALLED | Verdict.OWN_ADDRESS:
             found["target"] = {"NETMAP": {"to": rule.own}}
+        case Verdict.ONLY_ADDRESS:
+            found["target"] = "MASQUERADE"
         case Verdict.MARK_REPLY:
             found["target"] = {"MARK": {"set-xmark": f"{REPLY_MARK:#x}/0xffffffff"}}
         case Verdict.UNMARK:
@@ -136,6 +138,7 @@ def text(rule: Rule) -> str:
                 Verdict.STAND_IN: f"-j CONNMARK --set-xmark {_masked(STAND_IN_MARK)}",
                 Verdict.AS_DIALLED: f"-j NETMAP --to {rule.own}",
                 Verdict.OWN_ADDRESS: f"-j NETMAP --to {rule.own}",
+                Verdict.ONLY_ADDRESS: "-j MASQUERADE",
                 Verdict.DROP: "-j DROP",
                 Verdict.OWN_ZONE: f"-j CT --zone-orig {rule.zone}",
                 Verdict.MARK_REPLY: f"-j MARK --set-xmark {REPLY_MARK:#x}/0xffffffff",

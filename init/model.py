@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from init.constants import CONNTRACK_ZONE, INBOUND_PORT, MARK_MASK, OUTBOUND_PORT, REPLY_MARK, STAND_IN_MARK
-from init.stand_in import STAND_INS
+from init.stand_in import OF_THE_ONLY_ADDRESS, STAND_INS
 
 ANYWHERE = {4: "0.0.0.0/0", 6: "::/0"}
 """By IP version."""
@@ -142,6 +142,8 @@ class Verdict(Enum):
     no word for it but that the destination is of `Rule.own`, a network of all addresses."""
     OWN_ADDRESS = "own_address"
     """Has the connection come from `Rule.own`, a network as large as `Rule.source`: the rest of the address stays."""
+    ONLY_ADDRESS = "only_address"
+    """Has the connection come from the address of the device that it leaves by, of which the pod has one."""
     MARK_REPLY = "mark_reply"
     """Sets the packet's mark to REPLY_MARK."""
     UNMARK = "unmark"
@@ -228,7 +230,7 @@ class Rule:
 
 
 ALL_TCP = Rule(Verdict.ENTER)
-DECIDES = {Verdict.LEAVE, Verdict.REDIRECT, Verdict.AS_DIALLED, Verdict.OWN_ADDRESS, Verdict.DROP}
+DECIDES = {Verdict.LEAVE, Verdict.REDIRECT, Verdict.AS_DIALLED, Verdict.OWN_ADDRESS, Verdict.ONLY_ADDRESS, Verdict.DROP}
 """What ends a chain."""
 
 
@@ -291,6 +293,9 @@ def chains(family: Family, options: Options) -> tuple[Chain, ...]:
     """
     agents_ports = tuple((port, port) for port in sorted((options.outbound_port, options.inbound_port)))
     stands_in = STAND_INS[family.value] if options.stand_ins and options.mark is not None else ()
+    of_only_one = (
+        (Rule(Verdict.ONLY_ADDRESS, source=f"{OF_THE_ONLY_ADDRESS}/32"),) if stands_in and family is Family.IPV4 else ()
+    )
     noted = Rule(Verdict.STAND_IN, mark=options.mark, source_is_local=False)
     as_dialled = Rule(Verdict.AS_DIALLED, mark=options.mark, out_loopback=True, own=ANYWHERE[family.value])
     agents = (
@@ -364,7 +369,7 @@ def chains(family: Family, options: Options) -> tuple[Chain, ...]:
         Chain(Hook.MANGLE_POSTROUTING, _of_agent(Rule(Verdict.UNMARK), options), of_agent),
         Chain(
             Hook.NAT_POSTROUTING,
-            tuple(Rule(Verdict.OWN_ADDRESS, source=network, own=own) for network, own in stands_in),
+            (*(Rule(Verdict.OWN_ADDRESS, source=network, own=own) for network, own in stands_in), *of_only_one),
             Rule(Verdict.ENTER, connmark=STAND_IN_MARK),
         ),
     )

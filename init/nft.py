@@ -154,6 +154,7 @@ def text(rule: Rule, family: Family, leads_to: str = "") -> str:
             Verdict.STAND_IN: f"ct mark set ct mark & {keep:#x} | {STAND_IN_MARK:#x}",
             Verdict.AS_DIALLED: f"dnat to {ip} daddr",
             Verdict.OWN_ADDRESS: f"snat {_FAMILY[family]} prefix to {address} map {{ {rule.source} : {rule.own} }}",
+            Verdict.ONLY_ADDRESS: "masquerade",
             Verdict.DROP: "drop",
             Verdict.OWN_ZONE: f"ct original zone set {rule.zone}",
             Verdict.MARK_REPLY: f"meta mark set {REPLY_MARK:#x}",

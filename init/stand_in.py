@@ -25,6 +25,10 @@ STAND_INS = {
 reserved (240.0.0.0/4, RFC 1112), those of IPv6 are not assigned. A pod that has such an address all the same has it on
 an interface: by that the rules tell a leg that is there from one that is at a stand-in's."""
 
+OF_THE_ONLY_ADDRESS = "254.0.0.1"
+"""Of a pod's only IPv4 address, where that is of none of these networks (a public one): where a pod has no other, the
+rules need not be told which one to put in its place."""
+
 _NETWORKS = {
     version: [(ipaddress.ip_network(stand_in), ipaddress.ip_network(own)) for stand_in, own in pairs]
     for version, pairs in STAND_INS.items()
@@ -32,11 +36,11 @@ _NETWORKS = {
 
 
 @lru_cache(maxsize=4096)
-def stand_in(address: str) -> str | None:
-    """What stands for an address of a pod's; None: nothing does."""
+def stand_in(address: str, *, only: bool = False) -> str | None:
+    """What stands for an address of a pod's; None: nothing does. `only`: the pod has no other IPv4 address."""
     parsed = ipaddress.ip_address(address)
     for network, own in _NETWORKS[parsed.version]:
         if parsed in own:
             offset = int(parsed) - int(own.network_address)
             return str(network[offset])
-    return None
+    return OF_THE_ONLY_ADDRESS if only and parsed.version == 4 else None

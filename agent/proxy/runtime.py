@@ -71,6 +71,7 @@ class EnrolledPod:
             place,
             keeps_port=_SHARES or chosen.port not in kernel.ephemeral,
             stand_ins=self._stand_ins and not own and not kernel.routes_by_source,
+            only=kernel.only_address,
         )
 
     def dial(self, address: str, port: int, source: Source | None) -> tuple[socket.socket, bool]:

@@ -18,14 +18,21 @@ def of_client(client: PeerAddr) -> Sources:
 
 
 def of_application(
-    chosen: PeerAddr, dialled: OriginalDst, place: tuple[str, int], *, keeps_port: bool, stand_ins: bool
+    chosen: PeerAddr,
+    dialled: OriginalDst,
+    place: tuple[str, int],
+    *,
+    keeps_port: bool,
+    stand_ins: bool,
+    only: str | None = None,
 ) -> Sources:
     """Towards the peer at `place`, from the address and port that the application's socket has; empty: from any.
 
     The application's socket has the same four numbers where that is what it dialled, and has its port for itself where
     it has bound it. So the leg is at a stand-in's address (init.stand_in), wherever it can be: two legs to one place
     from one port would meet in conntrack. `keeps_port` is whether the leg may have the application's port, `stand_ins`
-    whether it may be at such an address: the pod's rules know of them, and the way there does not depend on it.
+    whether it may be at such an address: the pod's rules know of them, and the way there does not depend on it. `only`
+    is the pod's IPv4 address, where it has no other.
 
     Without a stand-in, where an application that has bound its port dials two places from there, one leg has it at a
     time.
@@ -36,6 +43,6 @@ def of_application(
     any_port = Source(chosen.address, 0)
     if not keeps_port:
         return (any_port,)
-    if stand_ins and (instead := stand_in(chosen.address)) is not None:
+    if stand_ins and (instead := stand_in(chosen.address, only=chosen.address == only)) is not None:
         return Source(instead, chosen.port), any_port
     return (any_port,) if place == dialled else (Source(*chosen, alone=True), any_port)

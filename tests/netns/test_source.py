@@ -1,6 +1,7 @@
 """What an application chooses to dial from is what others see, and the agent takes no port from it."""
 
 import contextlib
+import dataclasses
 import errno
 import json
 import socket
@@ -225,3 +226,42 @@ def test_where_routes_depend_on_the_source_a_leg_is_at_the_applications_own_addr
         assert alive(sock), world.mesh.last_words()
         assert echo.peers[-1][0] == SECOND[4]
     echo.close()
+
+
+PUBLIC = "203.0.113.2"
+
+
+@pytest.mark.parametrize("backend", ["legacy", "nft"])
+def test_a_pod_keeps_its_ports_whatever_its_address_is_as_long_as_it_has_one(
+    make_world: Callable[..., World], backend: str
+) -> None:
+    """A public one: nothing in the rules stands for it, but for the only one that there is."""
+    world = make_world("--backend", backend, workers=1)
+    given, server = world.stranger("client"), world.pod("server", annotations=ANYBODY)
+    client = dataclasses.replace(given, ipv4=PUBLIC)
+    world.declare(client)
+    for player, words in (
+        (client, f"addr del {given.ipv4}/24 dev eth0"),
+        (client, f"addr add {PUBLIC}/24 dev eth0"),
+        (client, f"route add {server.ipv4} dev eth0"),
+        (server, f"route add {PUBLIC} dev eth0"),
+    ):
+        assert world.run(player, "ip", *words.split()).returncode == 0
+    assert world.run(client, "sysctl", "-qw", f"net.ipv4.ip_local_port_range={FIRST} {LAST}").returncode == 0
+    echoes = {"server": Echo(world, server, PORT)}
+    world.start()
+    place = Place(world, client, {"server": server}, echoes)
+    with closed(as_many_as_there_are(place, client, "server", 4)):
+        pass
+    assert world.run(client, "ip", "addr", "add", f"{SECOND[4]}/24", "dev", "eth0").returncode == 0
+    # The rules cannot tell of which of two a stand-in is: what is seen is right all the same, once it was looked.
+    world.until(lambda: _sees(place, PUBLIC) and _sees(place, SECOND[4]), "both addresses are what the server sees", 30)
+    echoes["server"].close()
+
+
+def _sees(place: Place, address: str) -> bool:
+    with place.world.open_socket(place.client) as sock:
+        sock.bind((address, 0))
+        with closed([sock]):
+            sock.connect((place.target("server", 4), PORT))
+            return alive(sock) and place.seen("server")[0] == address

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from agent.capture.address import OriginalDst, PeerAddr, Source
 from agent.proxy.source import of_application, of_client
-from init.stand_in import STAND_INS, stand_in
+from init.stand_in import OF_THE_ONLY_ADDRESS, STAND_INS, stand_in
 
 CHOSEN = PeerAddr("10.1.0.2", 40000)
 POD = OriginalDst("10.1.0.1", 8080)
@@ -54,8 +54,11 @@ def test_a_source_that_means_nothing_where_the_leg_goes_is_left_to_the_kernel(
     assert of_application(chosen, OriginalDst("2001:db8::99", 80), place, keeps_port=True, stand_ins=True) == ()
 
 
-def test_a_public_address_has_no_stand_in() -> None:
+def test_a_public_address_has_a_stand_in_where_the_pod_has_no_other() -> None:
     public = PeerAddr("192.0.2.2", 40000)
+    only = of_application(public, POD, PLACE, keeps_port=True, stand_ins=True, only=public.address)
+    assert only == (Source(OF_THE_ONLY_ADDRESS, 40000), Source("192.0.2.2", 0))
+    assert of_application(CHOSEN, POD, PLACE, keeps_port=True, stand_ins=True, only=CHOSEN.address)[0] == STAND_IN
     assert of_application(public, POD, PLACE, keeps_port=True, stand_ins=True) == (Source("192.0.2.2", 0),)
     assert of_application(public, SERVICE, PLACE, keeps_port=True, stand_ins=True)[0][:2] == public
 
