@@ -1,9 +1,12 @@
 """`quietwire init` and the rules that it leaves in the kernel; what they capture: test_capture.py."""
 
+import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -455,29 +458,36 @@ def test_check_names_processes_that_capture_cannot_hold(make_world: Callable[...
     assert sorted(json.loads(found.stdout)["privileged"]) == sorted(wanted)
 
 
-@pytest.mark.parametrize("version", [4, 6])
 def test_what_was_opened_while_the_rules_were_gone_does_not_outlive_their_repair(
-    make_world: Callable[..., World], backend: str, version: int
+    make_world: Callable[..., World], backend: str
 ) -> None:
     world = make_world()
     pod, peer = world.stranger("pod"), world.stranger("peer")
     options = Options(skip_outbound_ports=((PORT + 1, PORT + 1),))
     echoes = [Echo(world, peer, PORT + number, 6) for number in range(2)] + [Echo(world, pod, PORT, 6)]
     assert batch(pod, "apply", options, backend).ok
-    legacy_tool = f"ip{'6' if version == 6 else ''}tables-legacy"
-    flush = {"legacy": f"{legacy_tool} -t nat -F; {legacy_tool} -t mangle -F", "nft": "nft flush ruleset"}[backend]
+    flush = {
+        "legacy": "for ip in ip ip6; do for table in nat mangle; do ${ip}tables-legacy -t $table -F; done; done",
+        "nft": "nft flush ruleset",
+    }[backend]
     inside(pod, "sh", "-c", flush)
-    outward = world.connect(pod, peer.address(version), PORT)
-    inward = world.connect(peer, pod.address(version), PORT)
-    skipped = world.connect(pod, peer.address(version), PORT + 1)
-    itself = world.connect(pod, pod.address(version), PORT)
-    with outward, inward, skipped, itself:
-        for sock in (outward, inward, skipped, itself):
-            assert alive(sock)
+    with contextlib.ExitStack() as stack:
+
+        def opened(client: Player, server: Player, version: int, port: int = PORT) -> socket.socket:
+            return stack.enter_context(world.connect(client, server.address(version), port))
+
+        found = []
+        for version in (4, 6):
+            found.append(opened(pod, peer, version))
+            found.append(opened(peer, pod, version))
+            found.append(opened(pod, peer, version, PORT + 1))
+            found.append(opened(pod, pod, version))
+        assert all(alive(sock) for sock in found)
         repaired = batch(pod, "repair", options, backend)
         assert repaired.ok
         assert repaired.missing
-        assert [alive(sock) for sock in (outward, inward, skipped, itself)] == [False, False, True, True]
+        outward, inward, skipped, itself = False, False, True, True
+        assert [alive(sock) for sock in found] == [outward, inward, skipped, itself] * 2
     for echo in echoes:
         echo.close()
 
@@ -612,16 +622,15 @@ NOTRACK = {
 }
 
 
-@pytest.mark.parametrize("version", [4, 6])
 def test_what_conntrack_is_told_not_to_follow_passes_uncaptured_neither_way(
-    make_world: Callable[..., World], backend: str, version: int
+    make_world: Callable[..., World], backend: str
 ) -> None:
     world = make_world()
     pod, outside = world.stranger("pod"), world.stranger("outside")
     assert init(pod, "apply", "--backend", backend).returncode == 0
     inside(pod, "bash", "-c", NOTRACK[backend])
-    echoes = [Echo(world, player, 8080, version) for player in (pod, outside)]
-    for client, server in ((outside, pod), (pod, outside)):
+    echoes = [Echo(world, player, 8080, 6) for player in (pod, outside)]
+    for (client, server), version in itertools.product(((outside, pod), (pod, outside)), (4, 6)):
         with world.open_socket(client, version) as sock:
             sock.settimeout(1.0)
             with pytest.raises(OSError, match=r"timed out|refused"):

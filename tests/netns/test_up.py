@@ -45,21 +45,35 @@ def test_an_admin_address_that_is_taken_is_named(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_a_run_directory_belongs_to_one_agent(make_world: Callable[..., World]) -> None:
-    world = make_world()
+@pytest.fixture(scope="module")
+def served(make_shared_world: Callable[..., World]) -> World:
+    """For those who only look."""
+    world = make_shared_world(workers=2)
     world.pod("one")
     world.start()
+    return world
+
+
+def test_a_run_directory_belongs_to_one_agent(served: World) -> None:
+    world = served
     flags = sane(world.directory) | {"--run-dir": str(world.mesh.directory / "run")}
     done = up(*(f"{name}={given}" for name, given in flags.items()))
     assert done.returncode == 2
     assert "belongs to another agent that runs" in done.stderr
 
 
-def test_damaged_authority_state_stops_the_start_and_no_new_root_is_made(make_world: Callable[..., World]) -> None:
-    world = make_world()
+@pytest.fixture(scope="module")
+def stopped(make_shared_world: Callable[..., World]) -> World:
+    """For those who look at what it leaves behind."""
+    world = make_shared_world(workers=1)
     world.pod("one")
     world.start()
     world.mesh.stop()
+    return world
+
+
+def test_damaged_authority_state_stops_the_start_and_no_new_root_is_made(stopped: World) -> None:
+    world = stopped
     root = world.mesh.directory / "state" / "authority" / "root-1.pem"
     assert root.stat().st_mode & 0o777 == 0o600
     root.write_text("damaged")
@@ -70,11 +84,8 @@ def test_damaged_authority_state_stops_the_start_and_no_new_root_is_made(make_wo
     assert root.read_text() == "damaged"
 
 
-def test_processes_carry_titles(make_world: Callable[..., World]) -> None:
-    world = make_world(workers=2)
-    world.pod("one")
-    world.start()
-    pid = world.mesh.pid
+def test_processes_carry_titles(served: World) -> None:
+    pid = served.mesh.pid
     assert pid is not None
     titles = [Path(f"/proc/{each}/cmdline").read_bytes().rstrip(b"\0").decode() for each in [pid, *descendants(pid)]]
     assert sorted(titles) == [
@@ -85,10 +96,8 @@ def test_processes_carry_titles(make_world: Callable[..., World]) -> None:
     ]
 
 
-def test_the_admin_server_answers(make_world: Callable[..., World]) -> None:
-    world = make_world()
-    world.pod("one")
-    world.start()
+def test_the_admin_server_answers(served: World) -> None:
+    world = served
     assert world.mesh.ask("/live") == "alive\n"
     assert world.ready() == {"ready": True, "pods": 1, "waiting": [], "faults": [], "warnings": []}
     page = world.mesh.metrics()
@@ -99,12 +108,8 @@ def test_the_admin_server_answers(make_world: Callable[..., World]) -> None:
     assert "there are /authz, /live, /metrics, /ready" in world.mesh.ask("/nothing")
 
 
-def test_every_log_line_is_one_json_object(make_world: Callable[..., World]) -> None:
-    world = make_world()
-    world.pod("one")
-    world.start()
-    world.mesh.stop()
-    lines = world.mesh.log_path.read_text().splitlines()
+def test_every_log_line_is_one_json_object(stopped: World) -> None:
+    lines = stopped.mesh.log_path.read_text().splitlines()
     assert lines
     for line in lines:
         assert {"ts", "level", "logger", "msg"} <= json.loads(line).keys()

@@ -20,7 +20,6 @@ import signal
 import socket
 import struct
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -33,6 +32,7 @@ from agent.lab.mesh import Mesh
 from agent.lab.stage import Player, Stage
 from agent.lab.wire import Wire
 from init.netns import open_netns
+from tests.cli.typed import quietwire
 
 TRUST_DOMAIN = "example.test"
 NODE = "node-a"
@@ -189,15 +189,9 @@ class World:
 
     def authority(self, *words: str) -> str:
         """`quietwire authority …` on the state of our own; its output. Fails where it does."""
-        done = subprocess.run(
-            [sys.executable, "-m", "agent.cli", "authority", *words, "--state", str(self.mesh.directory / "state")],
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        done = quietwire("authority", *words, "--state", self.mesh.directory / "state")
+        assert done.code == 0, done.err
+        return done.out
 
     def join(self, node: str, *flags: str) -> Mesh:
         """Starts the agent of another node, which joins our authority with a token; it follows the same manifests."""
