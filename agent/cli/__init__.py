@@ -6,9 +6,9 @@ import sys
 def main() -> None:
     """The `quietwire` command. `init` runs once per pod, so it goes straight to its own small parser."""
     if sys.argv[1:2] == ["init"]:
-        from init.cli import main as init_main  # noqa: PLC0415 - nothing else is loaded for it
+        from init.cli import main as init_main
 
         sys.exit(init_main(sys.argv[2:]))
-    from agent.cli.app import run  # noqa: PLC0415 - loads every other verb
+    from agent.cli.app import run
 
     run()

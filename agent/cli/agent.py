@@ -2,9 +2,7 @@
 
 from pathlib import Path
 
-from agent.cli.agent_flags import EXIT_USAGE, AgentFlags, fail, files_source, serve
-from agent.flags import ConfigError, HostPort
-from agent.node.config import Remote
+from agent.cli.agent_flags import AgentFlags
 
 _DEFAULTS = AgentFlags()
 
@@ -35,15 +33,6 @@ def agent(
     svid_source
         `authority`, or files:DIR: SVIDs and bundle that somebody else puts there.
     """
-    try:
-        identity = files_source(svid_source)
-        if identity is None:
-            if not authority:
-                raise ConfigError("--authority HOST:PORT is missing: where does the authority serve?")
-            addresses = tuple(str(HostPort.parse(each, "--authority")) for each in authority)
-            config = flags.config(Remote(addresses, bundle.absolute(), join_token_file))
-        else:
-            config = flags.config(identity)
-    except ConfigError as error:
-        fail(str(error), EXIT_USAGE)
-    serve(config)
+    from agent.cli.work import node
+
+    node.agent(flags, authority, bundle, join_token_file, svid_source)

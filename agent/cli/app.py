@@ -1,25 +1,26 @@
-"""The verbs, put together."""
+"""The verbs, put together: each is imported when it is called."""
 
+import sys
 from importlib.metadata import version
 
 from cyclopts import App
 
-from agent.cli.agent import agent
-from agent.cli.authority import app as authority
-from agent.cli.authz import app as authz
-from agent.cli.demo import demo
-from agent.cli.up import up
+
+def installed() -> str:
+    """The version of the package that is installed."""
+    return version("quietwire")
+
 
 app = App(
     name="quietwire",
     help="Transparent mTLS between pods: one agent per node, no change to any application.",
-    version=version("quietwire"),
+    version=installed,
 )
-app.command(up)
-app.command(agent)
-app.command(authority)
-app.command(authz)
-app.command(demo)
+app.command("agent.cli.up:up")
+app.command("agent.cli.agent:agent")
+app.command("agent.cli.authority:app", name="authority")
+app.command("agent.cli.authz:app", name="authz")
+app.command("agent.cli.demo:demo")
 
 
 @app.command
@@ -27,6 +28,10 @@ def init() -> None:
     """Install, verify or remove the capture rules of one pod: see `quietwire init --help`."""
 
 
-def run() -> None:
-    """Parses the command line and runs the verb."""
-    app()
+def run(words: list[str] | None = None) -> None:
+    """Parses the command line, or `words` in its place, and runs the verb."""
+    words = sys.argv[1:] if words is None else words
+    if not words or words[0].startswith("-"):
+        for name in app:
+            app[name]  # imports it: who names no verb is shown the first line of what each says of itself
+    app(words)

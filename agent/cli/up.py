@@ -2,10 +2,7 @@
 
 from pathlib import Path
 
-from agent.authority.pki import GivenFiles
-from agent.cli.agent_flags import EXIT_USAGE, AgentFlags, fail, files_source, serve, svid_seconds
-from agent.flags import ConfigError, HostPort
-from agent.node.config import Embedded
+from agent.cli.agent_flags import AgentFlags, Issuing
 
 _DEFAULTS = AgentFlags()
 
@@ -42,24 +39,7 @@ def up(
     svid_source
         `authority`, or files:DIR: SVIDs and bundle that somebody else puts there. No authority is started then.
     """
-    try:
-        config = flags.config(
-            files_source(svid_source)
-            or Embedded(
-                HostPort.parse(authority_listen, "--authority-listen"),
-                svid_seconds(svid_ttl),
-                given_issuer(issuer_cert, issuer_key, roots),
-            )
-        )
-    except ConfigError as error:
-        fail(str(error), EXIT_USAGE)
-    serve(config)
+    from agent.cli.work import node
 
-
-def given_issuer(certificate: Path | None, key: Path | None, roots: Path | None) -> GivenFiles | None:
-    """An issuer that is given by three flags, or none. Raises ConfigError."""
-    if certificate is None or key is None or roots is None:
-        if certificate is key is roots is None:
-            return None
-        raise ConfigError("--issuer-cert, --issuer-key and --roots go together: give all three, or none")
-    return GivenFiles(certificate.absolute(), key.absolute(), roots.absolute())
+    issuing = Issuing(svid_ttl=svid_ttl, certificate=issuer_cert, key=issuer_key, roots=roots)
+    node.up(flags, authority_listen, issuing, svid_source)

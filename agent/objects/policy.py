@@ -22,6 +22,10 @@ class DefaultPolicy(StrEnum):
     AUDIT = "audit"
 
 
+DEFAULT_CLUSTER_NETWORKS = ("10.0.0.0/8", "100.64.0.0/10", "172.16.0.0/12", "192.168.0.0/16", "fd00::/8")
+"""Linkerd's own default for the cluster's networks."""
+
+
 class Operator(StrEnum):
     """How a label expression compares: Kubernetes' four."""
 

@@ -17,6 +17,7 @@ from agent.identity.spiffe import SpiffeId
 from agent.objects.key import ObjectKey, PodKey, pod_key
 from agent.objects.model import Pod
 from agent.objects.policy import (
+    DEFAULT_CLUSTER_NETWORKS,
     AuthorizationPolicy,
     BrokenServer,
     DefaultPolicy,
@@ -33,9 +34,6 @@ from agent.objects.policy import (
 from agent.policy.identities import IdentityMatch
 from agent.policy.model import Authorization, Permits, Requirement
 from agent.policy.networks import NetworkMatch
-
-DEFAULT_CLUSTER_NETWORKS = ("10.0.0.0/8", "100.64.0.0/10", "172.16.0.0/12", "192.168.0.0/16", "fd00::/8")
-"""Linkerd's own default for the cluster's networks."""
 
 PROBE = "probe"
 """What authorizes the kubelet's probes."""

@@ -14,7 +14,7 @@ from agent.authority import control, rotation
 from agent.authority.ca import ROOT_DAYS
 from agent.authority.control import Expiry
 from agent.authority.pki import GivenFiles
-from agent.cli.agent_flags import svid_seconds
+from agent.cli.work.issuing import svid_seconds
 from tests.authority.running import TD, WEB, Authority
 from tests.cli.typed import Done, quietwire
 from tests.tls.pki import Pki

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from agent.cli import demo
+from agent.cli.demo import play
 from agent.cli.demo.story import Step
 
 KEYS = ("reached", "encrypted", "identities", "stranger_refused", "policy_live", "fail_closed")
@@ -39,7 +40,7 @@ def test_any_false_step_is_told_and_exits_with_1(
     false: str, as_json: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(Told, "false", false)
-    monkeypatch.setattr(demo, "Story", Told)
+    monkeypatch.setattr(play, "Story", Told)
     monkeypatch.setattr("os.geteuid", lambda: 0)
     monkeypatch.setattr("signal.signal", lambda *_: None)
     with pytest.raises(SystemExit) as ended:

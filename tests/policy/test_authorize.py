@@ -10,11 +10,11 @@ from agent.catalog.snapshot import Catalog
 from agent.identity.spiffe import SpiffeId
 from agent.objects.key import PodKey
 from agent.objects.model import MeshSettings, Pod
-from agent.objects.policy import DefaultPolicy
+from agent.objects.policy import DEFAULT_CLUSTER_NETWORKS, DefaultPolicy
 from agent.outcome import Outcome
 from agent.policy.authorize import authorize, could_permit_unauthenticated
 from agent.policy.identities import IdentityMatch
-from agent.policy.index import DEFAULT_CLUSTER_NETWORKS, PolicyIndex, PolicySettings, default_permits
+from agent.policy.index import PolicyIndex, PolicySettings, default_permits
 from agent.policy.model import Authorization, Client, Denial, Permit, Requirement, ServerPort
 from agent.policy.networks import NetworkMatch
 

@@ -16,9 +16,9 @@ from agent.identity.spiffe import SpiffeId
 from agent.manifests.fault import Fault
 from agent.objects.key import PodKey
 from agent.objects.model import Pod
-from agent.objects.policy import DefaultPolicy
+from agent.objects.policy import DEFAULT_CLUSTER_NETWORKS, DefaultPolicy
 from agent.policy.authorize import authorize, could_permit_unauthenticated
-from agent.policy.index import DEFAULT_CLUSTER_NETWORKS, PolicyIndex, PolicySettings
+from agent.policy.index import PolicyIndex, PolicySettings
 from agent.policy.model import Client, Denial, Permit, Permits, ServerPort
 
 TRUST_DOMAIN = "cluster.local"

@@ -1,0 +1,66 @@
+"""What an authority has issued, to whom, and where it stands."""
+
+import time
+from functools import partial
+from pathlib import Path
+
+from agent.authority import control
+from agent.cli.work.authority.opened import opened, show
+
+
+def status(state: Path, *, as_json: bool) -> None:
+    """Shows roots, issuer, their ends and the rotation's stage."""
+    with opened(state) as (book, store):
+        found = control.status(book, store, time.time())
+        show(found, partial(status_lines, found), as_json=as_json)
+
+
+def status_lines(found: control.Status) -> list[str]:
+    """A status in words."""
+    given = ", issuer given by files" if found.given else ""
+    counts = f"bundle {found.sequence}, agents {found.agents}, revocations {found.revocations}{given}"
+    lines = [f"trust domain {found.trust_domain}, {counts}"]
+    if found.refused is not None:
+        lines.append(f"WARNING: the issuer that is given is refused, and the former stays in force: {found.refused}")
+    lines += [f"{expiry.what}: until {control.moment(expiry.not_after)}" for expiry in found.expiries]
+    lines += [f"WARNING: {warning}" for warning in found.warnings]
+    if found.stage == "none":
+        lines.append("no rotation is under way")
+    else:
+        how = " by itself" if found.auto else ""
+        lines.append(
+            f"rotation in stage {found.stage} since {control.moment(found.since)}, advances{how} when nothing holds it"
+        )
+        lines += [f"held by: {blocker}" for blocker in found.blockers] or ["nothing holds it: advance"]
+    return lines
+
+
+def issued(state: Path, *, live: bool, as_json: bool) -> None:
+    """Lists certificates; with `live`, those that have not expired."""
+    with opened(state) as (book, _):
+        found = book.issued(live_at=time.time() if live else None)
+        show(
+            found,
+            lambda: [
+                f"{control.moment(each.issued)}  until {control.moment(each.expires)}  {each.serial}  "
+                f"{each.node}  {each.spiffe_id}"
+                for each in found
+            ],
+            as_json=as_json,
+        )
+
+
+def agents(state: Path, *, as_json: bool) -> None:
+    """Lists the agents that have joined."""
+    with opened(state) as (book, _):
+        found = book.agents()
+        now = time.time()
+        show(
+            found,
+            lambda: [
+                f"{each.node}  joined {control.moment(each.joined)}  seen {max(now - each.seen, 0):.0f} s ago  "
+                f"trusts bundle {each.trusts}  certificate until {control.moment(each.expires)}"
+                for each in found
+            ],
+            as_json=as_json,
+        )
