@@ -1,4 +1,4 @@
-"""The demo's own mesh: generated manifests, a real `quietwire up`, and what it said."""
+"""A mesh of one node: generated manifests, a real agent (`quietwire up`, or another verb), and what it said."""
 
 import json
 import re
@@ -105,7 +105,7 @@ class Mesh:
             stderr=subprocess.PIPE,
             text=True,
             errors="replace",
-            start_new_session=True,  # a ^C is for the demo, which then ends this one
+            start_new_session=True,  # a ^C is for who started it, who then ends it
         )
         self._process = process
         with self._news:
