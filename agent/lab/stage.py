@@ -13,6 +13,7 @@ from pathlib import Path
 
 RUN = Path("/run/quietwire-stage")
 ETC_NETNS = Path("/etc/netns")
+NETNS = Path("/run/netns")
 COMMAND_SECONDS = 30.0
 
 
@@ -114,7 +115,7 @@ class Stage:
             return []
 
     def _make(self, netns: str) -> None:
-        if Path("/run/netns", netns).exists():
+        if (NETNS / netns).exists():
             raise StageError(
                 f"a network namespace {netns} exists already, not ours: `ip netns del {netns}` if nobody needs it"
             )

@@ -1,5 +1,6 @@
 """An unmodified nginx in a namespace, with a configuration of its own."""
 
+import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -41,17 +42,16 @@ class WebServer:
 
     def start(self) -> None:
         """Starts it and waits until it listens. Raises WebServerError."""
+        if shutil.which("nginx") is None:
+            raise WebServerError("nginx is not installed: apt-get install nginx")
         self._directory.mkdir(parents=True)
         config = self._directory / "nginx.conf"
         config.write_text(_CONFIG.format(directory=self._directory, port=self._port), encoding="ascii")
-        try:
-            self._process = subprocess.Popen(
-                self._player.command("nginx", "-p", str(self._directory), "-c", str(config), "-e", "stderr"),
-                stderr=subprocess.PIPE,
-                start_new_session=True,
-            )
-        except FileNotFoundError:
-            raise WebServerError("nginx is not installed: apt-get install nginx") from None
+        self._process = subprocess.Popen(
+            self._player.command("nginx", "-p", str(self._directory), "-c", str(config), "-e", "stderr"),
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
         deadline = time.monotonic() + START_SECONDS
         # Asked on the pod's own loopback, which is never captured.
         probe = self._player.command("curl", "-s", "-o", "/dev/null", f"http://127.0.0.1:{self._port}/")
