@@ -70,8 +70,8 @@ class TlsStream(asyncio.Protocol):
             self._finish()  # an alert says why
             return
         self._say()
-        if self.machine.left:
-            self._rest = data[-self.machine.left :]
+        if self.machine.pending:
+            self._rest = data[-self.machine.pending :]
         if self._inner is None and self.machine.handshake_complete:
             self._clock.cancel()
             self._inner = self._made()

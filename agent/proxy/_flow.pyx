@@ -121,7 +121,7 @@ cdef class Flow:
             return
         try:
             self._took(PyBytes_AS_STRING(self.rest) + self.rest_at, len(self.rest) - self.rest_at)
-            if self.lost or self.refused or self.machine.left:
+            if self.lost or self.refused or self.machine.pending:
                 return
             self.rest = None
             if self.end_waits:
@@ -177,8 +177,8 @@ cdef class Flow:
         except TlsFailure as failure:
             self.refuse(failure)
             return 0
-        if machine.left:
-            self._put_by(data + given - machine.left, machine.left)
+        if machine.pending:
+            self._put_by(data + given - machine.pending, machine.pending)
         if machine.out_used and not self._answer():
             return 0
         if self.remember is not None and self.remember(machine):

@@ -25,8 +25,8 @@ async def shake_hands(leg: Opening, machine: TlsMachine, deadline: float) -> byt
             except TlsFailure as failure:
                 # OpenSSL's alert goes out, so that the peer knows why.
                 raise Refusal(failure.outcome, failure.detail, machine.outgoing()) from failure
-            if machine.left:
-                leg.give_back(given[-machine.left :])
+            if machine.pending:
+                leg.give_back(given[-machine.pending :])
             if not machine.handshake_complete:
                 _flush(leg, machine)
         elif leg.lost:

@@ -31,7 +31,7 @@ cdef class Connection:
     cdef const char *incoming
     cdef Py_ssize_t incoming_left  # what OpenSSL may read: the rest of one record
     cdef Py_ssize_t beyond  # and what comes behind it
-    cdef readonly Py_ssize_t left
+    cdef readonly Py_ssize_t pending
     cdef int header_seen  # bytes of the record's header; 0 at its end
     cdef int body_left
     cdef int bare_left

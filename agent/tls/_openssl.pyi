@@ -36,7 +36,7 @@ class Connection:
     peer_closed: bool
     closed: bool
     out_used: int
-    left: int
+    pending: int
     judgement: tuple[Any, ...] | None
     def __init__(self, context: Context, server_name: str | None = None, session: Session | None = None) -> None: ...
     def start(self) -> int: ...

@@ -380,7 +380,7 @@ cdef class Connection:
 
     Python reads `handshake_complete`; `peer_closed`: the peer's close_notify has come, its direction ended cleanly;
     `closed`: our own has gone out; `judgement`: what was found of the peer when its certificates were judged, for the
-    session that is resumed too; `out_used`: bytes that `outgoing` would return; `left`: how many of the bytes that
+    session that is resumed too; `out_used`: bytes that `outgoing` would return; `pending`: how many of the bytes that
     were given last are not looked at yet, because others must have their turn. They come first in what is given next.
 
     A peer that sends message upon message and no application data (KeyUpdates, RFC 8446, section 4.6.3, are dear: new
@@ -424,7 +424,7 @@ cdef class Connection:
         return 0
 
     cpdef bytes receive(self, data):
-        """Takes ciphertext; returns the application data that it completes. Raises OpenSslError. See `left`."""
+        """Takes ciphertext; returns the application data that it completes. Raises OpenSslError. See `pending`."""
         cdef Py_buffer view
         cdef bytes plain
         PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
@@ -466,7 +466,7 @@ cdef class Connection:
 
     cdef void _put_down(self) noexcept:
         """Lets go of what was given."""
-        self.left = 0 if self.peer_closed else self.beyond
+        self.pending = 0 if self.peer_closed else self.beyond
         self.incoming = NULL
         self.incoming_left = self.beyond = 0
 

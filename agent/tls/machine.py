@@ -4,7 +4,7 @@
     machine.start()                         then write machine.outgoing()
     plaintext = machine.receive(ciphertext) then write machine.outgoing()
     write machine.seal(plaintext)           or machine.send(plaintext), then write machine.outgoing()
-    bytes[-machine.left:]                   come first in what is given next, in a turn of their own; mostly none
+    bytes[-machine.pending:]                come first in what is given next, in a turn of their own; mostly none
     machine.close()                         close_notify goes out; what the peer still sends is received on
 
 Half-close (RFC 8446, section 6.1): close_notify ends one direction and leaves the other open. OpenSSL's

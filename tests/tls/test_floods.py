@@ -42,8 +42,8 @@ def every(machine: TlsMachine, data: bytes) -> Iterator[bytes]:
     while data:
         plain = machine.receive(data)
         yield plain
-        assert machine.left < len(data), "each turn goes on"
-        data = data[-machine.left :] if machine.left else b""
+        assert machine.pending < len(data), "each turn goes on"
+        data = data[-machine.pending :] if machine.pending else b""
 
 
 def towards(side: str, directory: Path) -> tuple[Writer, TlsMachine]:
@@ -148,9 +148,9 @@ def test_what_comes_with_the_last_word_of_the_handshake_is_bounded_as_well(tmp_p
     flood = b"".join(writer.record(b"x") for _ in range(2 * AT_ONCE))
     assert len(machine.receive(flight + flood)) == AT_ONCE
     assert machine.handshake_complete
-    assert machine.left == len(flood) // 2
-    assert len(machine.receive(flood[-machine.left :])) == AT_ONCE
-    assert machine.left == 0
+    assert machine.pending == len(flood) // 2
+    assert len(machine.receive(flood[-machine.pending :])) == AT_ONCE
+    assert machine.pending == 0
 
 
 @pytest.mark.parametrize(("group", "share"), [(FFDHE8192, b"\x02" + bytes(1023)), (P521, b"\x04" + bytes(132))])
