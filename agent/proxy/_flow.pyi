@@ -7,9 +7,15 @@ from agent.proxy.opening import Opening
 from agent.proxy.relay import Leg, Relay
 from agent.tls.machine import TlsMachine
 
+LET_GO: str
+
 class Flow:
-    transport: asyncio.Transport
-    fd: int
+    """Half of a leg.
+
+    It calls what `relay.Leg` adds, by these names: `took_last`, `stream_ended`, `eof_received`, `go_on_soon`, `refuse`,
+    `flush` and `fault`. Of a machine it catches TlsFailure, and nothing else.
+    """
+
     received: int
     ended: bool
     lost: bool
@@ -17,11 +23,15 @@ class Flow:
     refused: bool
     end_waits: bool
     @property
-    def machine(self) -> TlsMachine | None: ...
+    def transport(self) -> asyncio.Transport: ...
     @property
-    def relay(self) -> Relay: ...
+    def fd(self) -> int: ...
     @property
-    def other(self) -> Leg: ...
+    def machine(self) -> TlsMachine | None: ...  # natively any Connection; None on a plain leg
+    @property
+    def relay(self) -> Relay: ...  # RuntimeError (LET_GO) after `let_go`
+    @property
+    def other(self) -> Leg: ...  # RuntimeError (LET_GO) after `let_go`, and before `facing`
     @property
     def behind(self) -> bool: ...
     def __init__(
@@ -35,6 +45,7 @@ class Flow:
     def let_go(self) -> None: ...
     @staticmethod
     def get_buffer(sizehint: int) -> memoryview: ...
+    # What follows raises what a method of the legs' or `remember` raises; `go_on` has called `fault` by then.
     def buffer_updated(self, nbytes: int) -> None: ...
     def took(self, data: bytes) -> None: ...
     def go_on(self) -> None: ...
