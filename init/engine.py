@@ -131,7 +131,7 @@ def run(requests: Sequence[Request], now: float) -> list[Result]:
                 request = replace(request, options=without)  # noqa: PLW2901 - the same one, as far as the kernel can
                 result.notes.append(
                     "the kernel lacks NETMAP, MASQUERADE or addrtype (nft: masquerade, prefixes in snat, fib): what a "
-                    "pod dials by another's address leaves from another port than the application's, and takes a port more"
+                    "pod dials by another's address leaves from another port than the application's, and takes one more"
                 )
             result.stand_ins = request.options.stand_ins
             families = request.options.families

@@ -106,7 +106,7 @@ def _address(body: bytes) -> str | None:
 
 def _dump(kind: int, answered: int, wanted: bytes) -> list[bytes]:
     """What route netlink says, an answer each, without its header. Raises OSError, also where it says too much."""
-    found = []
+    found: list[bytes] = []
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE) as netlink:
         netlink.send(_HEADER.pack(_HEADER.size + len(wanted), kind, REQUEST_DUMP, 1, 0) + wanted)
         for _ in range(MAX_ANSWERS):
