@@ -44,7 +44,7 @@ def test_manifests_of_pods_and_services_are_read_without_a_fault(played: Played)
     mesh.service("web", "10.96.0.9", 8080)
     loaded = load([mesh.manifests])
     assert (loaded.faults, loaded.remarks) == ((), ())
-    change = Assembly().update(loaded.objects)
+    change = Assembly().apply(loaded.objects)
     assert change is not None
     (pod,), (service,) = change.pods, change.services
     assert (str(pod.key), pod.node, pod.netns) == ("demo/web", "node-a", "x-web")
