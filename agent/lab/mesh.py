@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
+from agent.capture.netns import unpin
 from agent.lab.stage import Player
 
 READY_SECONDS = 60.0
@@ -197,6 +198,11 @@ class Mesh:
     def stop(self) -> None:
         """SIGTERM, and a second one if it takes long."""
         self._end(signal.SIGTERM)
+
+    def forget_namespaces(self) -> None:
+        """Lets go of the namespaces that an agent, which must have ended, keeps for the next one."""
+        for path in (self.directory / "run" / "namespaces").glob("[0-9]*"):
+            unpin(path)
 
     def _end(self, number: int) -> None:
         process = self._process

@@ -20,6 +20,8 @@ from agent.node.workers import Workers
 
 log = logging.getLogger("quietwire.enrolment")
 
+_WITH_SOCKETS = "somebody who has left it, and has sockets in it,"
+
 
 class Left:
     """Lets go of pods, and watches over what is left of them.
@@ -98,15 +100,21 @@ class Left:
 
     async def inhabitants(self, pods: Collection[Enrolled]) -> dict[int, str]:
         """Who lives in these namespaces, besides the agent's own processes, which visit them."""
-        living = await self.processes({enrolled.number for enrolled in pods})
+        living = await self._processes({enrolled.number for enrolled in pods})
         for enrolled in pods:
             if enrolled.number in living or (enrolled in self._roster and enrolled.listeners):
                 continue
             if await self._visits.inside(enrolled.fd, inhabitants.holds_connections):
-                living[enrolled.number] = "somebody who has left it, and has sockets in it,"
+                living[enrolled.number] = _WITH_SOCKETS
         return living
 
-    async def processes(self, numbers: Collection[int]) -> dict[int, str]:
-        """The same of namespaces by `inhabitants.number_here`, as far as processes tell."""
+    async def somebody_in(self, fd: int, number: int) -> str | None:
+        """One who lives in a namespace of which the agent serves nothing; `number` is `inhabitants.number_here`."""
+        if (process := (await self._processes({number})).get(number)) is not None:
+            return process
+        connected = await self._visits.inside(fd, inhabitants.holds_connections)
+        return _WITH_SOCKETS if connected else None
+
+    async def _processes(self, numbers: Collection[int]) -> dict[int, str]:
         ours = {os.getpid(), *(handle.pid for handle in self._workers.handles if handle.pid is not None)}
         return await self._visits.blocking(partial(inhabitants.inhabitants, numbers, ours=ours))

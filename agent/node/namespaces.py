@@ -62,9 +62,8 @@ class Namespaces:
             return None if same else f"another namespace was handed over for {pod.key} a moment ago"
         for other, returned in list(self._returned.items()):
             if other != identity and returned.handed.is_for(pod.key, pod.uid):
-                living = await left.processes({returned.number})
-                if returned.number in living:
-                    return f"{pod.key} has another namespace since before, in which {living[returned.number]} lives"
+                if (living := await left.somebody_in(returned.handed.fd, returned.number)) is not None:
+                    return f"{pod.key} has another namespace since before a restart, in which {living} still lives"
                 await self._forget(other)
         if pod.key in self._handed:
             return f"another namespace was handed over for {pod.key} a moment ago"
@@ -127,10 +126,8 @@ class Namespaces:
 
     async def clear(self, left: Left) -> None:
         """Forgets what is of no pod, and in which nobody lives any more."""
-        numbers = {returned.number for returned in self._returned.values()}
-        living = await left.processes(numbers) if numbers else {}
         for identity, returned in list(self._returned.items()):
-            if returned.number not in living:
+            if await left.somebody_in(returned.handed.fd, returned.number) is None:
                 log.info("nobody lives in the former namespace of %s any more", returned.handed.key)
                 await self._forget(identity)
 

@@ -199,14 +199,17 @@ def test_a_namespace_that_holds_none_of_the_pods_addresses_is_not_captured(make_
     assert init_check(other) == 1
 
 
-def declare_without_namespace(world: World, name: str, player: Player, *, uid: str = "") -> None:
+def declare_without_namespace(
+    world: World, name: str, player: Player, *, uid: str = "", inject: str = "enabled"
+) -> None:
     """A pod whose namespace only its init step knows."""
     world.mesh.write(
         f"pod-{name}.yaml",
         {
             "apiVersion": "v1",
             "kind": "Pod",
-            "metadata": {"name": name, "namespace": "demo"} | ({"uid": uid} if uid else {}),
+            "metadata": {"name": name, "namespace": "demo", "annotations": {"linkerd.io/inject": inject}}
+            | ({"uid": uid} if uid else {}),
             "spec": {"nodeName": "node-a", "serviceAccountName": name},
             "status": {"podIPs": [{"ip": player.ipv4}, {"ip": player.ipv6}]},
         },

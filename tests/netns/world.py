@@ -382,6 +382,8 @@ class World:
                 if stream is not None:
                     stream.close()
         self._thread.close()
+        for mesh in (*self._others, self.mesh):
+            mesh.forget_namespaces()
         self.stage.close()
 
 
