@@ -154,15 +154,18 @@ def is_refused(place: Place, pod: Player) -> bool:
 
 
 def test_a_pod_that_breaks_its_rules_again_and_again_is_refused_until_they_hold_still(place: Place) -> None:
-    world, pod, other = place.world, place.pods[-2], place.pods[0]
+    world, pod, other = place.world, place.pods[-2], place.pods[2]
     key = f"demo/{pod.name}"
+
+    def is_held_back() -> bool:
+        words = "somebody in it breaks its rules"
+        return any(each["pod"] == key and words in each["reason"] for each in world.ready()["waiting"])
+
     breaks = world.spawn(
         pod, "bash", "-c", "while :; do ip rule del priority 100; sleep 0.1; done", stderr=subprocess.DEVNULL
     )
     try:
-        world.until(
-            lambda: "somebody in it breaks its rules" in str(world.ready()["waiting"]), f"{key} is held back", 60.0
-        )
+        world.until(is_held_back, f"{key} is held back", 60.0)
         world.until(partial(is_refused, place, pod), f"{key} is refused")
         assert world.run(other, "ip", "rule", "del", "priority", "100").returncode == 0
         world.until(partial(place.is_whole, other), "another one's rules are put back meanwhile")
