@@ -1,6 +1,5 @@
 """From a listener to a served connection: learns the original destination and runs the set-up."""
 
-import asyncio
 import socket
 from collections.abc import Awaitable, Callable
 from functools import lru_cache, partial
@@ -9,12 +8,12 @@ from agent.capture.address import OriginalDst, PeerAddr
 from agent.capture.sockets import ends
 from agent.outcome import Outcome
 from agent.proxy import inbound, outbound
-from agent.proxy.connection import Connection, Direction, Refusal
-from agent.proxy.opening import Bell, Opening
+from agent.proxy.connection import Connection, Direction
+from agent.proxy.refusal import Refusal
 from agent.proxy.runtime import EnrolledPod, Runtime
-from agent.tasks import spawn
+from agent.proxy.stage import Accepted, SetUp
 
-Serve = Callable[[Connection, Opening], Awaitable[None]]
+Serve = Callable[[Connection, SetUp], Awaitable[None]]
 
 _SERVE: dict[Direction, Serve] = {Direction.INBOUND: inbound.serve, Direction.OUTBOUND: outbound.serve}
 
@@ -43,30 +42,24 @@ class Acceptor:
         client, original = PeerAddr(*peer), _original(*dialled)
         if dialled != own:
             client = self._enrolled.dialler(client, own)
-        opening = Opening(Bell(runtime.deadlines), sock)
-        connection = Connection(runtime, self._enrolled, self._direction, opening, client, original)
+        connection = Connection(runtime, self._enrolled, self._direction, client, original)
         over = runtime.live.admit(connection)
-        refusal: Refusal | None = None
+        refusal: tuple[Outcome, str] | None = None
         if dialled == own:
-            refusal = Refusal(
-                Outcome.DIRECT_TO_LISTENER,
-                f"{client} dialled the agent's own port {original}; dial the application's port instead",
-            )
+            message = f"{client} dialled the agent's own port {original}; dial the application's port instead"
+            refusal = Outcome.DIRECT_TO_LISTENER, message
         elif over is not None:
-            refusal = Refusal(
-                Outcome.TOO_MANY_OPENING, f"{over}; is {client.address} opening connections and sending nothing?"
-            )
-        connection.setup = spawn(self._set_up(connection, opening, sock, refusal), name=f"{self._direction} {client}")
+            message = f"{over}; is {client.address} opening connections and sending nothing?"
+            refusal = Outcome.TOO_MANY_OPENING, message
+        connection.stage = Accepted(sock, partial(self._set_up, connection, refusal), f"{self._direction} {client}")
 
-    async def _set_up(
-        self, connection: Connection, opening: Opening, sock: socket.socket, refusal: Refusal | None
-    ) -> None:
+    async def _set_up(self, connection: Connection, refusal: tuple[Outcome, str] | None, stage: Accepted) -> None:
         served = False
         try:
-            await _carried(sock, opening)
+            connection.stage = setup = await stage.carried(self._runtime.deadlines)
             if refusal is not None:
-                raise refusal
-            await self._serve(connection, opening)
+                raise Refusal(*refusal)  # made here: what was raised and is kept would be a cycle
+            await self._serve(connection, setup)
             served = True
         except Refusal as refused:
             connection.refuse(refused.outcome, refused.message, refused.alert)
@@ -75,17 +68,3 @@ class Acceptor:
             if not served and self._runtime.live.knows(connection):
                 # A fault of ours: the task's traceback is logged by `spawn`; the connection must not stay.
                 connection.terminate(Outcome.FAILED, "the agent failed while it set the connection up; see the log")
-            connection.setup = None
-
-
-async def _carried(sock: socket.socket, opening: Opening) -> None:
-    """Gives an accepted socket its transport. Raises OSError, or is cancelled, with the socket closed: a reset."""
-    try:
-        await asyncio.get_running_loop().connect_accepted_socket(partial(_same, opening), sock)
-    except BaseException:
-        sock.close()
-        raise
-
-
-def _same(opening: Opening) -> Opening:
-    return opening

@@ -1,28 +1,27 @@
 """One captured connection, from accept to its end: what is known about it grows stage by stage."""
 
-import asyncio
 import time
+from collections.abc import Callable
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from agent.capture.address import OriginalDst, PeerAddr, show
+from agent.capture.address import OriginalDst, PeerAddr
 from agent.identity.spiffe import SpiffeId
 from agent.objects.key import PodKey
 from agent.objects.model import Pod
 from agent.outcome import Outcome
 from agent.policy.model import Denial, Permit, Permits
+from agent.proxy import report
 from agent.proxy.opening import Opening
-from agent.proxy.relay import Leg, Relay
-from agent.proxy.route import Mesh, Plain
-from agent.telemetry.access import AUDITED, CLOSED, DENIED, ConnectionRecord
+from agent.proxy.refusal import Refusal
+from agent.proxy.relay import Relay
+from agent.proxy.route import Passage
+from agent.proxy.stage import Accepted, SetUp
 from agent.tls.contexts import Certificate
+from agent.tls.machine import TlsMachine
 
 if TYPE_CHECKING:
     from agent.proxy.runtime import EnrolledPod, Runtime
-
-
-MAX_CONSIDERED = 16
-"""Authorizations that one line of the log tells of."""
 
 
 class Direction(StrEnum):
@@ -41,47 +40,31 @@ class Security(StrEnum):
     PLAIN = "plain"
 
 
-class Refusal(Exception):
-    """The connection cannot be served. `alert` is what the peer still gets to read."""
-
-    def __init__(self, outcome: Outcome, message: str, alert: bytes = b"") -> None:
-        super().__init__(outcome, message)
-        self.outcome = outcome
-        self.message = message
-        self.alert = alert
-
-    def __str__(self) -> str:
-        return f"{self.outcome}: {self.message}"
-
-
 class Connection:
-    """The record of one connection, and the owner of its relay.
+    """The record of one connection, and the owner of its stage.
 
     Thousands of these lie idle: what the connections of a pod have in common is shared, and not made for each.
     """
 
     __slots__ = (
-        "_told_received",
-        "_told_sent",
-        "accepted_leg",
         "certificates",
         "client",
         "client_id",
         "decision",
-        "dialled_leg",
         "direction",
         "enrolled",
         "opened_at",
-        "original",
+        "original_destination",
         "permits",
-        "relay",
         "resumed",
+        "route",
         "runtime",
         "security",
         "server_id",
-        "setup",
         "source",
-        "taken",
+        "stage",
+        "told_received",
+        "told_sent",
     )
 
     def __init__(
@@ -89,19 +72,18 @@ class Connection:
         runtime: "Runtime",
         enrolled: "EnrolledPod",
         direction: Direction,
-        accepted_leg: Opening,
         client: PeerAddr,
-        original: OriginalDst,
+        original_destination: OriginalDst,
     ) -> None:
         self.runtime = runtime
         self.enrolled = enrolled
         self.direction = direction
         self.client = client
-        self.original = original
-        self.accepted_leg: Opening | None = accepted_leg
-        self.dialled_leg: Opening | None = None
-        self.taken: Mesh | Plain | None = None
-        """Where an outbound connection goes, and what it weighs on in the choice of two."""
+        self.original_destination = original_destination
+        self.stage: Accepted | SetUp | Relay | None = None
+        """What holds its legs; None before the first stage and when it is over: then there are none."""
+        self.route: Passage | None = None
+        """Where an outbound connection goes, what allows it, and what it weighs on in the choice of two."""
         self.source: Pod | None = None
         """The pod that has an inbound connection's client address, as far as the catalog knew."""
         self.security = Security.PLAIN
@@ -115,9 +97,7 @@ class Connection:
         self.permits: Permits | None = None
         """What it was judged by: as long as this stays, the decision does."""
         self.opened_at = time.monotonic()
-        self.relay: Relay | None = None
-        self.setup: asyncio.Task[None] | None = None
-        self._told_sent = self._told_received = 0
+        self.told_sent = self.told_received = 0
         """Bytes that the counters have."""
 
     @property
@@ -125,47 +105,29 @@ class Connection:
         """The enrolled pod."""
         return self.enrolled.key
 
-    @property
-    def destination(self) -> str:
-        """Where it goes, as far as that is known."""
-        where = self.original if self.taken is None else self.taken
-        return show(where.address, where.port)
-
     def look_again(self) -> None:
         """Something has changed: a set-up that waits asks again whether it may go on."""
-        if self.accepted_leg is not None:
-            self.accepted_leg.bell.ring()
+        if isinstance(self.stage, SetUp):
+            self.stage.accepted.bell.ring()
 
-    def start_relay(self, application: tuple[Leg, Opening], peer: tuple[Leg, Opening], first: bytes = b"") -> None:
-        """Hands both legs to the relay. From here on there are only callbacks."""
-        relay = self.relay
-        if relay is None:
-            raise RuntimeError("the relay's legs belong to a relay that was not made")
+    def start_relay(
+        self,
+        allowed_by: Permit | Passage,
+        application: Opening,
+        peer: Opening,
+        machine: TlsMachine | None = None,
+        remember: Callable[[TlsMachine], bool] | None = None,
+        first: bytes = b"",
+    ) -> None:
+        """Hands both legs to the relay, that towards the peer with its machine. From here on there are only callbacks.
+
+        `remember` and `first` are as in `Relay`. Raises TypeError where nobody has allowed it.
+        """
+        relay = Relay(self, allowed_by, application, peer, machine, remember)
+        self.stage = relay
         self.runtime.live.joined(self)
-        self.runtime.counters.opened(self.direction, self.security)
-        if isinstance(self.decision, Permit):
-            verdict = "audit" if self.decision.audit else "allow"
-            self.runtime.counters.decided(verdict, self.decision.server, self.decision.authorization, "")
-            if self.decision.audited is not None:
-                self._say_audited(self.decision.audited, "only audit lets it in")
-        self.accepted_leg = self.dialled_leg = None
-        relay.start(*application, *peer, first)
-
-    @property
-    def is_audited(self) -> bool:
-        """Whether only audit has let it in."""
-        return isinstance(self.decision, Permit) and self.decision.audit
-
-    def kept_by_audit(self, permit: Permit) -> None:
-        """Policy has changed, and only audit permits this connection now: said, and counted, if it is relayed."""
-        if permit.audited is not None and self.runtime.live.is_joined(self):
-            self.runtime.counters.decided("audit", permit.server, permit.authorization, "")
-            self._say_audited(permit.audited, "only audit keeps it, after a change")
-
-    def _say_audited(self, instead: Denial, what: str) -> None:
-        access_log = self.runtime.access_log
-        if access_log.wants(AUDITED, self.pod, instead.outcome):
-            access_log.write(self._record(AUDITED, instead.outcome, f"{what}: {instead.message}"))
+        report.relay_begins(self)
+        relay.start(application, peer, first)
 
     def stands_on(self, certificates: tuple[Certificate, ...]) -> None:
         """Remembers the certificates of a handshake. Raises Refusal where one is revoked."""
@@ -188,20 +150,19 @@ class Connection:
 
     def refuse(self, outcome: Outcome, message: str, alert: bytes = b"") -> None:
         """Ends a connection that was still being set up by a reset of both legs; the peer gets its alert first."""
-        inbound = self.direction is Direction.INBOUND
-        if self.accepted_leg is not None:
-            self.accepted_leg.refuse(alert if inbound else b"")
-        if self.dialled_leg is not None and self.dialled_leg.connected:
-            self.dialled_leg.refuse(b"" if inbound else alert)
+        if isinstance(self.stage, (Accepted, SetUp)):
+            inbound = self.direction is Direction.INBOUND
+            self.stage.refuse(alert if inbound else b"", b"" if inbound else alert)
         self._over(outcome, message)
 
     def terminate(self, outcome: Outcome, message: str) -> None:
         """Ends the connection by a reset, whatever it is doing."""
-        if self.relay is not None and self.runtime.live.is_joined(self):
-            self.relay.failed(outcome, message)
-        elif self.setup is not None:
-            self.refuse(outcome, message)
-            self.setup.cancel()
+        match self.stage:
+            case Relay() as relay:
+                relay.failed(outcome, message)
+            case Accepted() | SetUp() as stage:
+                self.refuse(outcome, message)
+                stage.cancel()
 
     def relay_ended(self, outcome: Outcome, detail: str) -> None:
         """Called once by the relay."""
@@ -209,53 +170,17 @@ class Connection:
 
     def report_bytes(self) -> None:
         """Adds what has moved since the last report to the counters."""
-        if self.relay is None or not self.runtime.live.is_joined(self):
-            return
-        sent, received = self.relay.application.received, self.relay.peer.received
-        if sent != self._told_sent or received != self._told_received:
-            self.runtime.counters.moved(self.direction, sent - self._told_sent, received - self._told_received)
-            self._told_sent, self._told_received = sent, received
+        if isinstance(self.stage, Relay):
+            report.moved(self, self.stage)
 
     def _over(self, outcome: Outcome, detail: str) -> None:
         runtime = self.runtime
         if not runtime.live.knows(self):
             return
-        joined = runtime.live.is_joined(self)
+        relayed = runtime.live.is_joined(self)
         self.report_bytes()
         runtime.live.left(self)
-        self.relay = None  # which holds this connection: see Leg.let_go
-        if self.taken is not None:
-            runtime.release(self.taken.address, self.taken.port)
-        if joined:
-            runtime.counters.closed(self.direction, outcome)
-        if outcome.is_denial:
-            runtime.counters.denied(self.direction, outcome)
-        if isinstance(self.decision, Denial) and outcome.is_denial:
-            runtime.counters.decided("deny", self.decision.server, "", outcome)
-        event = DENIED if outcome.is_denial else CLOSED
-        if runtime.access_log.wants(event, self.pod, outcome, audit=self.is_audited):
-            runtime.access_log.write(self._record(event, outcome, detail))
-
-    def _record(self, event: str, outcome: Outcome, detail: str) -> ConnectionRecord:
-        decision = self.decision
-        told = isinstance(decision, Denial) or event == AUDITED
-        return ConnectionRecord(
-            event=event,
-            direction=self.direction.value,
-            pod=self.pod,
-            client=str(self.client),
-            destination=self.destination,
-            client_id=None if self.client_id is None else str(self.client_id),
-            server_id=None if self.server_id is None else str(self.server_id),
-            security=self.security.value,
-            tls_resumed=self.resumed,
-            server=None if decision is None else decision.server,
-            authorization=decision.authorization if isinstance(decision, Permit) else None,
-            considered=decision.considered[:MAX_CONSIDERED] if told and decision is not None else (),
-            outcome=outcome,
-            reason=detail,
-            bytes_sent=self._told_sent,
-            bytes_received=self._told_received,
-            duration_ms=round((time.monotonic() - self.opened_at) * 1000, 1),
-            audit=self.is_audited,
-        )
+        self.stage = None  # a relay holds this connection: see Leg.let_go
+        if self.route is not None:
+            runtime.release(self.route.address, self.route.port)
+        report.ended(self, outcome, detail, relayed=relayed)

@@ -1,8 +1,8 @@
 """Drives a TLS machine's handshake over a leg that is being set up."""
 
 from agent.outcome import Outcome
-from agent.proxy.connection import Refusal
 from agent.proxy.opening import Opening
+from agent.proxy.refusal import Refusal
 from agent.tls.machine import TlsFailure, TlsMachine
 
 

@@ -10,21 +10,22 @@ from agent.objects.model import Pod
 from agent.outcome import Outcome
 from agent.policy.authorize import authorize, could_permit_unauthenticated
 from agent.policy.model import Client, Denial, Permit, Rule, ServerPort
-from agent.proxy import detect
-from agent.proxy.connection import Connection, Refusal, Security
+from agent.proxy import detect, report
+from agent.proxy.connection import Connection, Security
 from agent.proxy.handshake import shake_hands
-from agent.proxy.opening import Opening
-from agent.proxy.relay import Leg, Relay, TlsLeg
+from agent.proxy.refusal import Refusal
 from agent.proxy.source import of_client
+from agent.proxy.stage import SetUp
 from agent.proxy.view import Touched
 from agent.tls import alerts
 from agent.tls.contexts import Contexts
 from agent.tls.machine import TlsMachine
 
 
-async def serve(connection: Connection, client_leg: Opening) -> None:
+async def serve(connection: Connection, setup: SetUp) -> None:
     """Serves one connection up to its relay. Raises Refusal."""
-    runtime, (client, original) = connection.runtime, (connection.client, connection.original)
+    client_leg = setup.accepted
+    runtime, (client, original) = connection.runtime, (connection.client, connection.original_destination)
     begun_in = runtime.view.generation
     loop = asyncio.get_running_loop()
     deadline = loop.time() + detect.HANDSHAKE_SECONDS
@@ -35,14 +36,13 @@ async def serve(connection: Connection, client_leg: Opening) -> None:
     server_id = connection.server_id = runtime.view.identity_of(pod)
     server_name = (server_id.dns_name or "").lower()
     address = parsed(client.address)
-    application = Opening(client_leg.bell)
+    place, sources = (original.address, original.port), of_client(client)
 
     source = runtime.view.catalog.pod_at(client.address)
     if source is not None and sends_mesh(source.settings, original.port, original.address):
         detected = await detect.wait_for_hello(client_leg, server_name, deadline)
     elif could_permit_unauthenticated(runtime.view.policy.permits(pod, original.port), address):
-        connection.dialled_leg = application
-        await runtime.dial(connection.enrolled, application, original.address, original.port, of_client(client))
+        application = setup.dialled = await runtime.dial(connection.enrolled, client_leg.bell, *place, sources)
 
         def still_possible() -> bool:
             now = runtime.view.catalog.pod(pod.key)
@@ -86,14 +86,14 @@ async def serve(connection: Connection, client_leg: Opening) -> None:
             pass
 
     connection.source = source
-    verdict = judge(connection)
-    if isinstance(verdict, Denial):
-        raise _denied(verdict, detected, pod, connection)
+    permit = judge(connection)
+    if isinstance(permit, Denial):
+        raise _denied(permit, detected, pod, connection)
 
-    if connection.dialled_leg is None:
-        connection.dialled_leg = application
+    dialled = setup.dialled
+    if dialled is None:
         try:
-            await runtime.dial(connection.enrolled, application, original.address, original.port, of_client(client))
+            dialled = setup.dialled = await runtime.dial(connection.enrolled, client_leg.bell, *place, sources)
         except Refusal as refused:
             # With the ticket, that the next try need not shake hands: who waits for an application tries again.
             last_flight = b"" if machine is None else machine.outgoing()
@@ -103,19 +103,18 @@ async def serve(connection: Connection, client_leg: Opening) -> None:
     # Since accept everything may have changed: whose the addresses are, who is revoked, and what is permitted.
     if runtime.view.generation != begun_in:
         connection.check_identity()
-        gone = still_permitted(connection)
-        if gone is not None:
-            connection.decision = gone
-            raise Refusal(gone.outcome, gone.message)
+        now = still_permitted(connection)
+        if isinstance(now, Denial):
+            connection.decision = now
+            raise Refusal(now.outcome, now.message)
+        permit = now or permit
 
-    relay = connection.relay = Relay(connection)
-    peer_leg = Leg(relay, client_leg) if machine is None else TlsLeg(relay, client_leg, machine)
-    connection.start_relay((Leg(relay, application), application), (peer_leg, client_leg), first)
+    connection.start_relay(permit, dialled, client_leg, machine, first=first)
 
 
 def _not_its_own(connection: Connection, pod: Pod) -> str:
     """Why what was dialled is not served, and what could be done about it."""
-    original, known = connection.original, ", ".join(pod.ips)
+    original, known = connection.original_destination, ", ".join(pod.ips)
     if connection.enrolled.holds(original.address):
         what = (
             f"{original} is on an interface of {pod.key}, and none of its podIPs ({known}): of a second network, "
@@ -141,7 +140,7 @@ def _contexts(connection: Connection, pod: Pod) -> Contexts:
 
 def judge(connection: Connection) -> Permit | Denial:
     """What policy says now about a connection whose client is known. The decision is the connection's from then on."""
-    view, port = connection.runtime.view, connection.original.port
+    view, port = connection.runtime.view, connection.original_destination.port
     pod = view.catalog.pod(connection.pod)
     if pod is None:
         return Denial(Rule.POD, Outcome.UNENROLLED, f"{connection.pod} left the catalog")
@@ -159,19 +158,19 @@ def _denied(denial: Denial, detected: detect.Detected, pod: Pod, connection: Con
     source = connection.runtime.view.catalog.pod_at(connection.client.address)
     whose = f"pod {source.key}" if source is not None else "which is not meshed"
     message = (
-        f"{pod.key}:{connection.original.port}: no mesh TLS from {connection.client}, {whose}: "
+        f"{pod.key}:{connection.original_destination.port}: no mesh TLS from {connection.client}, {whose}: "
         f"{detected.why}. {denial.message}"
     )
     return Refusal(detected.outcome or denial.outcome, message)
 
 
-def still_permitted(connection: Connection, touched: Touched | None = None) -> Denial | None:
-    """None while a relayed inbound connection is permitted, else why it no longer is.
+def still_permitted(connection: Connection, touched: Touched | None = None) -> Permit | Denial | None:
+    """None while a relayed inbound connection is permitted as it was; else what it was judged to be anew.
 
     Besides policy, what must still hold is that both addresses belong to the pods that they belonged to: whoever is
     given a pod's address inherits nothing. `touched` is what a change of the catalog was about, if not all.
     """
-    view, client, original = connection.runtime.view, connection.client, connection.original
+    view, client, original = connection.runtime.view, connection.client, connection.original_destination
     identity, source = connection.client_id, connection.source
     pod = view.catalog.pod(connection.pod)
     if pod is None:
@@ -204,11 +203,11 @@ def still_permitted(connection: Connection, touched: Touched | None = None) -> D
     if permits == connection.permits:
         connection.permits = permits  # so that the next look is a look at one pointer
         return None
-    audited = connection.is_audited
+    audited = report.is_audited(connection)
     verdict = judge(connection)
-    if isinstance(verdict, Permit) and verdict.audited is not None and not audited:
-        connection.kept_by_audit(verdict)
-    return verdict if isinstance(verdict, Denial) else None
+    if isinstance(verdict, Permit) and not audited:
+        report.kept_by_audit(connection, verdict)
+    return verdict
 
 
 def _same_pod(one: Pod, other: Pod) -> bool:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from agent.outcome import Outcome
 from agent.proxy.connection import Connection
+from agent.proxy.relay import Relay
 
 MAX_OPENING_PER_SOURCE = 512
 """Connections that one source may have in set-up with one pod (per worker, as all of these): a client that sends
@@ -161,7 +162,7 @@ class Live:
     async def sweep(self) -> None:
         """Finds legs that were reset while nobody polled them; a part in each turn of the loop."""
         for number, connection in enumerate(list(self._joined), 1):
-            if connection.relay is not None:
-                connection.relay.sweep()
+            if isinstance(connection.stage, Relay):
+                connection.stage.sweep()
             if number % SWEPT_AT_ONCE == 0:
                 await asyncio.sleep(0)

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+from functools import partial
 from typing import cast
 
 from agent.capture.sockets import finish_on_close
@@ -100,15 +101,14 @@ class Opening(asyncio.BufferedProtocol):
     and with them the opening, for as long as the connection lives.
     """
 
-    __slots__ = ("_accepted", "_paused", "bell", "eof", "error", "fd", "held", "lost", "transport")
+    __slots__ = ("_paused", "bell", "eof", "error", "fd", "held", "lost", "transport")
 
     transport: asyncio.Transport
+    """There before anybody is given the opening: see `of_accepted` and `of_dialled`."""
 
-    def __init__(self, bell: Bell, accepted: socket.socket | None = None) -> None:
-        """`accepted` will have its transport in a moment; if it is reset before that, it is closed here."""
+    def __init__(self, bell: Bell, fd: int) -> None:
         self.bell = bell
-        self._accepted = accepted
-        self.fd = -1 if accepted is None else accepted.fileno()
+        self.fd = fd
         """The transport's descriptor, for as long as that is not closing."""
         self.held = bytearray()
         self.eof = False
@@ -118,7 +118,6 @@ class Opening(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keeps the transport."""
-        self._accepted = None
         self.transport = cast("asyncio.Transport", transport)
 
     @staticmethod  # a bound method would be kept for each transport
@@ -155,11 +154,6 @@ class Opening(asyncio.BufferedProtocol):
         self.bell.ring()
 
     @property
-    def connected(self) -> bool:
-        """Whether there is a transport."""
-        return hasattr(self, "transport")
-
-    @property
     def silent(self) -> bool:
         """Nothing has arrived, and the stream goes on."""
         return not (self.held or self.eof or self.lost)
@@ -182,7 +176,7 @@ class Opening(asyncio.BufferedProtocol):
         """Writes a last word, an alert, and closes without a reset, so that the peer can read it."""
         if self.lost:
             return
-        if not alert or not self.connected:
+        if not alert:
             self.reset()
             return
         self.transport.write(alert)
@@ -193,7 +187,31 @@ class Opening(asyncio.BufferedProtocol):
 
     def reset(self) -> None:
         """Ends the leg with a reset (its socket has SO_LINGER on and zero)."""
-        if self._accepted is not None:
-            self._accepted.close()
-        elif not self.lost:
+        if not self.lost:
             self.transport.abort()
+
+
+async def of_accepted(sock: socket.socket, bell: Bell) -> Opening:
+    """The leg of an accepted socket. Raises OSError, or is cancelled, with the socket closed: a reset."""
+    opening = Opening(bell, sock.fileno())
+    try:
+        await asyncio.get_running_loop().connect_accepted_socket(partial(_same, opening), sock)
+    except BaseException:
+        sock.close()
+        raise
+    return opening
+
+
+async def of_dialled(sock: socket.socket, bell: Bell) -> Opening:
+    """The leg of a socket that is connected. Raises OSError, or is cancelled, with the socket closed: a reset."""
+    opening = Opening(bell, sock.fileno())
+    try:
+        await asyncio.get_running_loop().create_connection(partial(_same, opening), sock=sock)
+    except BaseException:
+        sock.close()
+        raise
+    return opening
+
+
+def _same(opening: Opening) -> Opening:
+    return opening

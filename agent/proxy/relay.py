@@ -12,12 +12,15 @@ message takes, is native (`_flow.pyx`).
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import Protocol
 
 from agent.capture.sockets import cork, finish_on_close, has_died, reset_on_close
 from agent.outcome import Outcome
+from agent.policy.model import Permit
 from agent.proxy._flow import Flow
 from agent.proxy.opening import ALERT_SECONDS, Opening
+from agent.proxy.route import Passage
 from agent.tls.machine import TlsFailure, TlsMachine
 
 OUR_FAULT = "the agent failed while it relayed the connection; see the log"
@@ -217,24 +220,41 @@ class TlsLeg(Leg):
 
 
 class Relay:
-    """Two legs and their common end. `application` is the leg towards the pod's own process."""
+    """Two legs and their common end. `application` is the leg towards the pod's own process.
+
+    There is none that nobody allowed: it takes policy's permit, or the passage of the route.
+    """
 
     __slots__ = ("_finishing", "_over", "_owner", "application", "peer")
 
-    application: Leg
-    peer: Leg
+    def __init__(
+        self,
+        owner: Owner,
+        allowed_by: Permit | Passage,
+        application: Opening,
+        peer: Opening,
+        machine: TlsMachine | None = None,
+        remember: Callable[[TlsMachine], bool] | None = None,
+    ) -> None:
+        """Makes the legs, that towards the peer under TLS where it has a machine; nothing moves before `start`.
 
-    def __init__(self, owner: Owner) -> None:
+        `remember` is asked after each message of the peer's until it says True. Raises TypeError where `allowed_by` is
+        neither: a denial, or nothing at all.
+        """
+        if not isinstance(allowed_by, (Permit, Passage)):
+            raise TypeError(f"a relay needs a Permit or a Passage, and was given {type(allowed_by).__name__}")
         self._owner = owner
         self._finishing = False
         self._over = False
+        self.application = Leg(self, application)
+        self.peer = Leg(self, peer) if machine is None else TlsLeg(self, peer, machine, remember)
 
-    def start(self, application: Leg, app_opening: Opening, peer: Leg, peer_opening: Opening, first: bytes) -> None:
+    def start(self, app_opening: Opening, peer_opening: Opening, first: bytes) -> None:
         """Takes both transports over from their set-up.
 
         `first` is application data that the peer sent with its handshake, already decrypted.
         """
-        self.application, self.peer = application, peer
+        application, peer = self.application, self.peer
         application.facing(peer)
         peer.facing(application)
         application.lost, peer.lost = app_opening.lost, peer_opening.lost

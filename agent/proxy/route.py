@@ -1,6 +1,7 @@
 """Where an outbound connection goes: pure, from the original destination and the catalog."""
 
 from collections.abc import Callable
+from dataclasses import InitVar, dataclass
 from enum import StrEnum
 from functools import lru_cache
 
@@ -29,20 +30,41 @@ class PlainReason(StrEnum):
     """The pod calls itself."""
 
 
-class Mesh(Struct, frozen=True):
-    """Dial with mTLS; the server must carry exactly `server_id`."""
+class _Seal:
+    """What only this module has."""
 
+
+_SEAL = _Seal()
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """Where an outbound connection may go: what a permit is to an inbound one. Only `route` makes one.
+
+    Anybody else who tries gets a TypeError.
+    """
+
+    seal: InitVar[_Seal]
     address: str
     port: int
+
+    def __post_init__(self, seal: _Seal) -> None:
+        if seal is not _SEAL:
+            raise TypeError("only `route` says where a connection may go")
+
+
+@dataclass(frozen=True, slots=True)
+class Mesh(Passage):
+    """Dial with mTLS; the server must carry exactly `server_id`."""
+
     pod: PodKey
     server_id: SpiffeId
 
 
-class Plain(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Plain(Passage):
     """Dial as it is."""
 
-    address: str
-    port: int
     reason: PlainReason
 
 
@@ -91,7 +113,7 @@ def route(source: Pod, original: OriginalDst, view: View, pick: Pick) -> Route:
     if pod is None:
         reason = PlainReason.DESTINATION_NOT_IN_CATALOG
     elif pod.key == source.key:
-        return Plain(address, port, PlainReason.LOOPBACK)
+        return _plain(address, port, PlainReason.LOOPBACK)
     elif not pod.settings.meshed:
         reason = PlainReason.DESTINATION_NOT_MESHED
     elif _keeps_out(pod, port, source, address):
@@ -105,7 +127,7 @@ def route(source: Pod, original: OriginalDst, view: View, pick: Pick) -> Route:
             f"{source.key} may only dial meshed pods (egress mode {MESHED_ONLY}), and {show(address, port)} is none "
             f"({reason}). Mesh the destination, skip the port, or allow it: quietwire.io/egress-mode: allow",
         )
-    return Plain(address, port, reason)
+    return _plain(address, port, reason)
 
 
 def _endpoint(front: Front, dialled: OriginalDst, source: Pod, catalog: CatalogIndex, pick: Pick) -> Endpoint | Refused:
@@ -140,7 +162,12 @@ def _endpoint(front: Front, dialled: OriginalDst, source: Pod, catalog: CatalogI
 @lru_cache(maxsize=4096)
 def _mesh(address: str, port: int, pod: PodKey, server_id: SpiffeId) -> Mesh:
     """One value for all connections that go there: each keeps it for as long as it lives."""
-    return Mesh(address, port, pod, server_id)
+    return Mesh(_SEAL, address, port, pod, server_id)
+
+
+@lru_cache(maxsize=4096)
+def _plain(address: str, port: int, reason: PlainReason) -> Plain:
+    return Plain(_SEAL, address, port, reason)
 
 
 def _keeps_out(pod: Pod, port: int, source: Pod, address: str) -> bool:

@@ -19,9 +19,9 @@ from agent.objects.key import PodKey
 from agent.objects.model import Endpoint, Pod
 from agent.outcome import Outcome
 from agent.proxy.affinity import Affinity
-from agent.proxy.connection import Refusal
 from agent.proxy.live import Live
-from agent.proxy.opening import Deadlines, Opening
+from agent.proxy.opening import Bell, Deadlines, Opening, of_dialled
+from agent.proxy.refusal import Refusal
 from agent.proxy.source import Sources, of_application
 from agent.proxy.view import View
 from agent.telemetry.access import AccessLog
@@ -139,8 +139,8 @@ class Runtime:
             raise Refusal(Outcome.UNENROLLED, f"{enrolled.key} is not in the catalog any more")
         return pod
 
-    async def dial(self, enrolled: EnrolledPod, opening: Opening, address: str, port: int, sources: Sources) -> None:
-        """Connects from inside the pod's namespace, from the first of these sources that can be had.
+    async def dial(self, enrolled: EnrolledPod, bell: Bell, address: str, port: int, sources: Sources) -> Opening:
+        """A leg from inside the pod's namespace, from the first of these sources that can be had; it rings `bell`.
 
         Raises Refusal (UNREACHABLE, EXHAUSTED), saying which address and why.
         """
@@ -155,12 +155,7 @@ class Runtime:
             raise Refusal(
                 Outcome.UNREACHABLE, f"cannot connect to {PeerAddr(address, port)} from {enrolled.key}: {reason}"
             ) from error
-        opening.fd = sock.fileno()
-        try:
-            await asyncio.get_running_loop().create_connection(partial(_same, opening), sock=sock)
-        except BaseException:
-            sock.close()
-            raise
+        return await of_dialled(sock, bell)
 
     def pick(self, front: Front, client: str) -> Endpoint:
         """Of two endpoints chosen at random, the one with fewer open connections (of this worker).
@@ -212,7 +207,3 @@ async def _dialled(enrolled: EnrolledPod, address: str, port: int, source: Sourc
 
 _SHARES = can_share_ports()
 _TAKEN = frozenset({errno.EADDRINUSE, errno.EADDRNOTAVAIL})
-
-
-def _same(opening: Opening) -> Opening:
-    return opening

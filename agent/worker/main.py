@@ -14,6 +14,7 @@ import os
 import signal
 import socket
 import sys
+from typing import NamedTuple
 
 import uvloop
 from setproctitle import setproctitle
@@ -24,7 +25,9 @@ from agent.capture.sockets import BACKLOG
 from agent.link import affinity_memory, messages, session_memory
 from agent.link.channel import Channel, ChannelClosed
 from agent.link.pulse import BEAT_SECONDS
+from agent.objects.key import PodKey
 from agent.outcome import Outcome
+from agent.policy.model import Denial
 from agent.process import die_with_parent
 from agent.proxy import inbound, outbound
 from agent.proxy.accept import Acceptor
@@ -45,6 +48,13 @@ JUDGED_AT_ONCE = 500
 """Connections that are judged again before others get their turn."""
 
 
+class Served(NamedTuple):
+    """A pod that this worker serves, and what it accepts its connections by."""
+
+    enrolled: EnrolledPod
+    listeners: list[Listener]
+
+
 class Worker:
     """Carries out the supervisor's messages, one after the other."""
 
@@ -61,9 +71,8 @@ class Worker:
         self._runtime = Runtime(self._view, access_log, Counters(), affinity)
         self._home_fd = open_home()
         self._drained = False
-        self._listeners: dict[str, list[Listener]] = {}
         self._told = Told()
-        self._pods: dict[str, EnrolledPod] = {}
+        self._pods: dict[PodKey, Served] = {}
 
     async def run(self) -> None:
         """Serves until the channel ends or a drain is done, or until what it cannot be without has died.
@@ -144,10 +153,9 @@ class Worker:
             return
         if message.pod in self._pods:
             await self._unenrol(message.pod, "enrolled again")
-        enrolled = self._pods[message.pod] = EnrolledPod(
-            message.pod, netns_fd, self._home_fd, message.mark, stand_ins=message.stand_ins
-        )
-        listeners = self._listeners[message.pod] = []
+        enrolled = EnrolledPod(message.pod, netns_fd, self._home_fd, message.mark, stand_ins=message.stand_ins)
+        listeners: list[Listener] = []
+        self._pods[message.pod] = Served(enrolled, listeners)
         try:
             for name, sock in zip(message.listeners, sockets, strict=True):
                 direction = Direction.OUTBOUND if name.startswith("outbound") else Direction.INBOUND
@@ -170,12 +178,13 @@ class Worker:
             short=lambda _: self._runtime.counters.short(direction),
         )
 
-    async def _unenrol(self, key: str, reason: str) -> None:
-        for listener in self._listeners.pop(key, []):
-            listener.close()
-        enrolled = self._pods.pop(key, None)
-        if enrolled is None:
+    async def _unenrol(self, key: PodKey, reason: str) -> None:
+        served = self._pods.pop(key, None)
+        if served is None:
             return
+        enrolled, listeners = served
+        for listener in listeners:
+            listener.close()
         await self._runtime.live.terminate(
             Outcome.UNENROLLED, reason, lambda connection: connection.enrolled is enrolled
         )
@@ -187,10 +196,10 @@ class Worker:
             if not self._runtime.live.is_joined(connection):
                 continue  # it ended while others were looked at
             inward = connection.direction is Direction.INBOUND
-            denial = (inbound if inward else outbound).still_permitted(connection, touched)
-            if denial is not None and denial.outcome is not Outcome.UNENROLLED:
-                connection.decision = denial
-                connection.terminate(Outcome.TERMINATED, f"no longer permitted: {denial.message}")
+            now = (inbound if inward else outbound).still_permitted(connection, touched)
+            if isinstance(now, Denial) and now.outcome is not Outcome.UNENROLLED:
+                connection.decision = now
+                connection.terminate(Outcome.TERMINATED, f"no longer permitted: {now.message}")
             if number % JUDGED_AT_ONCE == 0:
                 await asyncio.sleep(0)
         for connection in self._runtime.live.opening():
@@ -218,10 +227,9 @@ class Worker:
             self._runtime.access_log.tell_suppressed()
 
     async def _drain(self, seconds: float) -> None:
-        for listeners in self._listeners.values():
-            for listener in listeners:
+        for served in self._pods.values():
+            for listener in served.listeners:
                 listener.close()
-        self._listeners.clear()
         ended = 0
         try:
             async with asyncio.timeout(seconds):
@@ -237,12 +245,15 @@ class Worker:
         self._channel.close("drained")
 
 
-async def _main(channel_fd: int, index: int) -> None:
-    channel: Channel[messages.ToWorker] = Channel(socket.socket(fileno=channel_fd), messages.ToWorker)
+async def configured(channel: Channel[messages.ToWorker], index: int) -> Worker | None:
+    """A worker, by the first message of its channel; None where that ended before.
+
+    Raises TypeError where another message came first.
+    """
     try:
         first, fds = await channel.receive()
     except ChannelClosed:
-        return
+        return None
     if not isinstance(first, messages.Configure):
         raise TypeError(f"the first message was {type(first).__name__}, not Configure")
     of_sessions, of_affinity = fds
@@ -250,7 +261,13 @@ async def _main(channel_fd: int, index: int) -> None:
     affinity = affinity_memory.attach(of_affinity, first.workers, index)
     for fd in fds:
         os.close(fd)
-    await Worker(channel, first, sessions, affinity).run()
+    return Worker(channel, first, sessions, affinity)
+
+
+async def _main(channel_fd: int, index: int) -> None:
+    worker = await configured(Channel(socket.socket(fileno=channel_fd), messages.ToWorker), index)
+    if worker is not None:
+        await worker.run()
 
 
 def main() -> int:

@@ -2,10 +2,11 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from agent.capture.address import OriginalDst, PeerAddr, Source
 from agent.catalog.snapshot import Catalog, CatalogChange
+from agent.identity.spiffe import SpiffeId
 from agent.objects.key import ObjectKey
 from agent.objects.model import MeshSettings, Pod
 from agent.objects.policy import DefaultPolicy
@@ -13,12 +14,16 @@ from agent.policy.index import PolicySettings
 from agent.proxy.affinity import Affinity, size_for
 from agent.proxy.connection import Connection, Direction
 from agent.proxy.opening import Bell, Opening
+from agent.proxy.route import _SEAL, Mesh, Plain, PlainReason
 from agent.proxy.runtime import EnrolledPod, Runtime
 from agent.proxy.source import Sources
+from agent.proxy.stage import SetUp
 from agent.proxy.view import Settings, Touched, View
 from agent.telemetry.access import AccessLog
 from agent.telemetry.counters import DECIDED, Counters
 from tests.tls.pki import TRUST_DOMAIN, Pki
+
+C = TypeVar("C", bound=Connection)
 
 PKI = Pki()
 PORT = 8080
@@ -31,12 +36,23 @@ def pod(name: str, *ips: str, account: str = "", policy: str | None = None, uid:
     return Pod("demo", name, account or name, "node-a", ips, uid=uid, settings=settings)
 
 
+def mesh(address: str, port: int, pod: str, server_id: SpiffeId) -> Mesh:
+    """What `route` would say of a meshed pod."""
+    return Mesh(_SEAL, address, port, pod, server_id)
+
+
+def plain(address: str, port: int, reason: PlainReason) -> Plain:
+    """And of whatever is none."""
+    return Plain(_SEAL, address, port, reason)
+
+
 class Transport(asyncio.Transport):
     """Keeps what is written."""
 
     def __init__(self, opening: Opening) -> None:
         super().__init__()
         self._opening = opening
+        self._protocol: asyncio.BaseProtocol = opening
         self.written = b""
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
@@ -44,13 +60,44 @@ class Transport(asyncio.Transport):
         self._opening.bell.ring()
 
     def abort(self) -> None:
-        self._opening.connection_lost(None)
+        protocol = self._protocol
+        assert isinstance(protocol, asyncio.BufferedProtocol)
+        protocol.connection_lost(None)
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        self._protocol = protocol
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        return
+
+    def get_write_buffer_size(self) -> int:
+        return 1  # so that what a relay writes comes here, and is not sent by a descriptor
+
+    def is_closing(self) -> bool:
+        return False
 
     def pause_reading(self) -> None:
         return
 
     def resume_reading(self) -> None:
         return
+
+
+def opening(bell: Bell) -> Opening:
+    """A leg over nothing."""
+    made = Opening(bell, -1)
+    made.connection_made(Transport(made))
+    return made
+
+
+class Task:
+    """A set-up that nobody runs."""
+
+    def __init__(self) -> None:
+        self.cancelled = False
+
+    def cancel(self) -> None:
+        self.cancelled = True
 
 
 class Worker(Runtime):
@@ -74,13 +121,13 @@ class Worker(Runtime):
         self.over: str | None = None
         """Which bound of `Live` the connection that was accepted last is over."""
 
-    async def dial(self, enrolled: EnrolledPod, opening: Opening, address: str, port: int, sources: Sources) -> None:
+    async def dial(self, enrolled: EnrolledPod, bell: Bell, address: str, port: int, sources: Sources) -> Opening:
         del enrolled
         self.dials.append((address, port, sources))
-        self.peer = opening
         self.while_dialling()
-        opening.connection_made(Transport(opening))
+        self.peer = opening(bell)
         self.dialled.set()
+        return self.peer
 
     def change(self, *pods: Pod, gone: tuple[str, ...] = ()) -> Touched:
         """Puts pods in force, as a worker does."""
@@ -92,16 +139,18 @@ class Worker(Runtime):
 
     def accept(
         self, key: str, client: str, original: tuple[str, int], direction: Direction = Direction.INBOUND
-    ) -> tuple[Connection, Opening]:
-        """A connection that has just been accepted, and its leg."""
-        leg = Opening(Bell(self.deadlines))
-        leg.connection_made(Transport(leg))
+    ) -> tuple[Connection, SetUp]:
+        return self.accept_as(Connection, key, client, original, direction)
+
+    def accept_as(
+        self, kind: type[C], key: str, client: str, original: tuple[str, int], direction: Direction
+    ) -> tuple[C, SetUp]:
+        """A connection that has just been accepted and given its transport."""
         dialled = OriginalDst(*original)
-        connection = Connection(
-            self, cast("EnrolledPod", Enrolled(key)), direction, leg, PeerAddr(client, 40000), dialled
-        )
+        connection = kind(self, cast("EnrolledPod", Enrolled(key)), direction, PeerAddr(client, 40000), dialled)
         self.over = self.live.admit(connection)
-        return connection, leg
+        connection.stage = setup = SetUp(opening(Bell(self.deadlines)), cast("asyncio.Task[None]", Task()))
+        return connection, setup
 
     @property
     def decisions(self) -> dict[tuple[str, ...], int]:

@@ -1,9 +1,10 @@
 """From a listener to a set-up: who is refused at once, and that no end of a set-up leaves a connection behind."""
 
 import asyncio
+import gc
 import logging
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import cast
 
 import pytest
@@ -13,13 +14,15 @@ from agent.capture.address import OriginalDst
 from agent.outcome import Outcome
 from agent.proxy import accept, live
 from agent.proxy.accept import Acceptor
-from agent.proxy.connection import Connection, Direction, Refusal
+from agent.proxy.connection import Connection, Direction
 from agent.proxy.opening import Opening
+from agent.proxy.refusal import Refusal
 from agent.proxy.runtime import EnrolledPod
+from agent.proxy.stage import Accepted, SetUp
 from agent.telemetry.counters import DENIED
 from tests.proxy.fakes import API_IP, PORT, Enrolled, Worker, pod
 
-Serve = Callable[[Connection, Opening], object]
+Serve = Callable[[Connection, SetUp], object]
 
 
 class Case:
@@ -43,10 +46,10 @@ class Case:
             raise OSError("it was reset")
         return peer, own, self.original if self.original[1] else own
 
-    async def _served(self, connection: Connection, opening: Opening) -> None:
+    async def _served(self, connection: Connection, setup: SetUp) -> None:
         self.served.append(connection)
         try:
-            found = self.serve(connection, opening)
+            found = self.serve(connection, setup)
             if asyncio.iscoroutine(found):
                 await found
         finally:
@@ -79,8 +82,8 @@ async def case(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Case]:
     yield made
     await made.worker.live.terminate(Outcome.DRAINED, "the test is over")
     for each in made.served:
-        if each.accepted_leg is not None and not each.accepted_leg.lost:
-            each.accepted_leg.reset()
+        if isinstance(each.stage, SetUp) and not each.stage.accepted.lost:
+            each.stage.accepted.reset()
     for _ in range(10):
         await asyncio.sleep(0)
 
@@ -97,14 +100,14 @@ async def test_what_was_redirected_is_set_up_as_what_was_dialled(case: Case) -> 
     async with asyncio.timeout(10):
         await case.changed.wait()
     (connection,) = case.served
-    assert connection.original == OriginalDst(API_IP, PORT)
+    assert connection.original_destination == OriginalDst(API_IP, PORT)
     assert (connection.client.address, connection.client.port) == far.getsockname()
     assert (connection.pod, connection.direction) == ("demo/api", Direction.INBOUND)
     assert case.worker.live.opening() == [connection]
-    assert connection.setup is None, "its set-up is over"
-    assert connection.accepted_leg is not None
-    assert connection.accepted_leg.fd >= 0
-    assert not connection.accepted_leg.lost
+    assert isinstance(connection.stage, SetUp)
+    assert connection.stage.dialled is None
+    assert connection.stage.accepted.fd >= 0
+    assert not connection.stage.accepted.lost
     far.close()
 
 
@@ -123,9 +126,24 @@ async def test_a_set_up_under_way_can_be_ended(case: Case) -> None:
     async with asyncio.timeout(10):
         await begun.wait()
     (connection,) = case.served
-    assert connection.setup is not None
     connection.terminate(Outcome.UNENROLLED, "the pod has left")
     await gone(far)
+    assert len(case.worker.live) == 0
+
+
+@pytest.mark.parametrize("turns", range(4))
+async def test_a_set_up_can_be_ended_before_it_has_a_transport_too(case: Case, turns: int) -> None:
+    """In whichever turn of the loop it is: no descriptor is left, and nobody is served."""
+    far = await case.comes()
+    (connection,) = case.worker.live.opening()
+    stages = [type(connection.stage)]
+    for _ in range(turns):
+        await asyncio.sleep(0)
+        stages.append(type(connection.stage))
+    assert stages[0] is Accepted
+    connection.terminate(Outcome.UNENROLLED, "the pod has left")
+    await gone(far)
+    assert connection.stage is None
     assert len(case.worker.live) == 0
 
 
@@ -178,3 +196,42 @@ async def test_a_fault_of_ours_leaves_no_connection_that_nobody_serves(
     await gone(far)
     assert len(case.worker.live) == 0
     assert any(each.levelno == logging.ERROR and "died" in each.getMessage() for each in caplog.records)
+
+
+@pytest.fixture
+def _no_garbage_collection() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+def held() -> int:
+    """How many there are of what a set-up is made of."""
+    return sum(type(each) in {Connection, Accepted, SetUp, Opening} for each in gc.get_objects())
+
+
+@pytest.mark.usefixtures("_no_garbage_collection")
+@pytest.mark.parametrize("end", ["refused", "refused at once", 0, 1, 2, 3, 9])
+async def test_what_was_never_relayed_is_freed_without_the_garbage_collector(case: Case, end: str | int) -> None:
+    """Refused, or ended in this turn of the loop."""
+    former = held()
+
+    def refuse(*_: object) -> None:
+        raise Refusal(Outcome.UNAUTHENTICATED, "who are you?")
+
+    async def waits() -> None:
+        await asyncio.Event().wait()
+
+    case.serve = refuse if end == "refused" else lambda *_: waits()
+    case.original = ("its own", 0) if end == "refused at once" else case.original
+    far = await case.comes()
+    if isinstance(end, int):
+        for _ in range(end):
+            await asyncio.sleep(0)
+        await case.worker.live.terminate(Outcome.UNENROLLED, "the pod has left")
+    await gone(far)
+    case.served.clear()
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert held() == former

@@ -31,7 +31,7 @@ class Transport(asyncio.Transport):
 
 
 def opening(bell: Bell) -> Opening:
-    made = Opening(bell)
+    made = Opening(bell, -1)
     made.connection_made(Transport())
     return made
 

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from agent.outcome import Outcome
 from agent.proxy.handshake import shake_hands
 from agent.proxy.opening import Bell, Deadlines, Opening
-from agent.proxy.relay import Leg, Relay, TlsLeg
+from agent.proxy.relay import Relay, TlsLeg
 from agent.tasks import spawn
 from agent.tls.machine import TlsMachine
-from tests.proxy.test_relay import Owner, drain, hear, join, leg, put_away, settle
+from tests.proxy.test_relay import ALLOWED, Owner, drain, hear, join, leg, put_away, settle
 from tests.tls.records import ALERT, before_server, towards_server
 from tests.tls.test_machine import SERVER, ends, joined
 
@@ -87,7 +87,7 @@ def test_what_follows_goes_behind_what_waits_even_where_the_kernel_has_room_agai
 
     async def scenario() -> None:
         far, opening = await leg(Bell(Deadlines()), buffer=100_000)
-        near = Leg(Relay(Owner()), opening)
+        near = Relay(Owner(), ALLOWED, opening, opening).application
         first, last = words([8_000_000, 7])
         near.forward(first)
         assert near.transport.get_write_buffer_size() > 0, "the kernel did not take all"
@@ -114,8 +114,8 @@ def test_the_last_flight_of_the_handshake_goes_in_one_segment_with_the_first_wor
         assert near.handshake_complete
         assert near.out_used, "its Finished waits"
         application.keep(b"question")
-        relay = Relay(Owner())
-        relay.start(Leg(relay, application), application, TlsLeg(relay, peer, near), peer, b"")
+        relay = Relay(Owner(), ALLOWED, application, peer, near)
+        relay.start(application, peer, b"")
         assert far.receive(await hear(peer_far)) == b"question", "one read brings both"
 
     on_the_workers_loop(scenario())
@@ -130,8 +130,8 @@ def test_an_error_that_only_sending_hears_of_is_the_legs_that_has_it(who: str) -
         application_far, application = await leg(bell)
         peer_far, peer = await leg(bell)
         far, near = joined()
-        relay = Relay(owner)
-        relay.start(Leg(relay, application), application, TlsLeg(relay, peer, near), peer, b"")
+        relay = Relay(owner, ALLOWED, application, peer, near)
+        relay.start(application, peer, b"")
         flood = bytes(6_000_000)
         if who == "application":
             dying, other, unread, question = application_far, peer_far, flood, far.seal(b"x")
@@ -155,7 +155,7 @@ def test_an_error_that_only_sending_hears_of_is_the_legs_that_has_it(who: str) -
 def test_a_leg_that_was_let_go_takes_nothing_more() -> None:
     async def scenario() -> None:
         _, opening = await leg(Bell(Deadlines()))
-        lonely = Leg(Relay(Owner()), opening)
+        lonely = Relay(Owner(), ALLOWED, opening, opening).application
         lonely.received = 1
         with pytest.raises(AttributeError, match="NoneType"):
             lonely.took(b"x")
@@ -194,9 +194,13 @@ class CountedLeg(TlsLeg):
 
 async def flooded(far: socket.socket, opening: Opening, machine: TlsMachine, application: Opening) -> CountedLeg:
     """A relay whose peer's leg is watched."""
-    relay = Relay(Owner())
-    watched = CountedLeg(relay, opening, machine)
-    relay.start(Leg(relay, application), application, watched, opening, b"")
+    return watched_relay(Owner(), opening, machine, application, b"")
+
+
+def watched_relay(owner: Owner, peer: Opening, machine: TlsMachine, application: Opening, first: bytes) -> CountedLeg:
+    relay = Relay(owner, ALLOWED, application, peer, machine)
+    relay.peer = watched = CountedLeg(relay, peer, machine)
+    relay.start(application, peer, first)
     return watched
 
 
@@ -236,9 +240,7 @@ def test_what_came_before_the_relay_began_is_taken_in_turns_too_and_its_end_come
             await settle()
         first = await shake_hands(peer, machine, asyncio.get_running_loop().time() + 10)
         assert len(first) == AT_ONCE, "and the rest is held"
-        relay = Relay(owner := Owner())
-        watched = CountedLeg(relay, peer, machine)
-        relay.start(Leg(relay, application), application, watched, peer, first)
+        watched = watched_relay(owner := Owner(), peer, machine, application, first)
         got = await hear_all(application_far, 5 * AT_ONCE, None, 65536)
         assert digest(got) == digest(b"x" * 5 * AT_ONCE)
         assert await hear(application_far) == b"", "and its end"

@@ -3,7 +3,7 @@
 import asyncio
 import ipaddress
 import logging
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 import pytest
@@ -14,14 +14,15 @@ from agent.outcome import Outcome
 from agent.policy.model import Denial, Permit
 from agent.policy.networks import Address
 from agent.proxy import inbound
-from agent.proxy.connection import Connection, Refusal, Security
+from agent.proxy.connection import Connection, Security
 from agent.proxy.inbound import judge, still_permitted
 from agent.proxy.opening import Opening
-from agent.proxy.relay import Relay
+from agent.proxy.refusal import Refusal
+from agent.proxy.stage import SetUp
 from agent.tasks import spawn
 from agent.tls.contexts import Certificate, Contexts
 from agent.tls.machine import TlsMachine
-from tests.proxy.fakes import API_IP, PKI, PORT, STRANGER_IP, WEB_IP, Transport, Worker, pod
+from tests.proxy.fakes import API_IP, PKI, PORT, STRANGER_IP, WEB_IP, Transport, Worker, opening, pod
 from tests.tls.pki import TRUST_DOMAIN
 
 API, WEB = pod("api", API_IP), pod("web", WEB_IP)
@@ -51,7 +52,7 @@ def relayed(worker: Worker, source: Pod | None, *, identity: str | None = None) 
 
 def ended(connection: Connection, touched: Any = None) -> Denial:
     denial = still_permitted(connection, touched)
-    assert denial is not None
+    assert isinstance(denial, Denial)
     return denial
 
 
@@ -104,22 +105,11 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
     return [each for each in caplog.records if each.name == "quietwire.access"]
 
 
-class Still:
-    """A relay in which nothing moves."""
-
-    received = 0
-
-    def __init__(self) -> None:
-        self.application = self.peer = self
-
-    def start(self, *_: object) -> None:
-        return
-
-
 def start(connection: Connection) -> None:
-    connection.relay = cast("Relay", Still())
-    leg: Any = None
-    connection.start_relay((leg, leg), (leg, leg))
+    assert isinstance(connection.decision, Permit)
+    assert isinstance(connection.stage, SetUp)
+    client = connection.stage.accepted
+    connection.start_relay(connection.decision, opening(client.bell), client)
 
 
 async def test_what_audit_lets_in_is_said_at_once_with_what_would_be_denied(caplog: pytest.LogCaptureFixture) -> None:
@@ -150,7 +140,7 @@ async def test_a_connection_that_only_audit_keeps_after_a_change_is_said_and_cou
     connection = relayed(worker, WEB)
     start(connection)
     touched = worker.change(AUDITING)
-    assert still_permitted(connection, touched) is None
+    assert isinstance(still_permitted(connection, touched), Permit)
     assert still_permitted(connection, touched) is None
     (line,) = lines(caplog)
     assert line.levelno == logging.WARNING
@@ -159,8 +149,8 @@ async def test_a_connection_that_only_audit_keeps_after_a_change_is_said_and_cou
         ("allow", "default:all-unauthenticated", "default:all-unauthenticated", ""): 1,
         ("audit", "default:audit", "audit", ""): 1,
     }
-    assert still_permitted(connection, worker.change(OPEN)) is None
-    assert still_permitted(connection, worker.change(AUDITING)) is None
+    assert isinstance(still_permitted(connection, worker.change(OPEN)), Permit)
+    assert isinstance(still_permitted(connection, worker.change(AUDITING)), Permit)
     assert len(lines(caplog)) == 2, "it is kept by audit again"
 
 
@@ -171,12 +161,13 @@ class Setting:
     """A connection to demo/api whose set-up runs."""
 
     def __init__(self, worker: Worker, client: str) -> None:
-        self.connection, self.leg = worker.accept("demo/api", client, (API_IP, PORT))
+        self.connection, self._setup = worker.accept("demo/api", client, (API_IP, PORT))
+        self.leg = self._setup.accepted
         self._task = spawn(self._serve(), name="set-up")
 
     async def _serve(self) -> Refusal | None:
         try:
-            await inbound.serve(self.connection, self.leg)
+            await inbound.serve(self.connection, self._setup)
         except Refusal as refusal:
             return refusal
         return None
@@ -279,7 +270,7 @@ async def test_a_first_speaker_that_is_still_permitted_gets_as_far_as_its_relay(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     started = asyncio.Event()
-    monkeypatch.setattr(Connection, "start_relay", lambda *_: started.set())
+    monkeypatch.setattr(Connection, "start_relay", lambda *_, **__: started.set())
     worker = Worker(OPEN, WEB)
     setting = Setting(worker, STRANGER_IP)
     await worker.dialled.wait()

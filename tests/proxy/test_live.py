@@ -1,7 +1,6 @@
 """How many connections may be in set-up at once, and whose: nobody's crowd is at the cost of others."""
 
 import asyncio
-from typing import cast
 
 import pytest
 
@@ -25,7 +24,7 @@ WEB6 = "2001:db8:1::2"
 NODE = "192.0.2.1"
 
 
-class Swept:
+class Swept(Relay):
     """A relay that notes whose it is when it is swept."""
 
     def __init__(self, connection: Connection, swept: list[Connection]) -> None:
@@ -123,12 +122,12 @@ async def test_a_sweep_takes_turns_with_others(worker: Worker, monkeypatch: pyte
     swept: list[Connection] = []
     for connection in made:
         worker.live.joined(connection)
-        connection.relay = cast("Relay", Swept(connection, swept))
+        connection.stage = Swept(connection, swept)
     sweeping = spawn(worker.live.sweep(), name="sweep")
     await asyncio.sleep(0)
     assert len(swept) == 3
     (gone, *_) = set(made) - set(swept)
-    gone.relay = None
+    gone.stage = None
     await sweeping
     assert len(swept) == 9
     assert gone not in swept

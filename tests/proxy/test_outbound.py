@@ -4,15 +4,16 @@ import pytest
 
 from agent.catalog.snapshot import CatalogChange
 from agent.identity.spiffe import SpiffeId
-from agent.objects.key import ObjectKey, PodKey
+from agent.objects.key import ObjectKey
 from agent.objects.model import ContainerPort, Endpoint, Pod, Service, ServicePort
 from agent.outcome import Outcome
 from agent.policy.model import Denial
 from agent.proxy import outbound
-from agent.proxy.connection import Connection, Direction, Refusal
+from agent.proxy.connection import Connection, Direction
 from agent.proxy.outbound import still_permitted
-from agent.proxy.route import Mesh, Plain, PlainReason
-from tests.proxy.fakes import API_IP, PORT, STRANGER_IP, WEB_IP, Worker, pod
+from agent.proxy.refusal import Refusal
+from agent.proxy.route import Passage, PlainReason
+from tests.proxy.fakes import API_IP, PORT, STRANGER_IP, WEB_IP, Worker, mesh, plain, pod
 from tests.tls.pki import TRUST_DOMAIN
 
 WEB, API = pod("web", WEB_IP), pod("api", API_IP)
@@ -31,9 +32,9 @@ async def test_the_first_refusal_by_egress_mode_is_a_decision_that_is_counted_an
     worker = Worker(
         pod("web", WEB_IP, egress_mode=None if flag else "meshed-only"), egress="meshed-only" if flag else "allow"
     )
-    connection, leg = worker.accept("demo/web", WEB_IP, (STRANGER_IP, PORT), Direction.OUTBOUND)
+    connection, setup = worker.accept("demo/web", WEB_IP, (STRANGER_IP, PORT), Direction.OUTBOUND)
     with pytest.raises(Refusal) as refused:
-        await outbound.serve(connection, leg)
+        await outbound.serve(connection, setup)
     assert refused.value.outcome is Outcome.EGRESS_NOT_MESHED
     decision = connection.decision
     assert isinstance(decision, Denial)
@@ -46,20 +47,20 @@ async def test_a_refusal_that_no_policy_made_is_no_decision() -> None:
     worker = Worker(WEB)
     worker.view.forget_svid(worker.view.identity_of(WEB))
     worker.change(API)
-    connection, leg = worker.accept("demo/web", WEB_IP, (API_IP, PORT), Direction.OUTBOUND)
+    connection, setup = worker.accept("demo/web", WEB_IP, (API_IP, PORT), Direction.OUTBOUND)
     with pytest.raises(Refusal) as refused:
-        await outbound.serve(connection, leg)
+        await outbound.serve(connection, setup)
     connection.refuse(refused.value.outcome, refused.value.message)
     assert refused.value.outcome is Outcome.NO_IDENTITY
     assert worker.decisions == {}
 
 
-PLAIN = Plain(STRANGER_IP, PORT, PlainReason.DESTINATION_NOT_IN_CATALOG)
-MESH = Mesh(API_IP, PORT, PodKey("demo/api"), API_ID)
+PLAIN = plain(STRANGER_IP, PORT, PlainReason.DESTINATION_NOT_IN_CATALOG)
+MESH = mesh(API_IP, PORT, "demo/api", API_ID)
 
 
 @pytest.mark.parametrize(
-    ("taken", "changed", "gone", "rule"),
+    ("route", "changed", "gone", "rule"),
     [
         (PLAIN, (pod("web", WEB_IP, egress_mode="meshed-only"),), (), "egress:meshed-only"),
         (PLAIN, (pod("new", STRANGER_IP),), (), "mesh"),
@@ -70,12 +71,12 @@ MESH = Mesh(API_IP, PORT, PodKey("demo/api"), API_ID)
     ],
 )
 async def test_whatever_ends_a_connection_is_named_by_its_rule(
-    taken: Mesh | Plain, changed: tuple[Pod, ...], gone: tuple[str, ...], rule: str
+    route: Passage, changed: tuple[Pod, ...], gone: tuple[str, ...], rule: str
 ) -> None:
     worker = Worker(WEB, API)
-    connection = dialled(worker, taken.address)
-    connection.taken = taken
-    worker.weigh(taken.address, taken.port)
+    connection = dialled(worker, route.address)
+    connection.route = route
+    worker.weigh(route.address, route.port)
     assert still_permitted(connection) is None
     denial = still_permitted(connection, worker.change(*changed, gone=gone))
     assert denial is not None
@@ -88,15 +89,15 @@ async def test_what_becomes_meshed_while_it_is_dialled_gets_no_plaintext(monkeyp
     started: list[Connection] = []
     monkeypatch.setattr(Connection, "start_relay", lambda connection, *_: started.append(connection))
     worker = Worker(WEB)
-    connection, leg = worker.accept("demo/web", WEB_IP, (STRANGER_IP, PORT), Direction.OUTBOUND)
+    connection, setup = worker.accept("demo/web", WEB_IP, (STRANGER_IP, PORT), Direction.OUTBOUND)
     worker.while_dialling = lambda: worker.change(pod("elsewhere", "10.1.0.77"))
-    await outbound.serve(connection, leg)
+    await outbound.serve(connection, setup)
     assert started == [connection], "a change that is about others"
 
-    connection, leg = worker.accept("demo/web", WEB_IP, (STRANGER_IP, PORT), Direction.OUTBOUND)
+    connection, setup = worker.accept("demo/web", WEB_IP, (STRANGER_IP, PORT), Direction.OUTBOUND)
     worker.while_dialling = lambda: worker.change(pod("new", STRANGER_IP))
     with pytest.raises(Refusal) as refused:
-        await outbound.serve(connection, leg)
+        await outbound.serve(connection, setup)
     assert refused.value.outcome is Outcome.TERMINATED
     assert "meshed now: plaintext must end" in refused.value.message
     assert isinstance(connection.decision, Denial)
@@ -106,10 +107,10 @@ async def test_what_becomes_meshed_while_it_is_dialled_gets_no_plaintext(monkeyp
 
 async def test_an_application_that_left_while_its_connection_was_dialled_gets_no_relay() -> None:
     worker = Worker(WEB)
-    connection, leg = worker.accept("demo/web", WEB_IP, (STRANGER_IP, PORT), Direction.OUTBOUND)
-    worker.while_dialling = lambda: leg.connection_lost(ConnectionResetError())
+    connection, setup = worker.accept("demo/web", WEB_IP, (STRANGER_IP, PORT), Direction.OUTBOUND)
+    worker.while_dialling = lambda: setup.accepted.connection_lost(ConnectionResetError())
     with pytest.raises(Refusal) as refused:
-        await outbound.serve(connection, leg)
+        await outbound.serve(connection, setup)
     assert refused.value.outcome is Outcome.RESET_BY_APPLICATION
 
 
@@ -138,7 +139,7 @@ async def test_plaintext_to_what_turns_out_to_be_an_address_of_the_mesh_ends(
     worker = Worker(WEB, API)
     worker.view.set_node_addresses((NODE_IP,))
     connection = dialled(worker, at[0])
-    connection.taken = Plain(*at, PlainReason.DESTINATION_NOT_IN_CATALOG)
+    connection.route = plain(*at, PlainReason.DESTINATION_NOT_IN_CATALOG)
     touched = worker.view.change_catalog(change)
     ended = still_permitted(connection, touched)
     assert ended is not None

@@ -7,19 +7,21 @@ import socket
 import weakref
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import uvloop
 
 from agent.capture._sockets import prepare
 from agent.outcome import Outcome
-from agent.proxy.opening import Bell, Deadlines, Opening
-from agent.proxy.relay import Leg, Relay, TlsLeg
+from agent.policy.model import Denial, Permit
+from agent.proxy.opening import Bell, Deadlines, Opening, of_dialled
+from agent.proxy.relay import Relay
 from agent.tls.machine import TlsMachine
 from tests.tls.records import towards_server
 from tests.tls.test_machine import SERVER, joined
 
+ALLOWED = Permit("Server demo/api", "everybody")
 _made: list[tuple[socket.socket, asyncio.Transport]] = []
 """Every leg since the last `put_away`."""
 
@@ -71,8 +73,8 @@ async def join(buffer: int = 0, ends: tuple[TlsMachine, TlsMachine] | None = Non
     peer_far, peer = await leg(bell, buffer)
     far, near = ends or joined()
     owner = Owner()
-    relay = Relay(owner)
-    relay.start(Leg(relay, application), application, TlsLeg(relay, peer, near), peer, b"")
+    relay = Relay(owner, ALLOWED, application, peer, near)
+    relay.start(application, peer, b"")
     return Joint(owner.ended, weakref.ref(owner), application_far, peer_far, far)
 
 
@@ -82,12 +84,10 @@ async def leg(bell: Bell, buffer: int = 0) -> tuple[socket.socket, Opening]:
         far = socket.create_connection(server.getsockname())
         near, _ = server.accept()
     far.setblocking(False)
-    opening = Opening(bell)
-    opening.fd = near.fileno()
-    prepare(opening.fd)
+    prepare(near.fileno())
     if buffer:
         near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer)
-    await asyncio.get_running_loop().create_connection(lambda: opening, sock=near)
+    opening = await of_dialled(near, bell)
     _made.append((far, opening.transport))
     return far, opening
 
@@ -116,6 +116,16 @@ async def settle() -> None:
     """Lets the transports' last callbacks be called."""
     for _ in range(10):
         await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("nothing", [None, "allow", Denial("Server demo/api", Outcome.DENIED_BY_DEFAULT)], ids=str)
+async def test_there_is_no_relay_that_nobody_allowed(nothing: Any) -> None:
+    bell = Bell(Deadlines())
+    _, application = await leg(bell)
+    _, peer = await leg(bell)
+    with pytest.raises(TypeError, match="needs a Permit or a Passage"):
+        Relay(Owner(), nothing, application, peer)
+    await put_away()
 
 
 async def test_what_ended_cleanly_is_freed_without_the_garbage_collector(joint: Joint) -> None:
@@ -181,8 +191,8 @@ async def test_what_is_ended_while_its_last_bytes_wait_is_reset_and_not_cut_shor
     sends, application = await leg(bell)
     reads, peer = await leg(bell)
     owner = Owner()
-    relay = Relay(owner)
-    relay.start(Leg(relay, application), application, Leg(relay, peer), peer, b"")
+    relay = Relay(owner, ALLOWED, application, peer)
+    relay.start(application, peer, b"")
     reads.shutdown(socket.SHUT_WR)
     assert await hear(sends) == b""
     while relay.peer.transport.get_write_buffer_size() == 0:  # until the kernel takes no more
@@ -220,8 +230,8 @@ def test_a_fault_of_ours_in_the_midst_of_a_stream_is_said_to_be_ours(tmp_path: P
             return False
 
         owner = Owner()
-        relay = Relay(owner)
-        relay.start(Leg(relay, application), application, TlsLeg(relay, peer, machine, remember), peer, b"")
+        relay = Relay(owner, ALLOWED, application, peer, machine, remember)
+        relay.start(application, peer, b"")
         peer_far.setblocking(True)
         peer_far.sendall(b"".join(writer.record(b"x") for _ in range(600)))
         async with asyncio.timeout(10):

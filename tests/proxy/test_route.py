@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,14 +11,24 @@ from agent.catalog.mesh import accepts_mesh, sends_mesh
 from agent.catalog.snapshot import Catalog, CatalogChange
 from agent.identity.spiffe import SpiffeId
 from agent.objects.annotations import MESHED_ONLY
-from agent.objects.key import PodKey
 from agent.objects.model import ContainerPort, Endpoint, MeshSettings, Pod, PortRange, Service, ServicePort
 from agent.outcome import Outcome
 from agent.policy.index import PolicySettings
-from agent.proxy.route import Mesh, Plain, PlainReason, Refused, Route, route
+from agent.proxy.route import Mesh, Passage, Plain, PlainReason, Refused, Route, route
 from agent.proxy.view import Settings, View
+from tests.proxy.fakes import mesh, plain
 
 API_ID = SpiffeId.for_service_account("example.test", "demo", "api")
+
+
+def test_nobody_but_route_says_where_a_connection_may_go() -> None:
+    stranger: Any = object()
+    with pytest.raises(TypeError, match="only `route`"):
+        Passage(stranger, "192.0.2.2", 80)
+    with pytest.raises(TypeError, match="only `route`"):
+        Mesh(stranger, "192.0.2.2", 80, "demo/api", API_ID)
+    with pytest.raises(TypeError, match="only `route`"):
+        Plain(stranger, "192.0.2.2", 80, PlainReason.LOOPBACK)
 
 
 def pod(name: str, *ips: str, **settings: Any) -> Pod:
@@ -59,15 +68,15 @@ def goes(address: str, port: int, egress: str = "allow", source: Pod = WEB) -> R
 @pytest.mark.parametrize(
     ("address", "port", "expected"),
     [
-        ("192.0.2.2", 8080, Mesh("192.0.2.2", 8080, PodKey("demo/api"), API_ID)),
-        ("2001:db8::2", 8080, Mesh("2001:db8::2", 8080, PodKey("demo/api"), API_ID)),
-        ("198.51.100.1", 80, Mesh("192.0.2.2", 8080, PodKey("demo/api"), API_ID)),
-        ("198.51.100.3", 80, Plain("192.0.2.1", 8080, PlainReason.LOOPBACK)),
-        ("198.51.100.4", 80, Plain("203.0.113.9", 8080, PlainReason.DESTINATION_NOT_IN_CATALOG)),
-        ("203.0.113.1", 443, Plain("203.0.113.1", 443, PlainReason.DESTINATION_NOT_IN_CATALOG)),
-        ("192.0.2.3", 80, Plain("192.0.2.3", 80, PlainReason.DESTINATION_NOT_MESHED)),
-        ("192.0.2.4", 7003, Plain("192.0.2.4", 7003, PlainReason.DESTINATION_SKIPS)),
-        ("192.0.2.5", 80, Plain("192.0.2.5", 80, PlainReason.DESTINATION_SKIPS)),
+        ("192.0.2.2", 8080, mesh("192.0.2.2", 8080, "demo/api", API_ID)),
+        ("2001:db8::2", 8080, mesh("2001:db8::2", 8080, "demo/api", API_ID)),
+        ("198.51.100.1", 80, mesh("192.0.2.2", 8080, "demo/api", API_ID)),
+        ("198.51.100.3", 80, plain("192.0.2.1", 8080, PlainReason.LOOPBACK)),
+        ("198.51.100.4", 80, plain("203.0.113.9", 8080, PlainReason.DESTINATION_NOT_IN_CATALOG)),
+        ("203.0.113.1", 443, plain("203.0.113.1", 443, PlainReason.DESTINATION_NOT_IN_CATALOG)),
+        ("192.0.2.3", 80, plain("192.0.2.3", 80, PlainReason.DESTINATION_NOT_MESHED)),
+        ("192.0.2.4", 7003, plain("192.0.2.4", 7003, PlainReason.DESTINATION_SKIPS)),
+        ("192.0.2.5", 80, plain("192.0.2.5", 80, PlainReason.DESTINATION_SKIPS)),
     ],
 )
 def test_where_connections_go(address: str, port: int, expected: Route) -> None:
@@ -153,7 +162,7 @@ def goes_with(*more: Service | Pod, at: str, port: int, source: Pod = WEB, egres
     return route(source, OriginalDst(at, port), seen, lambda front, _client: front.endpoints[0])
 
 
-MESHED = Mesh("192.0.2.2", 8080, PodKey("demo/api"), API_ID)
+MESHED = mesh("192.0.2.2", 8080, "demo/api", API_ID)
 
 
 @pytest.mark.parametrize(("at", "port"), [(OUTSIDE, 80), (BALANCER, 80), (NODE, 30080)])
@@ -167,8 +176,8 @@ def test_every_address_of_a_service_is_mtls_to_an_endpoint(at: str, port: int) -
 
 
 def test_an_endpoint_that_is_not_meshed_is_dialled_as_by_the_cluster_ip() -> None:
-    plain = goes_with(outside("api", Endpoint("192.0.2.3", 81)), at=OUTSIDE, port=80)
-    assert plain == Plain("192.0.2.3", 81, PlainReason.DESTINATION_NOT_MESHED)
+    found = goes_with(outside("api", Endpoint("192.0.2.3", 81)), at=OUTSIDE, port=80)
+    assert found == plain("192.0.2.3", 81, PlainReason.DESTINATION_NOT_MESHED)
     refused = goes_with(outside("api", Endpoint("192.0.2.3", 81)), at=OUTSIDE, port=80, egress=MESHED_ONLY)
     assert isinstance(refused, Refused)
     assert refused.outcome is Outcome.EGRESS_NOT_MESHED
@@ -176,7 +185,7 @@ def test_an_endpoint_that_is_not_meshed_is_dialled_as_by_the_cluster_ip() -> Non
 
 @pytest.mark.parametrize(("at", "port"), [(OUTSIDE, 81), (BALANCER, 443), (NODE, 22)])
 def test_other_ports_of_such_an_address_are_not_the_services(at: str, port: int) -> None:
-    assert goes_with(outside("api", API), at=at, port=port) == Plain(at, port, PlainReason.DESTINATION_NOT_IN_CATALOG)
+    assert goes_with(outside("api", API), at=at, port=port) == plain(at, port, PlainReason.DESTINATION_NOT_IN_CATALOG)
 
 
 def test_a_worker_that_is_given_the_whole_catalog_anew_still_knows_its_nodes_addresses() -> None:
@@ -190,11 +199,9 @@ def test_a_host_port_is_mtls_to_its_pod() -> None:
     host = Pod(
         "demo", "host", "host", "node-a", ("192.0.2.50",), container_ports=(ContainerPort("", 8080, host_port=80),)
     )
-    expected = Mesh(
-        "192.0.2.50", 8080, PodKey("demo/host"), SpiffeId.for_service_account("example.test", "demo", "host")
-    )
+    expected = mesh("192.0.2.50", 8080, "demo/host", SpiffeId.for_service_account("example.test", "demo", "host"))
     assert goes_with(host, at=NODE, port=80) == expected
-    assert goes_with(host, at=NODE, port=80, source=host) == Plain("192.0.2.50", 8080, PlainReason.LOOPBACK)
+    assert goes_with(host, at=NODE, port=80, source=host) == plain("192.0.2.50", 8080, PlainReason.LOOPBACK)
 
 
 @pytest.mark.parametrize(("claimed", "port"), [("192.0.2.2", 80), ("198.51.100.1", 80)])
@@ -235,10 +242,10 @@ def test_nothing_goes_to_an_address_of_a_service_or_in_plaintext_to_a_meshed_pod
 ) -> None:
     found = goes_with(outside("x", *ready, external_ips=tuple(external)), at=at, port=port)
     match found:
-        case Plain(address, number, _):
+        case Plain(address=address, port=number):
             assert address not in {"192.0.2.2", "198.51.100.1"}
             assert (address, number) not in {(BALANCER, 80), (NODE, 30080), *((ip, 80) for ip in external)}
         case Mesh():
-            assert found == msgspec.structs.replace(MESHED, port=found.port)
+            assert found == mesh("192.0.2.2", found.port, "demo/api", API_ID)
         case Refused(outcome, _):
             assert outcome is Outcome.NO_ENDPOINT

@@ -16,8 +16,8 @@ from agent.objects.model import Endpoint
 from agent.outcome import Outcome
 from agent.proxy import runtime as module
 from agent.proxy.affinity import Affinity, size_for
-from agent.proxy.connection import Refusal
-from agent.proxy.opening import Bell, Opening
+from agent.proxy.opening import Bell, Deadlines, Opening
+from agent.proxy.refusal import Refusal
 from agent.proxy.runtime import EnrolledPod, Runtime
 from agent.telemetry.access import AccessLog
 from agent.telemetry.counters import Counters
@@ -68,16 +68,13 @@ _FAR: list[socket.socket] = []
 
 
 async def dialled(pod_: Pod, *sources: Source) -> Opening:
-    opening = Opening(Bell(runtime().deadlines))
-    await runtime().dial(cast("EnrolledPod", pod_), opening, "192.0.2.1", 80, sources)
-    return opening
+    return await runtime().dial(cast("EnrolledPod", pod_), Bell(Deadlines()), "192.0.2.1", 80, sources)
 
 
 async def test_what_answers_is_an_opening_with_its_descriptor() -> None:
     made = Pod(fails(0, until=0))
     opening = await dialled(made, OWN, ANY)
     assert made.sources == [OWN]
-    assert opening.connected
     assert opening.fd == opening.transport.get_extra_info("socket").fileno()
     opening.reset()
     _FAR.pop().close()

@@ -4,7 +4,6 @@ import struct
 
 import pytest
 
-from agent.tls import alerts
 from agent.tls.client_hello import MAX_CLIENT_HELLO, ClientHello, Malformed, NeedMore, NotTls, TooLarge, parse
 
 SERVER_NAME, ALPN, VERSIONS, PADDING = 0, 16, 43, 21
@@ -131,11 +130,3 @@ def test_a_hello_of_the_largest_size_is_taken_and_one_byte_more_is_not() -> None
     assert parse(record(larger[:4])) == TooLarge(f"the ClientHello announces {MAX_CLIENT_HELLO + 1} bytes")
     assert isinstance(parse(record(hello(announced=MAX_CLIENT_HELLO - header)[:4])), NeedMore)
     assert isinstance(parse(record(hello(announced=1 << 16)[:4])), TooLarge), "the length has three bytes"
-
-
-@pytest.mark.parametrize(
-    ("alert", "description"), [(alerts.PROTOCOL_VERSION, 70), (alerts.NO_APPLICATION_PROTOCOL, 120)]
-)
-def test_a_fatal_alert_is_one_plaintext_record(alert: bytes, description: int) -> None:
-    """RFC 8446, sections 5.1 and 6: type 21, the legacy version, two bytes: fatal, and why."""
-    assert alert.hex() == f"15030300020 2{description:02x}".replace(" ", "")

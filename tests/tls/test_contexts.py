@@ -10,7 +10,7 @@ from agent.identity.svid import Bundle
 from agent.tls import contexts as module
 from agent.tls._openssl import Session
 from agent.tls._store import SessionStore, size_for
-from agent.tls.contexts import Certificate, Contexts, anchor_ids
+from agent.tls.contexts import Certificate, Contexts, anchor_ids, context_name
 from agent.tls.machine import TlsMachine
 from tests.tls.pki import TRUST_DOMAIN, Pki
 from tests.tls.test_machine import carry, ends, joined, session_of
@@ -101,3 +101,12 @@ def test_nothing_can_be_found_of_a_peer_that_showed_nothing() -> None:
     machine = resumed(server, session_of(CLIENT, server))
     with pytest.raises(ValueError, match="nothing was verified"):
         machine.judge(())
+
+
+def test_a_contexts_name_is_told_by_nothing_but_the_svid_and_the_anchors() -> None:
+    names = {
+        context_name(svid, bundle)
+        for svid in (PKI.svid("server"), CLIENT.svid)
+        for bundle in (PKI.bundle(), Pki().bundle(), PKI.bundle(sequence=9))
+    }
+    assert len(names) == 4

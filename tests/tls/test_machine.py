@@ -1,7 +1,6 @@
 """The TLS machine: two ends joined by arbitrary chunking give the same bytes, and nothing else ever does."""
 
 import contextlib
-import gc
 import itertools
 import ssl
 import time
@@ -15,9 +14,9 @@ from agent.identity import peer
 from agent.identity.peer import PeerRefused
 from agent.identity.svid import Bundle
 from agent.outcome import Outcome
-from agent.tls._openssl import Context, OpenSslError, Session
+from agent.tls._openssl import Context, Session
 from agent.tls._store import SessionStore, size_for
-from agent.tls.contexts import Contexts, context_name
+from agent.tls.contexts import Contexts
 from agent.tls.machine import TlsFailure, TlsMachine
 from tests.tls.pki import TRUST_DOMAIN, Pki
 
@@ -208,18 +207,6 @@ def neighbour() -> Contexts:
     return Contexts(SERVER.svid, PKI.bundle(sequence=2), NEIGHBOURS)
 
 
-def test_a_session_is_resumed_by_each_worker_that_has_seen_the_clients_certificate() -> None:
-    session, second = session_of(), neighbour()
-    again, other = joined(server=second, session=session)
-    assert not again.resumed, "it has not seen it"
-    assert other.peer_certificate == joined()[1].peer_certificate, "the client shows it"
-    for _ in range(2):
-        again, other = joined(server=second, session=session)
-        assert again.resumed
-        assert other.resumed
-        assert other.peer_certificate == joined()[1].peer_certificate
-
-
 def test_a_session_of_a_client_that_showed_no_certificate_stays_without_one() -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.load_verify_locations(cadata=PKI.bundle().anchors_pem.decode())
@@ -274,19 +261,6 @@ def test_who_is_forgotten_shows_the_certificate_again() -> None:
     assert joined(server=server, session=session)[1].resumed
 
 
-def test_a_session_whose_worker_died_while_it_wrote_is_not_found() -> None:
-    memory = bytearray(size_for(1))
-    server = Contexts(SERVER.svid, PKI.bundle(), SessionStore(memory))
-    session = session_of(server=server)
-    (begin,) = (at for at in range(0, len(memory), RECORD_SIZE) if any(memory[at : at + RECORD_SIZE]))
-    memory[begin] += 1
-    assert not joined(server=server, session=session)[1].resumed
-    memory[begin] -= 1
-    assert joined(server=server, session=session)[1].resumed
-    session = session_of(server=server)
-    assert joined(server=server, session=session)[1].resumed, "and the place is not lost"
-
-
 def test_a_session_under_which_another_client_comes_is_the_first_clients() -> None:
     """A number without the secret that belongs to it resumes nothing, and one with it is whom it was given to."""
     session = session_of()
@@ -294,16 +268,6 @@ def test_a_session_under_which_another_client_comes_is_the_first_clients() -> No
     again, other = joined(Contexts(PKI.svid("thief"), PKI.bundle()), session=session)
     assert again.resumed
     assert other.peer_certificate == joined()[1].peer_certificate
-
-
-def test_one_session_serves_many_connections_also_after_one_of_them_was_cut() -> None:
-    session = session_of()
-    for _ in range(3):
-        one, other = joined(session=session)
-        assert one.resumed
-        one.send(b"half of a record")
-        del one, other
-        gc.collect()
 
 
 def test_a_resumed_connection_is_given_no_new_ticket() -> None:
@@ -331,65 +295,6 @@ def test_a_resumed_connection_is_given_no_new_ticket() -> None:
         other.receive(one.outgoing())
         assert other.handshake_complete
         assert bool(other.outgoing()) is ticket
-
-
-def test_a_contexts_name_is_told_by_nothing_but_the_svid_and_the_anchors() -> None:
-    names = {
-        context_name(svid, bundle)
-        for svid in (SERVER.svid, CLIENT.svid)
-        for bundle in (PKI.bundle(), Pki().bundle(), PKI.bundle(sequence=9))
-    }
-    assert len(names) == 4
-
-
-@pytest.mark.parametrize(
-    ("chain", "key", "reason"),
-    [
-        (b"", SERVER.svid.key_pem, "no certificate"),
-        (SERVER.svid.chain_pem, b"", "no start line|unsupported"),
-        (SERVER.svid.chain_pem, CLIENT.svid.key_pem, "key values mismatch"),
-    ],
-)
-def test_a_chain_and_a_key_that_do_not_fit_are_refused(chain: bytes, key: bytes, reason: str) -> None:
-    with pytest.raises(OpenSslError, match=reason):
-        Context(server=True, chain_pem=chain, key_pem=key, anchors_pem=PKI.bundle().anchors_pem, alpn=())
-
-
-def test_an_idle_connection_costs_no_memory_for_what_it_once_carried() -> None:
-    client, server = joined()
-    tracked = []
-    for _ in range(50):
-        client.send(b"x" * 300_000)
-        assert len(server.receive(client.outgoing())) == 300_000
-        tracked.append(client.outgoing())
-    assert set(tracked) == {b""}
-
-
-def test_connections_take_turns_in_the_midst_of_their_handshakes_and_some_are_dropped_there() -> None:
-    """All speak through one BIO: nothing of one must ever be another's."""
-    pairs = [ends(session=None if number % 2 else session_of()) for number in range(9)]
-    for one, _ in pairs:
-        one.start()
-    stranger = TlsMachine.server(SERVER.server)
-    for step in range(3):
-        for number, (one, other) in enumerate(pairs):
-            with pytest.raises(TlsFailure):  # each time between two others: its alert and its error are its own
-                stranger.receive(b"\x16\x03\x01\x00\x04junk")
-            assert stranger.outgoing().startswith(ALERT)
-            stranger = TlsMachine.server(SERVER.server)
-            receiver, sender = (one, other) if step == 1 else (other, one)
-            if (number + step) % 4 != 0:  # these are dropped, at this step or at that
-                receiver.receive(sender.outgoing())
-        pairs = [pair for number, pair in enumerate(pairs) if (number + step) % 4 != 0]
-    assert len(pairs) >= 3
-    for number, (one, other) in enumerate(pairs):
-        assert one.handshake_complete
-        assert other.handshake_complete
-        one.send(b"from %d" % number)
-    for number, (_, other) in enumerate(pairs):
-        other.send(b"to %d" % number)
-    for number, (one, other) in enumerate(pairs):
-        assert carry(one, other) == (b"to %d" % number, b"from %d" % number)
 
 
 def test_what_comes_after_close_notify_is_not_read() -> None:

@@ -1,6 +1,7 @@
-"""What ends a worker: whatever it cannot be without."""
+"""What makes a worker, and what ends it: whatever it cannot be without."""
 
 import asyncio
+import os
 import socket
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -12,7 +13,7 @@ from agent.link.channel import Channel
 from agent.objects.policy import DefaultPolicy
 from agent.policy.index import PolicySettings
 from agent.proxy.view import Settings
-from agent.worker.main import Worker
+from agent.worker.main import Worker, configured
 
 
 @pytest.fixture
@@ -75,3 +76,33 @@ async def test_a_worker_that_is_told_nothing_any_more_ends(run: Run, end: str) -
     async with asyncio.timeout(10):
         await worker.run()
     supervisor.close()
+
+
+async def test_a_worker_is_made_of_its_first_message() -> None:
+    ours, theirs = socket.socketpair()
+    supervisor: Channel[Any] = Channel(ours, messages.ToSupervisor)
+    settings = Settings("node-a", PolicySettings("example.test", DefaultPolicy.ALL_AUTHENTICATED, ()))
+    memories = session_memory.create(1), affinity_memory.create(1)
+    supervisor.send(messages.Configure(settings, 1), memories)
+    async with asyncio.timeout(10):
+        assert isinstance(await configured(Channel(theirs, messages.ToWorker), 0), Worker)
+    for fd in memories:
+        os.close(fd)
+    supervisor.close()
+
+
+@pytest.mark.parametrize("first", ["another message", "none"])
+async def test_without_its_first_message_there_is_no_worker(first: str) -> None:
+    ours, theirs = socket.socketpair()
+    supervisor: Channel[Any] = Channel(ours, messages.ToSupervisor)
+    channel: Channel[messages.ToWorker] = Channel(theirs, messages.ToWorker)
+    async with asyncio.timeout(10):
+        if first == "none":
+            supervisor.close()
+            assert await configured(channel, 0) is None
+        else:
+            supervisor.send(messages.SetNodeAddresses(()))
+            with pytest.raises(TypeError, match="SetNodeAddresses, not Configure"):
+                await configured(channel, 0)
+            supervisor.close()
+    channel.close()

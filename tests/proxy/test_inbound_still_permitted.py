@@ -1,22 +1,18 @@
-"""What a change means for relayed connections: who inherits an address, who is still whom, what is looked at."""
-
-from typing import Any
+"""What a change means for what is relayed inbound: who inherits an address, who is still whom, what is looked at."""
 
 import pytest
 
 from agent.catalog.snapshot import CatalogChange
 from agent.identity.spiffe import SpiffeId
-from agent.objects.key import ObjectKey, PodKey
-from agent.objects.model import Endpoint, Pod, PortRange, Service, ServicePort
+from agent.objects.key import ObjectKey
+from agent.objects.model import Pod
 from agent.objects.policy import DefaultPolicy, LabelSelector, NetworkRange, Server, ServerAuthorization
 from agent.outcome import Outcome
 from agent.policy.model import Denial, Permit
-from agent.proxy import outbound
-from agent.proxy.connection import Connection, Direction, Security
+from agent.proxy.connection import Connection, Security
 from agent.proxy.inbound import judge, still_permitted
-from agent.proxy.route import Mesh, Plain, PlainReason
 from agent.proxy.view import Touched
-from tests.proxy.fakes import API_IP, PORT, STRANGER_IP, WEB_IP, Worker, pod
+from tests.proxy.fakes import API_IP, PORT, WEB_IP, Worker, pod
 from tests.tls.pki import TRUST_DOMAIN
 
 OPEN = pod("api", API_IP, policy="all-unauthenticated")
@@ -40,7 +36,7 @@ def inbound(worker: Worker, source: Pod | None, *, identity: str | None = None, 
     return connection
 
 
-# inbound: whose the client's address is
+# whose the client's address is
 
 
 @pytest.mark.parametrize(
@@ -62,6 +58,7 @@ async def test_a_pod_of_the_same_name_is_the_same_one_unless_its_uid_says_no(was
     denial = still_permitted(connection, touched)
     assert (denial is None) is same
     if denial is not None:
+        assert isinstance(denial, Denial)
         assert (denial.server, denial.outcome) == ("address", Outcome.TERMINATED)
         assert denial.message == f"{WEB_IP} was demo/web's, and is demo/web's now"
 
@@ -90,6 +87,7 @@ async def test_whoever_called_before_the_catalog_knew_of_it_must_be_who_the_cata
         assert later is not None
         assert later.server == "address"
     else:
+        assert isinstance(denial, Denial)
         assert (denial.server, denial.outcome) == ("address", Outcome.TERMINATED)
         assert denial.message == f"{WEB_IP} is demo/web's now, and {account('other')} is not its identity"
         assert connection.source is None
@@ -105,7 +103,7 @@ async def test_an_address_that_is_nobodys_for_a_while_is_still_its_pods() -> Non
     assert still_permitted(connection, worker.change(pod("thief", WEB_IP))) is not None
 
 
-# inbound: what is looked at
+# what is looked at
 
 
 async def test_a_change_that_is_about_others_is_not_looked_at_but_for_policy(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,7 +144,7 @@ async def test_each_change_ends_a_connection_told_or_not_what_it_was_about(
     assert still_permitted(connection) is None
     about = worker.change(*() if changed is None else (changed,), gone=gone)
     denial = still_permitted(connection, None if touched is None else about)
-    assert denial is not None
+    assert isinstance(denial, Denial)
     assert denial.server == rule
     assert denial.outcome is {"pod": Outcome.UNENROLLED, "default:deny": Outcome.DENIED_BY_DEFAULT}.get(
         rule, Outcome.TERMINATED
@@ -165,16 +163,18 @@ async def test_policy_that_changes_is_asked_for_the_port_and_by_who_the_client_i
     worker = Worker(OPEN, WEB)
     known, unknown = inbound(worker, WEB, identity="web"), inbound(worker, WEB)
     touched = worker.change(authenticated)
-    assert still_permitted(known, touched) is None
-    assert isinstance(known.decision, Permit)
-    assert known.decision.server == "default:all-authenticated"
+    permit = still_permitted(known, touched)
+    assert isinstance(permit, Permit)
+    assert known.decision is permit
+    assert permit.server == "default:all-authenticated"
     denial = still_permitted(unknown, touched)
-    assert denial is not None
+    assert isinstance(denial, Denial)
     assert denial.outcome is Outcome.UNAUTHENTICATED
     assert unknown.decision is denial
-    assert still_permitted(known, worker.change(OPEN)) is None
-    assert isinstance(known.decision, Permit)
-    assert known.decision.server == "default:all-unauthenticated"
+    permit = still_permitted(known, worker.change(OPEN))
+    assert isinstance(permit, Permit)
+    assert known.decision is permit
+    assert permit.server == "default:all-unauthenticated"
 
 
 async def test_policy_in_force_is_asked_also_where_a_change_was_about_nothing() -> None:
@@ -195,10 +195,10 @@ async def test_a_server_that_comes_decides_about_connections_to_its_port_and_no_
     connection = inbound(worker, WEB)
     touched = worker.view.change_catalog(CatalogChange(2, policies=(Server("demo", "api", port, LabelSelector()),)))
     denial = still_permitted(connection, touched)
-    assert (denial is not None) is ends
+    assert isinstance(denial, Denial) is ends
     assert denial is None or denial.server == "Server demo/api"
     gone = worker.view.change_catalog(CatalogChange(3, gone=(ObjectKey("Server", "demo", "api"),)))
-    assert still_permitted(connection, gone) is None
+    assert isinstance(still_permitted(connection, gone), Permit) is ends
 
 
 async def test_what_audit_keeps_is_said_when_it_begins_to_and_not_at_each_change_of_it(
@@ -209,9 +209,10 @@ async def test_what_audit_keeps_is_said_when_it_begins_to_and_not_at_each_change
     worker.live.joined(connection)
     server = Server("demo", "api", PORT, LabelSelector(), DefaultPolicy.AUDIT)
     worker.view.change_catalog(CatalogChange(2, policies=(server,)))
-    assert still_permitted(connection) is None
-    assert isinstance(connection.decision, Permit)
-    assert connection.decision.server == "Server demo/api"
+    permit = still_permitted(connection)
+    assert isinstance(permit, Permit)
+    assert connection.decision is permit
+    assert permit.server == "Server demo/api"
     assert caplog.records == [], "only audit let it in before, too"
 
 
@@ -251,105 +252,3 @@ async def test_a_pod_that_has_left_is_judged_by_nothing() -> None:
         Outcome.UNENROLLED,
         "demo/api left the catalog",
     )
-
-
-# outbound
-
-PLAIN = Plain(STRANGER_IP, PORT, PlainReason.DESTINATION_NOT_IN_CATALOG)
-API = pod("api", API_IP)
-MESH = Mesh(API_IP, PORT, PodKey("demo/api"), account("api"))
-
-
-def out(worker: Worker, taken: Mesh | Plain | None) -> Connection:
-    connection, _ = worker.accept("demo/web", WEB_IP, (STRANGER_IP, PORT), Direction.OUTBOUND)
-    connection.client_id = account("web")
-    connection.taken = taken
-    return connection
-
-
-async def test_a_connection_that_goes_nowhere_yet_is_not_judged() -> None:
-    assert outbound.still_permitted(out(Worker(WEB), None)) is None
-
-
-async def test_what_a_change_is_not_about_is_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    worker = Worker(WEB)
-    connection = out(worker, PLAIN)
-    worker.view.change_catalog(CatalogChange(2, (pod("new", STRANGER_IP),)))
-    assert outbound.still_permitted(connection, NOTHING) is None
-    for touched in (Touched(frozenset({"demo/web"})), Touched(addresses=frozenset({STRANGER_IP})), None):
-        denial = outbound.still_permitted(connection, touched)
-        assert denial is not None
-        assert denial.server == "mesh"
-
-
-async def test_a_pod_that_merely_left_the_catalog_may_finish_what_it_does() -> None:
-    worker = Worker(WEB, API)
-    connections = [out(worker, MESH), out(worker, PLAIN)]
-    for gone in ("api", "web"):
-        touched = worker.change(gone=(gone,))
-        assert [outbound.still_permitted(each, touched) for each in connections] == [None, None]
-
-
-async def test_plaintext_is_its_pods_whatever_its_account_and_mesh_tls_is_the_identitys() -> None:
-    worker = Worker(WEB, API)
-    touched = worker.change(pod("web", WEB_IP, account="other"))
-    assert outbound.still_permitted(out(worker, PLAIN), touched) is None
-    denial = outbound.still_permitted(out(worker, MESH), touched)
-    assert denial is not None
-    assert denial.message == f"demo/web is {account('other')} now, and no longer {account('web')}"
-
-
-async def test_a_destination_that_has_become_a_services_address_is_named_by_its_address() -> None:
-    """It is asked for again as what it is: no endpoint stands behind it."""
-    worker = Worker(WEB)
-    connection = out(worker, PLAIN)
-    service = Service("demo", "late", (STRANGER_IP,), (ServicePort("http", PORT),))
-    worker.view.change_catalog(CatalogChange(2, services=(service,)))
-    denial = outbound.still_permitted(connection)
-    assert denial is not None
-    assert (denial.server, denial.outcome) == ("address", Outcome.TERMINATED)
-    worker.view.change_catalog(CatalogChange(3, gone=(ObjectKey("Service", "demo", "late"),)))
-    assert outbound.still_permitted(connection) is None
-
-
-@pytest.mark.parametrize(
-    ("changed", "gone"), [((pod("api", API_IP, uid="2", policy="deny"),), ()), ((pod("x", "10.1.0.7"),), ())]
-)
-async def test_mesh_tls_to_the_same_pod_under_the_same_identity_stays(
-    changed: tuple[Pod, ...], gone: tuple[str, ...]
-) -> None:
-    worker = Worker(WEB, API)
-    touched: Any = worker.change(*changed, gone=gone)
-    assert outbound.still_permitted(out(worker, MESH), touched) is None
-    assert outbound.still_permitted(out(worker, MESH)) is None
-
-
-@pytest.mark.parametrize(
-    ("taken", "skipped", "rule"),
-    [
-        (MESH, PORT, "mesh"),
-        (MESH, PORT + 1, None),
-        (Plain(API_IP, PORT, PlainReason.DESTINATION_SKIPS), PORT, None),
-        (Plain(API_IP, PORT, PlainReason.DESTINATION_SKIPS), PORT + 1, "mesh"),
-    ],
-)
-async def test_what_a_destination_keeps_out_of_the_mesh_is_asked_for_the_port_that_was_dialled(
-    taken: Mesh | Plain, skipped: int, rule: str | None
-) -> None:
-    worker = Worker(WEB, API)
-    connection = out(worker, taken)
-    touched = worker.change(pod("api", API_IP, skip_inbound_ports=(PortRange(skipped, skipped),)))
-    denial = outbound.still_permitted(connection, touched)
-    assert (None if denial is None else denial.server) == rule
-
-
-@pytest.mark.parametrize(("endpoint", "rule"), [(API_IP, "mesh"), ("192.0.2.99", None)])
-async def test_plaintext_to_what_is_a_services_address_now_ends_where_that_leads_to_a_meshed_pod(
-    endpoint: str, rule: str | None
-) -> None:
-    worker = Worker(WEB, API)
-    connection = out(worker, PLAIN)
-    service = Service("demo", "late", (STRANGER_IP,), (ServicePort("http", PORT, (Endpoint(endpoint, PORT),)),))
-    worker.view.change_catalog(CatalogChange(2, services=(service,)))
-    denial = outbound.still_permitted(connection)
-    assert (None if denial is None else denial.server) == rule
