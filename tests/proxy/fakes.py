@@ -7,7 +7,7 @@ from typing import Any, TypeVar, cast
 from agent.capture.address import OriginalDst, PeerAddr, Source
 from agent.catalog.snapshot import Catalog, CatalogChange
 from agent.identity.spiffe import SpiffeId
-from agent.objects.key import ObjectKey
+from agent.objects.key import ObjectKey, PodKey
 from agent.objects.model import MeshSettings, Pod
 from agent.objects.policy import DefaultPolicy
 from agent.policy.index import PolicySettings
@@ -38,7 +38,7 @@ def pod(name: str, *ips: str, account: str = "", policy: str | None = None, uid:
 
 def mesh(address: str, port: int, pod: str, server_id: SpiffeId) -> Mesh:
     """What `route` would say of a meshed pod."""
-    return Mesh(_SEAL, address, port, pod, server_id)
+    return Mesh(_SEAL, address, port, PodKey(pod), server_id)
 
 
 def plain(address: str, port: int, reason: PlainReason) -> Plain:

@@ -11,6 +11,7 @@ from agent.catalog.mesh import accepts_mesh, sends_mesh
 from agent.catalog.snapshot import Catalog, CatalogChange
 from agent.identity.spiffe import SpiffeId
 from agent.objects.annotations import MESHED_ONLY
+from agent.objects.key import PodKey
 from agent.objects.model import ContainerPort, Endpoint, MeshSettings, Pod, PortRange, Service, ServicePort
 from agent.outcome import Outcome
 from agent.policy.index import PolicySettings
@@ -26,7 +27,7 @@ def test_nobody_but_route_says_where_a_connection_may_go() -> None:
     with pytest.raises(TypeError, match="only `route`"):
         Passage(stranger, "192.0.2.2", 80)
     with pytest.raises(TypeError, match="only `route`"):
-        Mesh(stranger, "192.0.2.2", 80, "demo/api", API_ID)
+        Mesh(stranger, "192.0.2.2", 80, PodKey("demo/api"), API_ID)
     with pytest.raises(TypeError, match="only `route`"):
         Plain(stranger, "192.0.2.2", 80, PlainReason.LOOPBACK)
 
