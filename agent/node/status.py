@@ -1,27 +1,20 @@
 """What the admin server answers: alive, ready (and who holds it back), metrics."""
 
 import time
-from collections import Counter
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, Mapping
+from typing import NamedTuple
 
 import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
 from agent.identity.svid import Bundle
-from agent.node.workers import Ending
+from agent.node.facts import Facts
 from agent.objects.key import PodKey
-from agent.policy.explain import Question, QuestionError
+from agent.policy.explain import Explainer, Question, QuestionError
 from agent.telemetry.admin import Handler, Response
+from agent.telemetry.counters import CounterTotals
 from agent.telemetry.metrics import Metrics
-
-if TYPE_CHECKING:
-    from agent.node.supervisor import Supervisor
-
-
-ITSELF = -1
-"""The supervisor, where its workers are numbered from 0."""
 
 
 class Waiting(msgspec.Struct, frozen=True):
@@ -41,11 +34,22 @@ class Ready(msgspec.Struct, frozen=True):
     warnings: tuple[str, ...]
 
 
-class Status:
-    """Reads the supervisor; changes nothing."""
+class Scraped(NamedTuple):
+    """What all processes of an agent have counted, and connections that live, by direction."""
 
-    def __init__(self, supervisor: "Supervisor") -> None:
-        self._supervisor = supervisor
+    totals: CounterTotals
+    live: Mapping[str, int]
+
+
+class Status:
+    """Answers from what it is given when it is asked: `facts`, what was `scraped` from the workers, an `explainer`."""
+
+    def __init__(
+        self, facts: Callable[[], Facts], scraped: Callable[[], Awaitable[Scraped]], explainer: Callable[[], Explainer]
+    ) -> None:
+        self._facts = facts
+        self._scraped = scraped
+        self._explainer = explainer
 
     def handlers(self) -> Mapping[str, Handler]:
         """One handler per path."""
@@ -55,48 +59,37 @@ class Status:
         return Response.text("alive\n")
 
     async def _ready(self, _query: Mapping[str, str]) -> Response:
-        supervisor = self._supervisor
-        waiting = supervisor.waiting()
+        facts = self._facts()
         body = Ready(
-            ready=supervisor.ready,
-            pods=len(supervisor.enrolment.captured),
-            waiting=tuple(Waiting(pod, reason) for pod, reason in sorted(waiting.items())),
-            faults=(*(str(fault) for fault in supervisor.faults), *supervisor.identity_faults),
-            warnings=tuple(str(finding) for finding in supervisor.findings),
+            ready=facts.ready,
+            pods=facts.captured,
+            waiting=tuple(Waiting(pod, reason) for pod, reason in sorted(facts.waiting.items())),
+            faults=(*(str(fault) for fault in facts.faults), *facts.identity_faults),
+            warnings=tuple(str(finding) for finding in facts.findings),
         )
         return Response.json(msgspec.json.encode(body) + b"\n", status=200 if body.ready else 503)
 
     async def _metrics(self, _query: Mapping[str, str]) -> Response:
-        supervisor = self._supervisor
-        await supervisor.workers.scrape()
-        live: Counter[str] = Counter()
-        for handle in supervisor.workers.handles:
-            live.update(supervisor.live.get((handle.index, handle.incarnation), {}))
-        waiting = supervisor.waiting()
-        supervisor.totals.update(ITSELF, 0, supervisor.counters.snapshot())
-        metrics = Metrics(supervisor.totals)
+        scraped = await self._scraped()
+        facts = self._facts()
         return Response.metrics(
-            metrics.render(
-                live=live,
-                expiries={str(spiffe_id): svid.not_after for spiffe_id, svid in supervisor.svids.items()},
-                worker_restarts={ending.value: supervisor.workers.restarts[ending] for ending in Ending},
-                pods={
-                    "captured": len(supervisor.enrolment.captured),
-                    "waiting": len(waiting),
-                    "left": supervisor.enrolment.left,
-                },
-                catalog_version=supervisor.catalog.version,
-                catalog_faults=len(supervisor.faults),
-                identity_faults=len(supervisor.identity_faults),
-                policy_warnings=len(supervisor.findings),
-                rule_repairs=supervisor.enrolment.repairs,
-                ports_taken=supervisor.enrolment.ports_taken,
-                conntrack_used=supervisor.enrolment.conntrack.used,
-                foreign_nat=supervisor.enrolment.foreign_nat,
-                above=above(supervisor.bundle),
-                bundle_sequence=0 if supervisor.bundle is None else supervisor.bundle.sequence,
-                clock_skew=supervisor.clock_skew,
-                authority_restarts=supervisor.authority_restarts,
+            Metrics(scraped.totals).render(
+                live=scraped.live,
+                expiries=facts.expiries,
+                worker_restarts=facts.worker_restarts,
+                pods={"captured": facts.captured, "waiting": len(facts.waiting), "left": facts.left},
+                catalog_version=facts.catalog_version,
+                catalog_faults=len(facts.faults),
+                identity_faults=len(facts.identity_faults),
+                policy_warnings=len(facts.findings),
+                rule_repairs=facts.rule_repairs,
+                ports_taken=facts.ports_taken,
+                conntrack_used=facts.conntrack_used,
+                foreign_nat=facts.foreign_nat,
+                above=above(facts.bundle),
+                bundle_sequence=0 if facts.bundle is None else facts.bundle.sequence,
+                clock_skew=facts.clock_skew,
+                authority_restarts=facts.authority_restarts,
                 now=time.time(),
             )
         )
@@ -105,7 +98,7 @@ class Status:
         """Explains: `?from=NS/POD` or `?from-ip=IP[&from-id=ID]`, and `&to=NS/POD&port=N`."""
         try:
             question = msgspec.convert(dict(query), Question, strict=False)
-            answer = self._supervisor.explainer().explain(question)
+            answer = self._explainer().explain(question)
         except msgspec.ValidationError as error:
             return Response.text(f"{error}\n", 400)
         except QuestionError as error:

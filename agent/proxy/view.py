@@ -44,9 +44,10 @@ class View:
         self._sessions = sessions
         self.generation = 0
         """Goes up with each change: what was found out under the same one need not be asked again."""
-        self.bundle: Bundle | None = None
-        self._vouched: frozenset[bytes] = frozenset()
-        """Anchors that live connections may stand on: those of the bundle, and those that left it in order."""
+        self._bundles: dict[str, Bundle] = {}
+        """By trust domain."""
+        self._vouched: dict[str, frozenset[bytes]] = {}
+        """The same, anchors that live connections may stand on: those of the bundle, and those that left it in order."""
         self._svids: dict[SpiffeId, Svid] = {}
         self._contexts: dict[SpiffeId, Contexts] = {}
         self._node_addresses: tuple[str, ...] = ()
@@ -80,16 +81,18 @@ class View:
         return self.catalog.pod_at(address) is not None or address in self._node_addresses
 
     def set_bundle(self, bundle: Bundle) -> None:
-        """Puts a new bundle in force.
+        """Puts a new bundle of its trust domain in force.
 
-        With other anchors every context is made anew, and sessions of the old ones cannot be resumed.
+        With other anchors every context of that domain is made anew, and sessions of the old ones cannot be resumed.
         """
         self.generation += 1
-        if self.bundle is None or bundle.anchors_pem != self.bundle.anchors_pem:
-            for spiffe_id in list(self._contexts):
+        domain = bundle.trust_domain
+        former = self._bundles.get(domain)
+        if former is None or bundle.anchors_pem != former.anchors_pem:
+            for spiffe_id in [each for each in self._contexts if each.trust_domain == domain]:
                 self._drop_contexts(spiffe_id)
-        self._vouched = anchor_ids(bundle) | {bytes.fromhex(anchor) for anchor in bundle.retired}
-        self.bundle = bundle
+        self._vouched[domain] = anchor_ids(bundle) | {bytes.fromhex(anchor) for anchor in bundle.retired}
+        self._bundles[domain] = bundle
 
     def set_svid(self, svid: Svid) -> None:
         """Puts a new SVID in force for new connections."""
@@ -117,25 +120,26 @@ class View:
         """The TLS contexts of one of this node's pods; None while it has no SVID that is valid at `now`."""
         spiffe_id = self.identity_of(pod)
         svid = self._svids.get(spiffe_id)
-        if svid is None or self.bundle is None or not svid.not_before <= now < svid.not_after:
+        bundle = self._bundles.get(spiffe_id.trust_domain)
+        if svid is None or bundle is None or not svid.not_before <= now < svid.not_after:
             return None
-        if self.bundle.revokes(spiffe_id, svid.serial):
+        if bundle.revokes(spiffe_id, svid.serial):
             return None
         contexts = self._contexts.get(spiffe_id)
         if contexts is None:
-            contexts = self._contexts[spiffe_id] = Contexts(svid, self.bundle, self._sessions)
+            contexts = self._contexts[spiffe_id] = Contexts(svid, bundle, self._sessions)
         return contexts
 
     def problem_of(self, certificate: Certificate) -> str | None:
         """Why nobody may go on under this certificate; None where all is well."""
-        bundle = self.bundle
-        if bundle is None:
-            return None
         spiffe_id, serial = certificate.spiffe_id, certificate.serial
+        bundle = self._bundles.get(spiffe_id.trust_domain)
+        if bundle is None:
+            return f"no bundle of trust domain {spiffe_id.trust_domain} is there"
         if bundle.revokes(spiffe_id, serial):
             what = f"certificate {serial} of {spiffe_id}" if serial in bundle.revoked_serials else str(spiffe_id)
             return f"{what} is revoked"
-        if not certificate.anchors <= self._vouched:
+        if not certificate.anchors <= self._vouched[spiffe_id.trust_domain]:
             return f"the root that {spiffe_id} was verified against was thrown out of the bundle"
         return None
 

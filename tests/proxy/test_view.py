@@ -153,9 +153,20 @@ def test_an_svid_that_is_forgotten_is_nobodys_any_more() -> None:
 STANDS = Certificate(WEB_ID, SVID.serial, frozenset({anchor(PKI)}))
 
 
+def test_the_bundle_of_another_trust_domain_neither_replaces_ours_nor_vouches_for_who_is_of_ours() -> None:
+    made = view(PKI.bundle(), SVID)
+    contexts = made.contexts_of(WEB, VALID)
+    other = Pki()
+    made.set_bundle(msgspec.structs.replace(other.bundle(), trust_domain="other.test"))
+    assert made.contexts_of(WEB, VALID) is contexts
+    assert made.problem_of(STANDS) is None
+    strange = Certificate(WEB_ID, SVID.serial, frozenset({anchor(other)}))
+    assert "thrown out of the bundle" in str(made.problem_of(strange))
+
+
 def test_a_certificate_is_good_until_it_or_its_identity_is_revoked_and_the_words_say_which() -> None:
     made = view()
-    assert made.problem_of(STANDS) is None, "there is no bundle yet, and so no connection that stands on one"
+    assert made.problem_of(STANDS) == "no bundle of trust domain example.test is there", "nobody vouches for it"
     made.set_bundle(PKI.bundle())
     assert made.problem_of(STANDS) is None
     made.set_bundle(msgspec.structs.replace(PKI.bundle(), revoked_ids=frozenset({str(API_ID)})))

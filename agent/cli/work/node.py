@@ -15,7 +15,8 @@ from agent.cli.work.issuing import given_issuer, svid_seconds
 from agent.flags import ConfigError, HostPort
 from agent.node.authority_process import AuthorityError
 from agent.node.config import Config, Embedded, Remote, SvidFiles
-from agent.node.supervisor import DirectoryError, Supervisor
+from agent.node.start import DirectoryError
+from agent.node.supervisor import Supervisor
 from agent.telemetry import logs
 
 
