@@ -47,7 +47,7 @@ class View:
         self._bundles: dict[str, Bundle] = {}
         """By trust domain."""
         self._vouched: dict[str, frozenset[bytes]] = {}
-        """The same, anchors that live connections may stand on: those of the bundle, and those that left it in order."""
+        """The same: anchors that live connections may stand on, those of the bundle and those that left it in order."""
         self._svids: dict[SpiffeId, Svid] = {}
         self._contexts: dict[SpiffeId, Contexts] = {}
         self._node_addresses: tuple[str, ...] = ()
