@@ -1,13 +1,14 @@
 """The verbs, put together: each is imported when it is called."""
 
 import sys
-from importlib.metadata import version
 
 from cyclopts import App
 
 
 def installed() -> str:
     """The version of the package that is installed."""
+    from importlib.metadata import version
+
     return version("quietwire")
 
 

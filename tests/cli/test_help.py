@@ -65,7 +65,9 @@ def too_much(modules: list[str]) -> list[str]:
     return [
         name
         for name in modules
-        if (root := name.partition(".")[0]) in HEAVY or (root in {"agent", "init"} and not OWN.fullmatch(name))
+        if (root := name.partition(".")[0]) in HEAVY
+        or name == "importlib.metadata"
+        or (root in {"agent", "init"} and not OWN.fullmatch(name))
     ]
 
 
@@ -128,3 +130,7 @@ def test_an_unknown_flag_is_named_with_the_nearest_one() -> None:
     done = quietwire("up", "--wrkers", "3")
     assert done.returncode == 2
     assert "Unknown option: --wrkers. Did you mean --workers?" in done.stderr
+
+
+def test_what_stands_in_angle_brackets_is_shown() -> None:
+    assert "spiffe://<trust domain>/agent/<node>" in quietwire("authority", "revoke", "--help").stdout

@@ -21,7 +21,7 @@ def revoke(
     Parameters
     ----------
     spiffe_id
-        An identity. An agent's, spiffe://<trust domain>/agent/<node>, is the same as --agent.
+        An identity. An agent's, `spiffe://<trust domain>/agent/<node>`, is the same as --agent.
     agent
         The node of an agent: it may ask for nothing, and all that it was given is revoked with it.
     serial
