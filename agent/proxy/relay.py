@@ -248,6 +248,8 @@ class Relay:
         self._over = False
         self.application = Leg(self, application)
         self.peer = Leg(self, peer) if machine is None else TlsLeg(self, peer, machine, remember)
+        self.application.facing(self.peer)
+        self.peer.facing(self.application)
 
     def start(self, app_opening: Opening, peer_opening: Opening, first: bytes) -> None:
         """Takes both transports over from their set-up.
@@ -255,8 +257,6 @@ class Relay:
         `first` is application data that the peer sent with its handshake, already decrypted.
         """
         application, peer = self.application, self.peer
-        application.facing(peer)
-        peer.facing(application)
         application.lost, peer.lost = app_opening.lost, peer_opening.lost
         for leg in (application, peer):
             if not leg.lost:

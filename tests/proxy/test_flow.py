@@ -156,6 +156,7 @@ def test_a_leg_that_was_let_go_takes_nothing_more() -> None:
     async def scenario() -> None:
         _, opening = await leg(Bell(Deadlines()))
         lonely = Relay(Owner(), ALLOWED, opening, opening).application
+        lonely.let_go()
         lonely.received = 1
         with pytest.raises(AttributeError, match="NoneType"):
             lonely.took(b"x")
@@ -200,6 +201,8 @@ async def flooded(far: socket.socket, opening: Opening, machine: TlsMachine, app
 def watched_relay(owner: Owner, peer: Opening, machine: TlsMachine, application: Opening, first: bytes) -> CountedLeg:
     relay = Relay(owner, ALLOWED, application, peer, machine)
     relay.peer = watched = CountedLeg(relay, peer, machine)
+    relay.application.facing(watched)
+    watched.facing(relay.application)
     relay.start(application, peer, first)
     return watched
 
