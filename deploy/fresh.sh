@@ -5,6 +5,7 @@
 #
 #   sudo make fresh                                                        Debian 12
 #   sudo FRESH_SUITE=trixie make fresh                                     Debian 13
+#   sudo FRESH_SUITE=forky make fresh                                      Debian testing, for the newest Python
 #   sudo FRESH_SUITE=noble FRESH_MIRROR=http://archive.ubuntu.com/ubuntu make fresh
 #
 # FRESH_TARGETS="demo test" says what is made, FRESH_KEEP=1 keeps the tree. The network's own settings (proxy
@@ -50,8 +51,9 @@ echo "== a minimal $suite from debootstrap" >&2
 components=main
 case $mirror in *ubuntu*) components=main,universe ;; esac
 script=
-if [ ! -e "/usr/share/debootstrap/scripts/$suite" ]; then # newer than this debootstrap: every Ubuntu's is the same one
-  case $mirror in *ubuntu*) script=/usr/share/debootstrap/scripts/gutsy ;; esac
+if [ ! -e "/usr/share/debootstrap/scripts/$suite" ]; then # newer than this debootstrap: all of a distribution are the same one
+  case $mirror in *ubuntu*) script=gutsy ;; *) script=sid ;; esac
+  script=/usr/share/debootstrap/scripts/$script
 fi
 # shellcheck disable=SC2086  # no script is no word
 debootstrap --variant=minbase --components="$components" --include=git,make,sudo,python3 "$suite" "$tree" "$mirror" $script \
