@@ -186,6 +186,11 @@ class Mesh:
         """The supervisor's process."""
         return None if self._process is None else self._process.pid
 
+    @property
+    def ended(self) -> bool:
+        """Whether the supervisor has ended, by itself or by us."""
+        return self._process is None or self._process.poll() is not None
+
     def signal(self, number: int) -> None:
         """Sends the supervisor a signal."""
         if self._process is not None:

@@ -204,14 +204,14 @@ def test_after_a_fault_of_the_agents_live_connections_end_at_once_and_not_after_
     trigger = tmp_path / "fault"
     code = f"""
 import asyncio, pathlib, sys
-from agent.node.supervisor import Supervisor
+from agent.node.identities import Identities
 
-async def fault(self, keeper):
+async def fault(self, keeper, in_force):
     while not pathlib.Path({str(trigger)!r}).exists():
         await asyncio.sleep(0.01)
     raise ZeroDivisionError("brought about by a test")
 
-Supervisor._report = fault
+Identities.report = fault
 from agent.cli import main
 sys.exit(main())
 """
@@ -227,6 +227,7 @@ sys.exit(main())
             held.recv(100)
     ended = world.mesh.wait_for_log(lambda line: "identity report has ended by a fault" in str(line.get("msg")))
     assert ended is not None
+    world.until(lambda: world.mesh.ended, "the agent has ended, and its listeners with it")
     with pytest.raises(ConnectionRefusedError):
         world.connect(client, server.ipv4, PORT)
     echo.close()
