@@ -10,7 +10,7 @@ from unittest import mock
 import pytest
 from msgspec import Struct
 
-from agent.cli.app import app
+from agent.cli.app import run
 
 
 class Done(Struct, frozen=True):
@@ -30,11 +30,11 @@ def quietwire(*words: str | Path) -> Done:
     out, err = io.StringIO(), io.StringIO()
     serving = AssertionError("it would serve")
     with (
-        mock.patch("agent.cli.up.serve", side_effect=serving),
-        mock.patch("agent.cli.authority.run_authority", side_effect=serving),
+        mock.patch("agent.cli.work.node._serve", side_effect=serving),
+        mock.patch("agent.cli.work.authority.running.run_authority", side_effect=serving),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
         pytest.raises(SystemExit) as ended,
     ):
-        app([str(word) for word in words])
+        run([str(word) for word in words])
     return Done(int(ended.value.code or 0), out.getvalue(), err.getvalue())

@@ -99,7 +99,7 @@ def check(files: tuple[Path, ...], *, as_json: bool) -> NoReturn:
         _print_json(
             {
                 "faults": [_fault(each) for each in loaded.faults],
-                "warnings": warned,
+                "warnings": [_warning(each) for each in warned],
             }
         )
     else:
@@ -230,7 +230,11 @@ def _result(file: Path, result: Result) -> dict[str, Any]:
 
 
 def _fault(fault: Fault) -> dict[str, Any]:
-    return {"file": fault.origin.file, "line": fault.origin.line, "object": fault.object, "reason": fault.reason}
+    return {**msgspec.structs.asdict(fault.origin), "object": fault.object, "reason": fault.reason}
+
+
+def _warning(remark: Remark) -> dict[str, Any]:
+    return {**msgspec.structs.asdict(remark.origin), "object": remark.object, "message": remark.message}
 
 
 def _remark(loaded: Loaded, finding: Finding) -> Remark:
