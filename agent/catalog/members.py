@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from msgspec import Struct
 
 from agent.objects.decode import RawPod
-from agent.objects.decode_services import Origin, RawService, RawServicePort, RawSlice
+from agent.objects.decode_services import Author, RawService, RawServicePort, RawSlice
 from agent.objects.model import Endpoint
 
 
@@ -23,12 +23,12 @@ def counting(service: RawService, written: Iterable[RawSlice]) -> list[RawSlice]
     repeated (default/kubernetes has such) stand in where there is no slice at all.
     """
     every = list(written)
-    slices = [each for each in every if each.origin in {Origin.SLICE, Origin.MIRRORED}]
-    if service.selector or any(each.origin is Origin.MIRRORED for each in slices):
+    slices = [each for each in every if each.author in {Author.SLICE, Author.MIRRORED}]
+    if service.selector or any(each.author is Author.MIRRORED for each in slices):
         return slices
     if not slices:
         return every
-    return [*slices, *(each for each in every if each.origin is Origin.ENDPOINTS)]
+    return [*slices, *(each for each in every if each.author is Author.ENDPOINTS)]
 
 
 def of_slices(service: RawService, port: RawServicePort, slices: Iterable[RawSlice]) -> Members:

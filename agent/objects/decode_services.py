@@ -74,7 +74,7 @@ class Subset(Struct, frozen=True):
     endpoints: tuple[RawEndpoint, ...]
 
 
-class Origin(StrEnum):
+class Author(StrEnum):
     """Who wrote a `RawSlice`, which decides whether it counts."""
 
     SLICE = "slice"
@@ -91,7 +91,7 @@ class RawSlice(Struct, frozen=True, tag=True):
     namespace: str
     service: str
     subsets: tuple[Subset, ...] = ()
-    origin: Origin = Origin.SLICE
+    author: Author = Author.SLICE
 
 
 def address(field: Field) -> str:
@@ -241,7 +241,7 @@ def decode_slice(key: ObjectKey, document: Field) -> RawSlice | None:
         mirrored = labels.texts().get(MANAGED_BY_LABEL, "").startswith(MIRRORING)
         endpoints = tuple(_endpoint(each) for each in document.get("endpoints").items())
         subset = Subset(_ports(document), endpoints)
-        return RawSlice(key.namespace, name, (subset,), Origin.MIRRORED if mirrored else Origin.SLICE)
+        return RawSlice(key.namespace, name, (subset,), Author.MIRRORED if mirrored else Author.SLICE)
     except FaultError as fault:  # without any slice the service's selector would find endpoints of its own
         raise FaultError(fault.line, fault.reason, RawSlice(key.namespace, name)) from fault
 
@@ -280,10 +280,10 @@ def decode_endpoints(key: ObjectKey, document: Field) -> RawSlice | None:
             Subset(_ports(each), (*_addresses(each, "addresses", ready=True), *_addresses(each, "notReadyAddresses")))
             for each in document.get("subsets").items()
         )
-        origin = Origin.UNMIRRORED if skipped else Origin.ENDPOINTS
-        return RawSlice(key.namespace, key.name, subsets, origin)
+        author = Author.UNMIRRORED if skipped else Author.ENDPOINTS
+        return RawSlice(key.namespace, key.name, subsets, author)
     except FaultError as fault:
-        stand_in = RawSlice(key.namespace, key.name, (), Origin.ENDPOINTS)
+        stand_in = RawSlice(key.namespace, key.name, (), Author.ENDPOINTS)
         raise FaultError(fault.line, fault.reason, stand_in) from fault
 
 
