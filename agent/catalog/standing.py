@@ -266,7 +266,7 @@ class Standings:
             if (former := self._standing.get(key)) is None or former.raw is not standing.raw
         ]
         while moving:
-            taken: dict[str, ObjectKey] = {}
+            won: dict[str, ObjectKey] = {}
             lost: dict[ObjectKey, tuple[str, ObjectKey]] = {}
             for key in moving:
                 mine = addresses_of(now[key].raw)
@@ -275,11 +275,11 @@ class Standings:
                     if holder != key and holder in now and ip in addresses_of(now[holder].raw):
                         lost[key] = (ip, holder)
                         break
-                    if taken.get(ip, key) != key:
-                        lost[key] = (ip, taken[ip])
+                    if won.get(ip, key) != key:
+                        lost[key] = (ip, won[ip])
                         break
                 else:
-                    taken.update(dict.fromkeys(mine, key))
+                    won.update(dict.fromkeys(mine, key))
             if not lost:
                 return
             for key, (ip, winner) in lost.items():

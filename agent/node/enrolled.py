@@ -39,7 +39,7 @@ class Enrolled:
         """Which the agent listens on in there, once they are its own: what is captured is redirected to them."""
         self.mark: int | None = None
         """Of what the agent dials in there, once it was asked for."""
-        self.taken: list[str] = []
+        self.occupied: list[str] = []
         """Where somebody else was found listening."""
         self.stand_ins = False
         """What the agent dials may come from a stand-in's address: its rules say so."""
@@ -65,7 +65,7 @@ class Enrolled:
 
     @property
     def agent_ports(self) -> tuple[AgentPorts, ...]:
-        """Those that are wanted, and in this order those that are taken where an application listens on them."""
+        """Those that are wanted, and in this order those that follow where an application listens on them."""
         return tuple(
             AgentPorts(self.wanted.outbound_port + step, self.wanted.inbound_port + step) for step in PORT_STEPS
         )

@@ -43,7 +43,7 @@ TRIES_OF_FIRST_PORTS = 8
 """How often it is looked whether the first ones have become free: whoever held them may be about to end."""
 
 
-class PortsTaken(Exception):
+class PortsOccupied(Exception):
     """Something else listens where the agent should; `str` says where."""
 
 
@@ -134,9 +134,9 @@ class Enrolment:
                 yield self._offer(enrolled, handle)
 
     @property
-    def ports_taken(self) -> dict[PodKey, list[str]]:
+    def ports_occupied(self) -> dict[PodKey, list[str]]:
         """Where something else listens, or did, so that the agent cannot, or listens elsewhere: by pod."""
-        return {key: enrolled.taken for key, enrolled in self.roster.pods.items() if enrolled.taken}
+        return {key: enrolled.occupied for key, enrolled in self.roster.pods.items() if enrolled.occupied}
 
     @property
     def foreign_nat(self) -> int:
@@ -325,7 +325,7 @@ class Enrolment:
                 continue
             try:
                 await self._take_ports(enrolled)
-            except PortsTaken as error:
+            except PortsOccupied as error:
                 waiting[key] = str(error)  # its rules are written all the same: nobody but us gets what they redirect
             except OSError as error:
                 waiting[key] = f"cannot listen in its namespace: {error.strerror}"
@@ -343,7 +343,7 @@ class Enrolment:
             waiting[enrolled.key] = reason
 
     async def _take_ports(self, enrolled: Enrolled) -> None:
-        """Binds the first worker's listeners, before rules are written for their ports. Raises PortsTaken, OSError.
+        """Binds the first worker's listeners, before rules are written for their ports. Raises PortsOccupied, OSError.
 
         Where somebody else listens already, it may be a worker of an agent that has just died, so that is waited for a
         while; then other ports are taken.
@@ -352,26 +352,26 @@ class Enrolment:
             return
         wanted, *_ = enrolled.agent_ports
         for ports in enrolled.agent_ports:
-            taken = await self._visits.inside(enrolled.fd, partial(self._bind, enrolled, ports))
-            if taken is None:
+            occupied = await self._visits.inside(enrolled.fd, partial(self._bind, enrolled, ports))
+            if occupied is None:
                 enrolled.ports = ports
                 enrolled.ruled = enrolled.ruled and ports == wanted
                 if ports != wanted:
                     log.warning(
                         "%s: something else listens on %s; what is captured goes to ports %d and %d instead",
                         enrolled.key,
-                        ", ".join(enrolled.taken),
+                        ", ".join(enrolled.occupied),
                         ports.outbound,
                         ports.inbound,
                     )
                 return
-            if taken not in enrolled.taken:
-                enrolled.taken.append(taken)
+            if occupied not in enrolled.occupied:
+                enrolled.occupied.append(occupied)
             enrolled.tries += 1
             if enrolled.tries < TRIES_OF_FIRST_PORTS:
                 break
-        raise PortsTaken(
-            f"something else in {enrolled.key} listens on {', '.join(enrolled.taken)}, where the agent should; it is "
+        raise PortsOccupied(
+            f"something else in {enrolled.key} listens on {', '.join(enrolled.occupied)}, where the agent should; it is "
             f"refused meanwhile. End that, or have it listen elsewhere"
         )
 
@@ -379,8 +379,8 @@ class Enrolment:
     def _bind(enrolled: Enrolled, ports: AgentPorts) -> str | None:
         """In the namespace: binds, or says where somebody else listens already."""
         for port in (ports.outbound, ports.inbound):
-            if taken := sockets.in_use(port):
-                return taken
+            if occupied := sockets.in_use(port):
+                return occupied
         enrolled.listeners.append(enrolled.make_listeners(ports))
         return None
 

@@ -18,7 +18,7 @@ class Facts(Struct, frozen=True):
     """Local pods that are not captured and certified, with what each waits for."""
     captured: int
     left: int
-    ports_taken: Mapping[PodKey, list[str]]
+    ports_occupied: Mapping[PodKey, list[str]]
     foreign_nat: int
     conntrack_used: float
     rule_repairs: int

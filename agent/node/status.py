@@ -83,7 +83,7 @@ class Status:
                 identity_faults=len(facts.identity_faults),
                 policy_warnings=len(facts.findings),
                 rule_repairs=facts.rule_repairs,
-                ports_taken=facts.ports_taken,
+                ports_occupied=facts.ports_occupied,
                 conntrack_used=facts.conntrack_used,
                 foreign_nat=facts.foreign_nat,
                 above=above(facts.bundle),

@@ -283,7 +283,7 @@ class Supervisor:
             waiting=waiting,
             captured=len(enrolment.captured),
             left=enrolment.left,
-            ports_taken=enrolment.ports_taken,
+            ports_occupied=enrolment.ports_occupied,
             foreign_nat=enrolment.foreign_nat,
             conntrack_used=enrolment.conntrack.used,
             rule_repairs=enrolment.repairs,

@@ -48,7 +48,7 @@ class Metrics:
         worker_restarts: Mapping[str, int],
         rule_repairs: int,
         pods: Mapping[str, int],
-        ports_taken: Mapping[PodKey, Sequence[str]],
+        ports_occupied: Mapping[PodKey, Sequence[str]],
         conntrack_used: float,
         foreign_nat: int,
         catalog_version: int,
@@ -63,7 +63,7 @@ class Metrics:
     ) -> bytes:
         """The page. `live` is by direction, `expiries` POSIX seconds by SPIFFE ID, `pods` by state.
 
-        `ports_taken` are addresses, by pod; `foreign_nat` is a number of pods. `above` says when what is above all
+        `ports_occupied` are addresses, by pod; `foreign_nat` is a number of pods. `above` says when what is above all
         SVIDs expires: by `issuer`, and `root` with the beginning of its digest.
         """
         families = [
@@ -86,7 +86,7 @@ class Metrics:
                 "state",
                 pods,
             ),
-            _ports_taken(ports_taken),
+            _ports_occupied(ports_occupied),
             GaugeMetricFamily(
                 "quietwire_conntrack_used_ratio",
                 "Entries of the fullest conntrack table of a pod, as a part of net.netfilter.nf_conntrack_max.",
@@ -152,13 +152,13 @@ class Metrics:
         return list(families.values())
 
 
-def _ports_taken(taken: Mapping[PodKey, Sequence[str]]) -> GaugeMetricFamily:
+def _ports_occupied(occupied: Mapping[PodKey, Sequence[str]]) -> GaugeMetricFamily:
     family = GaugeMetricFamily(
         "quietwire_agent_port_taken",
         "1 for each address in a pod at which something else listens, or did, where the agent should.",
         labels=("pod", "address"),
     )
-    for pod, addresses in taken.items():
+    for pod, addresses in occupied.items():
         for address in addresses:
             family.add_metric((pod, address), 1)
     return family

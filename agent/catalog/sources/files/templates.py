@@ -33,10 +33,10 @@ class Templates(Struct, frozen=True):
     remarks: tuple[Remark, ...]
 
 
-def templates(paths: Iterable[Path], taken: Collection[ObjectKey] = ()) -> Templates:
+def templates(paths: Iterable[Path], there: Collection[ObjectKey] = ()) -> Templates:
     """The pod of each template in these files and directories.
 
-    Deployment shop/web gives pod shop/web. Where that name is taken, by a real pod or by a controller that came
+    Deployment shop/web gives pod shop/web. Where that name is a real pod's already, or that of a controller that came
     before, it is shop/deployment-web. A file that cannot be parsed is left out: `load` says so.
     """
     pods: dict[ObjectKey, RawPod] = {}
@@ -53,9 +53,9 @@ def templates(paths: Iterable[Path], taken: Collection[ObjectKey] = ()) -> Templ
             faults.append(Fault(Origin(str(file), fault.line or document.line), "", fault.reason))
             continue
         name = ObjectKey("Pod", controller.namespace, controller.name)
-        if name in taken or name in pods:
+        if name in there or name in pods:
             name = ObjectKey("Pod", controller.namespace, f"{controller.kind.lower()}-{controller.name}")
-        if name in taken or name in pods:
+        if name in there or name in pods:
             continue  # the same document twice
         try:
             raw = decode(name, document.get(*path))
