@@ -23,7 +23,7 @@ from agent.link.messages import ChangeCatalog, ToWorker
 from agent.objects.key import PodKey
 from agent.policy.authorize import authorize
 from agent.policy.index import PolicyIndex, PolicySettings
-from agent.policy.model import Client, ServerPort
+from agent.policy.model import Client, PodPort
 
 CHANGES = 7
 SETTINGS = PolicySettings("example.test")
@@ -180,7 +180,7 @@ def decision_us(pods: int, policies: int, namespaces: int) -> float:
         took = []
         for each in everyone[:: max(1, len(everyone) // 2000)]:
             began = time.perf_counter_ns()
-            authorize(ServerPort(each.key, 8080), client, node.worker.permits(each, 8080))
+            authorize(PodPort(each.key, 8080), client, node.worker.permits(each, 8080))
             took.append(time.perf_counter_ns() - began)
         return round(statistics.median(took) / 1000, 2)
 

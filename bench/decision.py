@@ -32,7 +32,7 @@ from agent.objects.policy import (
 )
 from agent.policy.authorize import authorize
 from agent.policy.index import PolicyIndex, PolicySettings
-from agent.policy.model import Client, Denial, Permit, ServerPort
+from agent.policy.model import Client, Denial, Permit, PodPort
 
 DOMAIN = "example.test"
 PORT = 8080
@@ -124,12 +124,12 @@ def median_us(asks: Sequence[Ask], times: int = QUESTIONS) -> float:
 
 def asked(index: PolicyIndex, pod: Pod, client: Client) -> Ask:
     """One question, as the data path asks it: the permits, then the decision."""
-    server = ServerPort(pod.key, PORT)
-    return lambda: authorize(server, client, index.permits(pod, PORT))
+    port = PodPort(pod.key, PORT)
+    return lambda: authorize(port, client, index.permits(pod, PORT))
 
 
-def _told(index: PolicyIndex, pod: Pod, server: ServerPort, client: Client) -> Permit | Denial:
-    answer = authorize(server, client, index.permits(pod, PORT))
+def _told(index: PolicyIndex, pod: Pod, port: PodPort, client: Client) -> Permit | Denial:
+    answer = authorize(port, client, index.permits(pod, PORT))
     if isinstance(answer, Denial):
         _ = answer.message, answer.considered
     return answer
@@ -151,8 +151,8 @@ def rows() -> Iterator[tuple[str, float]]:
             if isinstance(ask(), Permit) is not what.startswith("allow"):
                 raise RuntimeError(f"{number} authorizations: {what}: this is not what was decided: {ask()}")
             yield f"{number:3} authorizations: {what}", median_us([ask])
-        server, stranger = ServerPort(pod.key, PORT), Client(inside, account("shop", "nobody"), tls=True)
-        told = partial(_told, index, pod, server, stranger)
+        port, stranger = PodPort(pod.key, PORT), Client(inside, account("shop", "nobody"), tls=True)
+        told = partial(_told, index, pod, port, stranger)
         yield f"{number:3} authorizations: deny, and all that the log says of it", median_us([told], TOLD)
         crowd = [asked(index, pod, Client(inside, account("shop", f"crowd-{at}"), tls=True)) for at in range(QUESTIONS)]
         yield f"{number:3} authorizations: an identity that asks for the first time", median_us(crowd)

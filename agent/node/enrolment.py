@@ -371,8 +371,8 @@ class Enrolment:
             if enrolled.tries < TRIES_OF_FIRST_PORTS:
                 break
         raise PortsOccupied(
-            f"something else in {enrolled.key} listens on {', '.join(enrolled.occupied)}, where the agent should; it is "
-            f"refused meanwhile. End that, or have it listen elsewhere"
+            f"something else in {enrolled.key} listens on {', '.join(enrolled.occupied)}, where the agent should; it "
+            f"is refused meanwhile. End that, or have it listen elsewhere"
         )
 
     @staticmethod

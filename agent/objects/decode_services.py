@@ -85,8 +85,10 @@ class Author(StrEnum):
     """Endpoints that say that no slice shall repeat them."""
 
 
-class RawSlice(Struct, frozen=True, tag=True):
-    """What an EndpointSlice or an Endpoints object says of a service."""
+class RawSlice(Struct, frozen=True, tag=True, rename={"author": "origin"}):
+    """What an EndpointSlice or an Endpoints object says of a service. In the file of what was last good, `author` is
+    `origin`.
+    """
 
     namespace: str
     service: str

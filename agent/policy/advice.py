@@ -7,16 +7,16 @@ from agent.outcome import Outcome
 from agent.policy.identities import whose_own
 
 if TYPE_CHECKING:
-    from agent.policy.model import Client, Permits, ServerPort
+    from agent.policy.model import Client, Permits, PodPort
 
 
-def message(server: "ServerPort", client: "Client", permits: "Permits", outcome: Outcome) -> str:
+def message(port: "PodPort", client: "Client", permits: "Permits", outcome: Outcome) -> str:
     """Why this client may not speak to this port, and what to do about it."""
-    return f"{server}: {client} is not permitted by {permits.server}: {_advice(client, permits, outcome)}"
+    return f"{port}: {client} is not permitted by {permits.decided_by}: {_advice(client, permits, outcome)}"
 
 
 def _advice(client: "Client", permits: "Permits", outcome: Outcome) -> str:
-    default = permits.server.startswith("default:")
+    default = permits.decided_by.startswith("default:")
     match outcome:
         case Outcome.UNAUTHENTICATED if permits.demanded:
             return (
@@ -41,7 +41,7 @@ def _advice(client: "Client", permits: "Permits", outcome: Outcome) -> str:
                 )
             if not default:
                 return "it selects this port, and no authorization lets anybody in. Write an AuthorizationPolicy for it"
-            return f"the default policy is {permits.server.partition(':')[2]}, and nothing allows anybody"
+            return f"the default policy is {permits.decided_by.partition(':')[2]}, and nothing allows anybody"
         case Outcome.ROUTE_LEVEL_ONLY:
             return (
                 f"only its routes have authorizations ({', '.join(permits.only_routes)}), and this version does not "

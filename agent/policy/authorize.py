@@ -1,19 +1,19 @@
 """The one decision: pure, over frozen values, made at accept and again at every change."""
 
 from agent.outcome import Outcome
-from agent.policy.model import Client, Denial, Judged, Permit, Permits, ServerPort
+from agent.policy.model import Client, Denial, Judged, Permit, Permits, PodPort
 from agent.policy.networks import Address
 
 AUDIT = "audit"
 
 
-def authorize(server: ServerPort, client: Client, permits: Permits) -> Permit | Denial:
+def authorize(port: PodPort, client: Client, permits: Permits) -> Permit | Denial:
     """Whether this client may speak to this port. A Permit is needed to forward; a Denial says why not."""
     name = permits.matcher.first(client)
     if name is not None:
         return permits.permit(name)
-    denial = Denial(permits.server, _outcome(client, permits), judged=Judged(server, client, permits))
-    return Permit(permits.server, AUDIT, audited=denial) if permits.audits(client) else denial
+    denial = Denial(permits.decided_by, _outcome(client, permits), judged=Judged(port, client, permits))
+    return Permit(permits.decided_by, AUDIT, audited=denial) if permits.audits(client) else denial
 
 
 def could_permit_unauthenticated(permits: Permits, address: Address) -> bool:

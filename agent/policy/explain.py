@@ -15,7 +15,7 @@ from agent.outcome import Outcome
 from agent.policy.authorize import authorize
 from agent.policy.identities import LINKERD_NAMESPACE
 from agent.policy.index import PolicyIndex
-from agent.policy.model import Client, Considered, Denial, Permit, Permits, ServerPort, egress_rule
+from agent.policy.model import Client, Considered, Denial, Permit, Permits, PodPort, egress_rule
 from agent.policy.networks import Address
 
 
@@ -41,11 +41,11 @@ class Question(Struct, frozen=True, rename="kebab"):
         return f"{who}{f' as {self.from_id}' if self.from_id else ''} -> {self.to}:{self.port}"
 
 
-class Explanation(Struct, frozen=True):
-    """The answer. `server` and `authorization` are empty where nothing of that sort decided."""
+class Explanation(Struct, frozen=True, rename={"decided_by": "server"}):
+    """The answer. `decided_by` (in JSON: `server`) and `authorization` are empty where nothing of that sort decided."""
 
     verdict: Verdict
-    server: str
+    decided_by: str
     authorization: str
     reason: str
     considered: tuple[Considered, ...] = ()
@@ -116,7 +116,7 @@ class Explainer:
             reason = f"the annotations of {target.key} keep this traffic out of the mesh: no policy is enforced for it"
             return Explanation(Verdict.ALLOW, "", "", reason)
         permits = self._policy.permits(target, port)
-        return explanation(authorize(ServerPort(target.key, port), client, permits), client, permits)
+        return explanation(authorize(PodPort(target.key, port), client, permits), client, permits)
 
     def _pod(self, name: str, what: str) -> Pod:
         pod = self._catalog.pod(PodKey(name))
@@ -157,7 +157,9 @@ _MAX_PAIRS = 64
 def explanation(answer: Permit | Denial, client: Client, permits: Permits) -> Explanation:
     """A decision as the answer to a question; where it allows, with those that were asked before."""
     if isinstance(answer, Denial):
-        return Explanation(Verdict.DENY, answer.server, "", f"{answer.outcome}: {answer.message}", answer.considered)
+        return Explanation(
+            Verdict.DENY, answer.decided_by, "", f"{answer.outcome}: {answer.message}", answer.considered
+        )
     verdict = Verdict.AUDIT if answer.audit else Verdict.ALLOW
     if answer.audited is None:
         considered = permits.considered(client, until=answer.authorization)
@@ -165,10 +167,10 @@ def explanation(answer: Permit | Denial, client: Client, permits: Permits) -> Ex
     else:
         considered = answer.considered
         reason = (
-            f"{answer.server} audits: what would be denied is let through, logged and counted. "
+            f"{answer.decided_by} audits: what would be denied is let through, logged and counted. "
             f"{answer.audited.outcome}: {answer.audited.message}"
         )
-    return Explanation(verdict, answer.server, answer.authorization, reason, considered)
+    return Explanation(verdict, answer.decided_by, answer.authorization, reason, considered)
 
 
 def _same_family(one: str, other: str) -> bool:

@@ -441,4 +441,4 @@ def demanding_permits(default: DefaultPolicy, cluster_networks: tuple[str, ...])
     name = f"default:{default}+require-identity"
     found = default_permits(tightened, cluster_networks)
     authorizations = tuple(msgspec.structs.replace(each, name=name) for each in found.authorizations)
-    return msgspec.structs.replace(found, server=name, authorizations=authorizations, demanded=True)
+    return msgspec.structs.replace(found, decided_by=name, authorizations=authorizations, demanded=True)

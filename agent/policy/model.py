@@ -32,7 +32,7 @@ class Client(Struct, frozen=True):
         return f"{self.identity} at {where}" if where else str(self.identity)
 
 
-class ServerPort(Struct, frozen=True):
+class PodPort(Struct, frozen=True):
     """What is asked for: a port of a pod."""
 
     pod: PodKey
@@ -124,13 +124,13 @@ _DEMAND = Authorization(REQUIRE_IDENTITY, Requirement.MESH_IDENTITY)
 class Permits(Struct, frozen=True, dict=True):
     """Everything that could let a client into one port; authorizations are ORed.
 
-    `server` names what decides (`Server shop/cart`, `default:all-authenticated`); with `audit`, what would be denied
-    is let through and counted. `only_routes` names the routes that have authorizations where the Server has none;
-    `probe` lets the kubelet's probes in. `broken` says that what decides cannot be read, `demanded` that an annotation
-    demands an identity where the default policy would not: audit then lets nobody through who has none.
+    `decided_by` names what decides (`Server shop/cart`, `default:all-authenticated`); with `audit`, what would be
+    denied is let through and counted. `only_routes` names the routes that have authorizations where the Server has
+    none; `probe` lets the kubelet's probes in. `broken` says that what decides cannot be read, `demanded` that an
+    annotation demands an identity where the default policy would not: audit then lets nobody through who has none.
     """
 
-    server: str
+    decided_by: str
     authorizations: tuple[Authorization, ...]
     audit: bool = False
     only_routes: tuple[str, ...] = ()
@@ -151,7 +151,7 @@ class Permits(Struct, frozen=True, dict=True):
         """What says that one of the authorizations lets a client in: one value for all whom it lets in."""
         known = self._permits.get(authorization)
         if known is None:
-            known = self._permits[authorization] = Permit(self.server, authorization)
+            known = self._permits[authorization] = Permit(self.decided_by, authorization)
         return known
 
     @cached_property
@@ -181,7 +181,7 @@ class Considered(Struct, frozen=True):
 class Judged(Struct, frozen=True):
     """What a decision was about."""
 
-    server: ServerPort
+    port: PodPort
     client: Client
     permits: Permits
 
@@ -189,11 +189,11 @@ class Judged(Struct, frozen=True):
 class Denial(Struct, frozen=True, dict=True):
     """Not allowed: what decided, and how it counts. The words are found when somebody asks for them.
 
-    `server` is a rule, never an address or a name that anybody could choose: it is a metric's label. `judged` is None
-    where no authorizations were asked; then `said` is the message.
+    `decided_by` is a rule, never an address or a name that anybody could choose: it is a metric's label. `judged` is
+    None where no authorizations were asked; then `said` is the message.
     """
 
-    server: str
+    decided_by: str
     outcome: Outcome
     said: str = ""
     judged: Judged | None = None
@@ -203,7 +203,7 @@ class Denial(Struct, frozen=True, dict=True):
         """For an operator: what, why, and what to do."""
         if self.judged is None:
             return self.said
-        return advice.message(self.judged.server, self.judged.client, self.judged.permits, self.outcome)
+        return advice.message(self.judged.port, self.judged.client, self.judged.permits, self.outcome)
 
     @cached_property
     def considered(self) -> tuple[Considered, ...]:
@@ -214,7 +214,7 @@ class Denial(Struct, frozen=True, dict=True):
 class Permit(Struct, frozen=True):
     """Allowed, and by what. `audited` is the denial that only audit keeps from being one."""
 
-    server: str
+    decided_by: str
     authorization: str
     audited: Denial | None = None
 

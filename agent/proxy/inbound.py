@@ -9,7 +9,7 @@ from agent.objects.annotations import SKIP_SUBNETS
 from agent.objects.model import Pod
 from agent.outcome import Outcome
 from agent.policy.authorize import authorize, could_permit_unauthenticated
-from agent.policy.model import Client, Denial, Permit, Rule, ServerPort
+from agent.policy.model import Client, Denial, Permit, PodPort, Rule
 from agent.proxy import detect, report
 from agent.proxy.connection import Connection, Security
 from agent.proxy.handshake import shake_hands
@@ -148,7 +148,7 @@ def judge(connection: Connection) -> Permit | Denial:
     client = Client(
         parsed(connection.client.address), connection.client_id, tls=connection.security is not Security.PLAIN
     )
-    connection.decision = authorize(ServerPort(pod.key, port), client, connection.permits)
+    connection.decision = authorize(PodPort(pod.key, port), client, connection.permits)
     return connection.decision
 
 

@@ -32,7 +32,7 @@ def relay_begins(connection: "Connection") -> None:
     counters, permit = connection.runtime.counters, connection.decision
     counters.opened(connection.direction, connection.security)
     if isinstance(permit, Permit):
-        counters.decided("audit" if permit.audit else "allow", permit.server, permit.authorization, "")
+        counters.decided("audit" if permit.audit else "allow", permit.decided_by, permit.authorization, "")
         if permit.audited is not None:
             _audited(connection, permit.audited, "only audit lets it in")
 
@@ -40,7 +40,7 @@ def relay_begins(connection: "Connection") -> None:
 def kept_by_audit(connection: "Connection", permit: Permit) -> None:
     """Policy has changed, and only audit permits this connection now: said, and counted, if it is relayed."""
     if permit.audited is not None and connection.runtime.live.is_joined(connection):
-        connection.runtime.counters.decided("audit", permit.server, permit.authorization, "")
+        connection.runtime.counters.decided("audit", permit.decided_by, permit.authorization, "")
         _audited(connection, permit.audited, "only audit keeps it, after a change")
 
 
@@ -62,7 +62,7 @@ def ended(connection: "Connection", outcome: Outcome, detail: str, *, relayed: b
     if outcome.is_denial:
         runtime.counters.denied(direction, outcome)
         if isinstance(decision, Denial):
-            runtime.counters.decided("deny", decision.server, "", outcome)
+            runtime.counters.decided("deny", decision.decided_by, "", outcome)
     event = DENIED if outcome.is_denial else CLOSED
     if runtime.access_log.wants(event, connection.pod, outcome, audit=is_audited(connection)):
         runtime.access_log.write(record(connection, event, outcome, detail))
@@ -88,7 +88,7 @@ def record(connection: "Connection", event: str, outcome: Outcome, detail: str) 
         server_id=None if connection.server_id is None else str(connection.server_id),
         security=connection.security.value,
         tls_resumed=connection.resumed,
-        server=None if decision is None else decision.server,
+        decided_by=None if decision is None else decision.decided_by,
         authorization=decision.authorization if isinstance(decision, Permit) else None,
         considered=decision.considered[:MAX_CONSIDERED] if told and decision is not None else (),
         outcome=outcome,

@@ -39,7 +39,7 @@ class ConnectionRecord(Struct, frozen=True, omit_defaults=True):
     client_id: str | None = None
     server_id: str | None = None
     tls_resumed: bool = False
-    server: str | None = None
+    decided_by: str | None = msgspec.field(default=None, name="server")
     authorization: str | None = None
     considered: tuple[Considered, ...] = ()
     bytes_sent: int = 0

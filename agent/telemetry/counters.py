@@ -38,9 +38,9 @@ class Counters:
         """A connection was refused, or ended because it is no longer permitted."""
         self._values[DENIED, direction, outcome] += 1
 
-    def decided(self, verdict: str, server: str, authorization: str, reason: str) -> None:
+    def decided(self, verdict: str, decided_by: str, authorization: str, reason: str) -> None:
         """What policy said of a connection: `allow`, `audit` or `deny`."""
-        self._values[DECIDED, verdict, server, authorization, reason] += 1
+        self._values[DECIDED, verdict, decided_by, authorization, reason] += 1
 
     def moved(self, direction: str, sent: int, received: int) -> None:
         """Application bytes: sent and received by the pod's own process."""

@@ -87,7 +87,7 @@ class Followed:
     def decides(self, name: str = "demo/api", port: int = 80) -> str:
         found = self.index.pod(PodKey(name))
         assert found is not None
-        return self.policy.permits(found, port).server
+        return self.policy.permits(found, port).decided_by
 
 
 @pytest.fixture

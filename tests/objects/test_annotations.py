@@ -184,7 +184,7 @@ def test_a_namespace_whose_demand_cannot_be_read_demands_it_everywhere_even_of_p
     (fault,) = world.faults
     assert fault.closed
     answer = asked(world, "demo/own", 9000)
-    assert (answer.verdict, answer.server) == (Verdict.DENY, f"default:{policy}+require-identity")
+    assert (answer.verdict, answer.decided_by) == (Verdict.DENY, f"default:{policy}+require-identity")
     assert REQUIRE_IDENTITY in answer.reason
     assert asked(world, "demo/inherits", 9000).verdict is Verdict.DENY
 

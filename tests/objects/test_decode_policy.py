@@ -23,7 +23,7 @@ from agent.objects.policy import DefaultPolicy, Route
 from agent.outcome import Outcome
 from agent.policy.authorize import authorize
 from agent.policy.index import PolicyIndex, PolicySettings
-from agent.policy.model import Denial, Permit, ServerPort
+from agent.policy.model import Denial, Permit, PodPort
 from tests.policy.world import TRUST_DOMAIN, Manifest, World, client, manifest, read, text_of, verdict
 
 REFUSED = Path(__file__).parent / "refused"
@@ -109,7 +109,7 @@ class Directory:
     def answer(self, who: str, port: int = 8080) -> Permit | Denial:
         pod = self.pods.pod(PodKey("demo/api"))
         assert pod is not None
-        return authorize(ServerPort(pod.key, port), client(who), self.policy.permits(pod, port))
+        return authorize(PodPort(pod.key, port), client(who), self.policy.permits(pod, port))
 
     def asked(self, who: str, port: int = 8080) -> str:
         return verdict(self.answer(who, port))
@@ -653,7 +653,7 @@ def test_a_server_with_a_fault_closes_what_it_may_be_about_and_nothing_else(
     for port in (8080, 8081):
         answer = world.answer(client("plain"), "demo/api", port)
         assert verdict(answer) == ("deny" if port in closed else "allow"), port
-        assert answer.server == (server if port in closed else "default:all-unauthenticated")
+        assert answer.decided_by == (server if port in closed else "default:all-unauthenticated")
 
 
 def test_what_authorizes_for_a_server_with_a_fault_still_does() -> None:

@@ -13,7 +13,7 @@ from agent.objects.key import ObjectKey
 from agent.objects.policy import DefaultPolicy
 from agent.policy.authorize import authorize, could_permit_unauthenticated
 from agent.policy.index import PROBE, PolicyIndex, PolicySettings
-from agent.policy.model import Client, Permit, ServerPort
+from agent.policy.model import Client, Permit, PodPort
 from tests.policy.generated import ASKERS, DEFAULTS, NODE, PORTS, histories, worlds
 from tests.policy.naive import Asker, Naive, place
 from tests.policy.world import TRUST_DOMAIN, Manifest, World, catalog_of, client, manifest, read, text_of, verdict
@@ -35,7 +35,7 @@ def test_both_decide_the_same_and_name_the_same(manifests: list[Manifest], defau
             for asker in ASKERS:
                 answer, expected = world.answer(client_of(asker), pod, port), naive.answer(asker, pod, port)
                 question = f"{asker} -> {pod}:{port}"
-                assert (verdict(answer), answer.server) == (expected.verdict, expected.decided), question
+                assert (verdict(answer), answer.decided_by) == (expected.verdict, expected.decided), question
                 considered = {each.authorization for each in answer.considered}
                 if isinstance(answer, Permit):
                     assert considered <= expected.lacking, question
@@ -70,7 +70,7 @@ def test_detection_foresees_exactly_the_plaintext_clients_that_are_let_in(
         for port in PORTS:
             permits = world.policy.permits(pod, port)
             for each in asked:
-                answer = authorize(ServerPort(pod.key, port), Client(each, None, tls=False), permits)
+                answer = authorize(PodPort(pod.key, port), Client(each, None, tls=False), permits)
                 assert could_permit_unauthenticated(permits, each) is isinstance(answer, Permit), answer
 
 

@@ -15,11 +15,11 @@ from agent.outcome import Outcome
 from agent.policy.authorize import authorize, could_permit_unauthenticated
 from agent.policy.identities import IdentityMatch
 from agent.policy.index import PolicyIndex, PolicySettings, default_permits
-from agent.policy.model import Authorization, Client, Denial, Permit, Requirement, ServerPort
+from agent.policy.model import Authorization, Client, Denial, Permit, PodPort, Requirement
 from agent.policy.networks import NetworkMatch
 
 WEB = SpiffeId.for_service_account("example.test", "demo", "web")
-SERVER = ServerPort(PodKey("demo/api"), 8080)
+SERVER = PodPort(PodKey("demo/api"), 8080)
 INSIDE, OUTSIDE = "10.1.2.3", "192.0.2.7"
 ALLOW, AUDIT = "allow", "audit"
 
@@ -107,7 +107,7 @@ def test_both_implementations_agree(policy: DefaultPolicy, address: str, kind: s
 def test_a_denial_names_what_decided_what_was_considered_and_what_to_do() -> None:
     answer = authorize(SERVER, client(INSIDE, "plain"), default_permits(DefaultPolicy.ALL_AUTHENTICATED, ()))
     assert isinstance(answer, Denial)
-    assert answer.server == "default:all-authenticated"
+    assert answer.decided_by == "default:all-authenticated"
     assert [each.authorization for each in answer.considered] == ["default:all-authenticated"]
     assert "no mesh identity" in answer.considered[0].lacked
     assert "demo/api:8080" in answer.message
@@ -157,5 +157,5 @@ def pod(policy: str | None) -> Pod:
 
 def test_the_pods_annotation_goes_before_the_agents_flag() -> None:
     index = PolicyIndex(Catalog(), PolicySettings("example.test", DefaultPolicy.DENY))
-    assert index.permits(pod(None), 80).server == "default:deny"
-    assert index.permits(pod("audit"), 80).server == "default:audit"
+    assert index.permits(pod(None), 80).decided_by == "default:deny"
+    assert index.permits(pod("audit"), 80).decided_by == "default:audit"

@@ -42,7 +42,7 @@ class Case:
     def says(self, pod: Pod = API, port: int = PORT) -> str:
         first = self.index.permits(pod, port)
         assert self.index.permits(pod, port) is first, "compiled once"
-        return first.server
+        return first.decided_by
 
     def allows(self, port: int = PORT) -> list[str]:
         return [each.name for each in self.index.permits(API, port).authorizations]

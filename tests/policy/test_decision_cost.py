@@ -17,10 +17,10 @@ from agent.policy import advice
 from agent.policy.authorize import authorize, could_permit_unauthenticated
 from agent.policy.identities import IdentityMatch
 from agent.policy.matcher import MAX_REMEMBERED, Matcher
-from agent.policy.model import Authorization, Client, Denial, Permit, Permits, Requirement, ServerPort
+from agent.policy.model import Authorization, Client, Denial, Permit, Permits, PodPort, Requirement
 from agent.policy.networks import AddressSet, NetworkMatch, number_of
 
-SERVER = ServerPort(PodKey("demo/api"), 8080)
+SERVER = PodPort(PodKey("demo/api"), 8080)
 TD = "example.test"
 
 

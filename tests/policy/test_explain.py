@@ -45,7 +45,7 @@ def ask(made: Explainer, port: int = 80, **who: str) -> Explanation:
 @pytest.mark.parametrize(("path", "owner"), [("agent/n1", "an agent"), ("authority", "the authority")])
 def test_an_agents_own_identity_is_said_to_be_no_workloads(path: str, owner: str) -> None:
     answer = ask(explainer(pod("api", "10.1.0.1")), from_ip="10.1.0.9", from_id=f"spiffe://{TD}/{path}")
-    assert (answer.verdict, answer.server) == (Verdict.DENY, "default:all-authenticated")
+    assert (answer.verdict, answer.decided_by) == (Verdict.DENY, "default:all-authenticated")
     assert f"spiffe://{TD}/{path} is {owner}'s own identity, no workload's" in answer.considered[0].lacked
     assert Outcome.IDENTITY_NOT_PERMITTED in answer.reason
     assert "quietwire authority revoke" in answer.reason
@@ -127,9 +127,9 @@ def test_a_source_without_address_does_not_speak_mtls_to_a_port_that_skips() -> 
     target = pod("api", "10.1.0.1", skip_inbound_ports=(PortRange(80, 80),))
     made = explainer(pod("web"), target, default="deny", egress=MESHED_ONLY)
     answer = ask(made, from_="demo/web")
-    assert (answer.verdict, answer.server) == (Verdict.DENY, "egress:meshed-only")
+    assert (answer.verdict, answer.decided_by) == (Verdict.DENY, "egress:meshed-only")
     assert ask(explainer(pod("web"), target, default="deny"), from_="demo/web").verdict is Verdict.ALLOW
-    assert ask(made, 81, from_="demo/web").server == "default:deny", "other ports are meshed"
+    assert ask(made, 81, from_="demo/web").decided_by == "default:deny", "other ports are meshed"
 
 
 def test_of_several_addresses_any_that_is_awaited_makes_the_source_speak_mtls() -> None:
@@ -137,7 +137,7 @@ def test_of_several_addresses_any_that_is_awaited_makes_the_source_speak_mtls() 
     made = explainer(pod("web", "10.5.0.1", "10.6.0.1"), target, egress=MESHED_ONLY)
     assert ask(made, from_="demo/web").verdict is Verdict.ALLOW
     made = explainer(pod("web", "10.5.0.1"), target, egress=MESHED_ONLY)
-    assert ask(made, from_="demo/web").server == "egress:meshed-only"
+    assert ask(made, from_="demo/web").decided_by == "egress:meshed-only"
 
 
 SKIPS = st.builds(
@@ -168,17 +168,17 @@ def test_who_is_refused_on_the_way_out_and_who_has_an_identity_is_as_route_decid
         ipaddress.ip_address(address) in ipaddress.ip_network(subnet) for subnet in mine.skip_subnets
     )
     if not captured:
-        assert not answer.server.startswith("egress:")
+        assert not answer.decided_by.startswith("egress:")
         return
     taken = route(source, OriginalDst(address, port), view, lambda front, _client: front.endpoints[0])
     match taken:
         case Refused(outcome, _):
             assert outcome is Outcome.EGRESS_NOT_MESHED
-            assert (answer.verdict, answer.server) == (Verdict.DENY, "egress:meshed-only")
+            assert (answer.verdict, answer.decided_by) == (Verdict.DENY, "egress:meshed-only")
         case Mesh():
             assert answer.verdict is Verdict.ALLOW, "it has an identity, and all that have one are let in"
         case Plain():
-            assert not answer.server.startswith("egress:")
+            assert not answer.decided_by.startswith("egress:")
             let_in = not theirs.meshed or "out of the mesh" in answer.reason
             assert (answer.verdict is Verdict.ALLOW) is let_in
 

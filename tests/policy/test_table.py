@@ -92,9 +92,9 @@ def test_the_answer_is_the_one_that_policy_md_gives(row: Row) -> None:
     expected = _ANSWER.fullmatch(row.answer)
     assert expected is not None, f"{row.answer!r} is no answer"
     assert verdict(answer) == expected["verdict"], answer
-    assert answer.server, "whatever decided has a name"
+    assert answer.decided_by, "whatever decided has a name"
     if expected["at"] is not None:
-        assert answer.server == expected["at"]
+        assert answer.decided_by == expected["at"]
     considered = {each.authorization: each.lacked for each in answer.considered}
     if isinstance(answer, Denial):
         assert expected["by"] is None, "nothing lets in what is denied"

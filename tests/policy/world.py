@@ -19,7 +19,7 @@ from agent.objects.model import Pod
 from agent.objects.policy import DEFAULT_CLUSTER_NETWORKS, DefaultPolicy
 from agent.policy.authorize import authorize, could_permit_unauthenticated
 from agent.policy.index import PolicyIndex, PolicySettings
-from agent.policy.model import Client, Denial, Permit, Permits, ServerPort
+from agent.policy.model import Client, Denial, Permit, Permits, PodPort
 
 TRUST_DOMAIN = "cluster.local"
 IN_CLUSTER = "10.1.0.9"
@@ -107,7 +107,7 @@ class World:
     def answer(self, client: Client, pod: str, port: int) -> Permit | Denial:
         """The decision; detection, which knows nothing but the address, must have foreseen it."""
         permits = self.permits(pod, port)
-        answer = authorize(ServerPort(PodKey(pod), port), client, permits)
+        answer = authorize(PodPort(PodKey(pod), port), client, permits)
         if not client.tls and client.address is not None:
             foreseen = could_permit_unauthenticated(permits, client.address)
             assert foreseen is isinstance(answer, Permit), f"detection foresaw {foreseen} of {client}: {answer}"

@@ -83,7 +83,7 @@ async def test_a_refusal_before_anything_was_dialled_ends_the_leg_that_there_is(
     case.connection.refuse(Outcome.NO_IDENTITY, "no SVID")
     assert case.leg.lost
     (record,) = case.log.records
-    assert (record.event, record.outcome, record.reason, record.server) == (
+    assert (record.event, record.outcome, record.reason, record.decided_by) == (
         "denied",
         Outcome.NO_IDENTITY,
         "no SVID",

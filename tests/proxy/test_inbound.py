@@ -65,7 +65,7 @@ async def test_a_client_pod_with_another_service_account_ends_its_connections_he
     connection = relayed(worker, WEB, identity=identity)
     assert still_permitted(connection, worker.change(pod("web", WEB_IP, policy="deny"))) is None, "it is who it was"
     denial = ended(connection, worker.change(pod("web", WEB_IP, account="other")))
-    assert (denial.outcome, denial.server) == (Outcome.TERMINATED, "identity")
+    assert (denial.outcome, denial.decided_by) == (Outcome.TERMINATED, "identity")
     assert denial.message == f"demo/web was {account('web')}, and is {account('other')} now"
 
 
@@ -73,13 +73,13 @@ async def test_whatever_ends_a_connection_is_named_by_its_rule_and_never_by_an_a
     worker = Worker(OPEN, WEB)
     connection = relayed(worker, WEB)
     moved = ended(connection, worker.change(pod("api", "10.1.0.9", policy="all-unauthenticated")))
-    assert (moved.server, moved.outcome) == ("address", Outcome.TERMINATED)
+    assert (moved.decided_by, moved.outcome) == ("address", Outcome.TERMINATED)
     renamed = ended(connection, worker.change(pod("api", API_IP, account="x", policy="all-unauthenticated")))
-    assert renamed.server == "identity"
+    assert renamed.decided_by == "identity"
     given = ended(connection, worker.change(OPEN, pod("thief", WEB_IP), gone=("web",)))
-    assert given.server == "address"
+    assert given.decided_by == "address"
     left = ended(connection, worker.change(gone=("api",)))
-    assert (left.server, left.outcome) == ("pod", Outcome.UNENROLLED)
+    assert (left.decided_by, left.outcome) == ("pod", Outcome.UNENROLLED)
     for denial in (moved, renamed, given, left):
         assert denial.message
         assert denial.considered == ()
@@ -92,7 +92,7 @@ async def test_equal_permits_are_remembered_so_that_the_next_look_is_at_one_poin
     connection = relayed(worker, WEB)
     before = connection.permits
     assert before is not None
-    copied = type(before)(before.server, before.authorizations)
+    copied = type(before)(before.decided_by, before.authorizations)
     monkeypatch.setattr(worker.view.policy, "permits", lambda *_: copied)
     assert still_permitted(connection) is None
     assert connection.permits is copied
@@ -202,7 +202,7 @@ async def test_what_changed_while_nobody_spoke_decides_when_somebody_does(
     refusal = await setting.refusal()
     decision = setting.connection.decision
     assert isinstance(decision, Denial)
-    assert (refusal.outcome, decision.server) == expected
+    assert (refusal.outcome, decision.decided_by) == expected
 
 
 async def test_a_pod_whose_certificate_went_while_nobody_spoke_serves_nobody() -> None:

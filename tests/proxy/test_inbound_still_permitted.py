@@ -59,7 +59,7 @@ async def test_a_pod_of_the_same_name_is_the_same_one_unless_its_uid_says_no(was
     assert (denial is None) is same
     if denial is not None:
         assert isinstance(denial, Denial)
-        assert (denial.server, denial.outcome) == ("address", Outcome.TERMINATED)
+        assert (denial.decided_by, denial.outcome) == ("address", Outcome.TERMINATED)
         assert denial.message == f"{WEB_IP} was demo/web's, and is demo/web's now"
 
 
@@ -69,7 +69,7 @@ async def test_a_pod_of_another_name_is_another_one_whatever_its_uid_and_account
     connection = inbound(worker, former)
     denial = still_permitted(connection, worker.change(pod("thief", WEB_IP, uid="1", account="web"), gone=("web",)))
     assert denial is not None
-    assert denial.server == "address"
+    assert denial.decided_by == "address"
 
 
 @pytest.mark.parametrize(("identity", "stays"), [(None, True), ("web", True), ("other", False)])
@@ -85,10 +85,10 @@ async def test_whoever_called_before_the_catalog_knew_of_it_must_be_who_the_cata
         assert connection.source == WEB, "from now on it is this pod's"
         later = still_permitted(connection, worker.change(pod("thief", WEB_IP), gone=("web",)))
         assert later is not None
-        assert later.server == "address"
+        assert later.decided_by == "address"
     else:
         assert isinstance(denial, Denial)
-        assert (denial.server, denial.outcome) == ("address", Outcome.TERMINATED)
+        assert (denial.decided_by, denial.outcome) == ("address", Outcome.TERMINATED)
         assert denial.message == f"{WEB_IP} is demo/web's now, and {account('other')} is not its identity"
         assert connection.source is None
 
@@ -145,7 +145,7 @@ async def test_each_change_ends_a_connection_told_or_not_what_it_was_about(
     about = worker.change(*() if changed is None else (changed,), gone=gone)
     denial = still_permitted(connection, None if touched is None else about)
     assert isinstance(denial, Denial)
-    assert denial.server == rule
+    assert denial.decided_by == rule
     assert denial.outcome is {"pod": Outcome.UNENROLLED, "default:deny": Outcome.DENIED_BY_DEFAULT}.get(
         rule, Outcome.TERMINATED
     )
@@ -166,7 +166,7 @@ async def test_policy_that_changes_is_asked_for_the_port_and_by_who_the_client_i
     permit = still_permitted(known, touched)
     assert isinstance(permit, Permit)
     assert known.decision is permit
-    assert permit.server == "default:all-authenticated"
+    assert permit.decided_by == "default:all-authenticated"
     denial = still_permitted(unknown, touched)
     assert isinstance(denial, Denial)
     assert denial.outcome is Outcome.UNAUTHENTICATED
@@ -174,7 +174,7 @@ async def test_policy_that_changes_is_asked_for_the_port_and_by_who_the_client_i
     permit = still_permitted(known, worker.change(OPEN))
     assert isinstance(permit, Permit)
     assert known.decision is permit
-    assert permit.server == "default:all-unauthenticated"
+    assert permit.decided_by == "default:all-unauthenticated"
 
 
 async def test_policy_in_force_is_asked_also_where_a_change_was_about_nothing() -> None:
@@ -184,7 +184,7 @@ async def test_policy_in_force_is_asked_also_where_a_change_was_about_nothing() 
     worker.change(CLOSED)
     denial = still_permitted(connection, NOTHING)
     assert denial is not None
-    assert denial.server == "default:deny"
+    assert denial.decided_by == "default:deny"
 
 
 @pytest.mark.parametrize(("port", "ends"), [(PORT, True), (PORT + 1, False)])
@@ -196,7 +196,7 @@ async def test_a_server_that_comes_decides_about_connections_to_its_port_and_no_
     touched = worker.view.change_catalog(CatalogChange(2, policies=(Server("demo", "api", port, LabelSelector()),)))
     denial = still_permitted(connection, touched)
     assert isinstance(denial, Denial) is ends
-    assert denial is None or denial.server == "Server demo/api"
+    assert denial is None or denial.decided_by == "Server demo/api"
     gone = worker.view.change_catalog(CatalogChange(3, gone=(ObjectKey("Server", "demo", "api"),)))
     assert isinstance(still_permitted(connection, gone), Permit) is ends
 
@@ -212,7 +212,7 @@ async def test_what_audit_keeps_is_said_when_it_begins_to_and_not_at_each_change
     permit = still_permitted(connection)
     assert isinstance(permit, Permit)
     assert connection.decision is permit
-    assert permit.server == "Server demo/api"
+    assert permit.decided_by == "Server demo/api"
     assert caplog.records == [], "only audit let it in before, too"
 
 
@@ -234,11 +234,11 @@ async def test_a_client_is_judged_by_the_port_that_it_dialled_and_by_whether_it_
     connection.client_id = None if identity is None else account(identity)
     verdict = judge(connection)
     assert isinstance(verdict, Permit) is permitted
-    assert verdict.server == "Server demo/api"
+    assert verdict.decided_by == "Server demo/api"
     assert connection.decision is verdict
     elsewhere, _ = worker.accept("demo/api", WEB_IP, (API_IP, PORT + 1))
     elsewhere.security = security
-    assert judge(elsewhere).server == "default:deny"
+    assert judge(elsewhere).decided_by == "default:deny"
 
 
 async def test_a_pod_that_has_left_is_judged_by_nothing() -> None:
@@ -247,7 +247,7 @@ async def test_a_pod_that_has_left_is_judged_by_nothing() -> None:
     worker.change(gone=("api",))
     verdict = judge(connection)
     assert isinstance(verdict, Denial)
-    assert (verdict.server, verdict.outcome, verdict.message) == (
+    assert (verdict.decided_by, verdict.outcome, verdict.message) == (
         "pod",
         Outcome.UNENROLLED,
         "demo/api left the catalog",

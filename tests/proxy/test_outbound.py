@@ -38,7 +38,7 @@ async def test_the_first_refusal_by_egress_mode_is_a_decision_that_is_counted_an
     assert refused.value.outcome is Outcome.EGRESS_NOT_MESHED
     decision = connection.decision
     assert isinstance(decision, Denial)
-    assert (decision.server, decision.outcome) == ("egress:meshed-only", Outcome.EGRESS_NOT_MESHED)
+    assert (decision.decided_by, decision.outcome) == ("egress:meshed-only", Outcome.EGRESS_NOT_MESHED)
     connection.refuse(refused.value.outcome, refused.value.message)
     assert worker.decisions == {("deny", "egress:meshed-only", "", "egress_not_meshed"): 1}
 
@@ -80,7 +80,7 @@ async def test_whatever_ends_a_connection_is_named_by_its_rule(
     assert still_permitted(connection) is None
     denial = still_permitted(connection, worker.change(*changed, gone=gone))
     assert denial is not None
-    assert (denial.server, denial.outcome) == (rule, Outcome.TERMINATED)
+    assert (denial.decided_by, denial.outcome) == (rule, Outcome.TERMINATED)
     assert denial.message
 
 
@@ -101,7 +101,7 @@ async def test_what_becomes_meshed_while_it_is_dialled_gets_no_plaintext(monkeyp
     assert refused.value.outcome is Outcome.TERMINATED
     assert "meshed now: plaintext must end" in refused.value.message
     assert isinstance(connection.decision, Denial)
-    assert connection.decision.server == "mesh"
+    assert connection.decision.decided_by == "mesh"
     assert len(started) == 1
 
 

@@ -169,7 +169,7 @@ async def test_what_the_destination_has_become_in_the_meantime_is_asked_before_t
     assert (await made.refusal()).outcome is Outcome.TERMINATED
     decision = made.connection.decision
     assert isinstance(decision, Denial)
-    assert decision.server == "identity"
+    assert decision.decided_by == "identity"
 
 
 async def test_a_handshake_that_a_server_does_not_finish_is_ended_in_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,7 +48,7 @@ async def test_what_a_change_is_not_about_is_not_looked_at(monkeypatch: pytest.M
     for touched in (Touched(frozenset({"demo/web"})), Touched(addresses=frozenset({STRANGER_IP})), None):
         denial = still_permitted(connection, touched)
         assert denial is not None
-        assert denial.server == "mesh"
+        assert denial.decided_by == "mesh"
 
 
 async def test_a_pod_that_merely_left_the_catalog_may_finish_what_it_does() -> None:
@@ -76,7 +76,7 @@ async def test_a_destination_that_has_become_a_services_address_is_named_by_its_
     worker.view.change_catalog(CatalogChange(2, services=(service,)))
     denial = still_permitted(connection)
     assert denial is not None
-    assert (denial.server, denial.outcome) == ("address", Outcome.TERMINATED)
+    assert (denial.decided_by, denial.outcome) == ("address", Outcome.TERMINATED)
     worker.view.change_catalog(CatalogChange(3, gone=(ObjectKey("Service", "demo", "late"),)))
     assert still_permitted(connection) is None
 
@@ -109,7 +109,7 @@ async def test_what_a_destination_keeps_out_of_the_mesh_is_asked_for_the_port_th
     connection = out(worker, route)
     touched = worker.change(pod("api", API_IP, skip_inbound_ports=(PortRange(skipped, skipped),)))
     denial = still_permitted(connection, touched)
-    assert (None if denial is None else denial.server) == rule
+    assert (None if denial is None else denial.decided_by) == rule
 
 
 @pytest.mark.parametrize(("endpoint", "rule"), [(API_IP, "mesh"), ("192.0.2.99", None)])
@@ -121,4 +121,4 @@ async def test_plaintext_to_what_is_a_services_address_now_ends_where_that_leads
     service = Service("demo", "late", (STRANGER_IP,), (ServicePort("http", PORT, (Endpoint(endpoint, PORT),)),))
     worker.view.change_catalog(CatalogChange(2, services=(service,)))
     denial = still_permitted(connection)
-    assert (None if denial is None else denial.server) == rule
+    assert (None if denial is None else denial.decided_by) == rule

@@ -108,7 +108,7 @@ async def test_what_is_permitted_no_more_is_a_denial_that_is_counted_with_what_d
     assert case.counted(CLOSED) == case.counted(DENIED) == {("inbound", "denied_by_default"): 1}
     assert ("deny", "default:deny", "", "denied_by_default") in case.counted(DECIDED)
     (record,) = case.log.records
-    assert (record.event, record.server, record.reason) == ("denied", "default:deny", denial.message)
+    assert (record.event, record.decided_by, record.reason) == ("denied", "default:deny", denial.message)
 
 
 async def test_a_connection_that_ends_by_itself_after_a_denial_was_found_is_no_denial() -> None:
@@ -142,7 +142,7 @@ async def test_a_record_says_all_that_is_known() -> None:
         client_id=str(WEB_ID),
         server_id=str(API_ID),
         tls_resumed=True,
-        server="default:all-unauthenticated",
+        decided_by="default:all-unauthenticated",
         authorization="default:all-unauthenticated",
         duration_ms=record.duration_ms,
     )

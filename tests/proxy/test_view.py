@@ -224,10 +224,10 @@ def test_a_change_of_what_is_no_pod_is_about_no_pod() -> None:
 
 def test_a_change_of_the_catalog_is_one_of_policy_too() -> None:
     worker = Worker(WEB, API)
-    assert worker.view.policy.permits(API, PORT).server == "default:all-authenticated"
+    assert worker.view.policy.permits(API, PORT).decided_by == "default:all-authenticated"
     closed = pod("api", API_IP, policy="deny")
     changed(worker, closed)
-    assert worker.view.policy.permits(closed, PORT).server == "default:deny"
+    assert worker.view.policy.permits(closed, PORT).decided_by == "default:deny"
 
 
 def test_every_change_begins_a_generation_so_that_a_set_up_under_way_asks_again() -> None:

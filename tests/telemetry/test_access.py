@@ -16,7 +16,7 @@ from agent.objects.key import PodKey
 from agent.outcome import Outcome
 from agent.policy.authorize import authorize
 from agent.policy.index import PolicyIndex, PolicySettings
-from agent.policy.model import Client, Denial, ServerPort
+from agent.policy.model import Client, Denial, PodPort
 from agent.telemetry.access import AUDITED, CLOSED, DENIALS_PER_SECOND, DENIED, AccessLog, ConnectionRecord
 from agent.telemetry.counters import Counters, CounterTotals
 from agent.telemetry.metrics import Metrics
@@ -96,10 +96,10 @@ def test_a_file_whose_name_has_a_bar_is_counted_under_its_name(tmp_path: Path) -
     assert change is not None
     catalog = Catalog(change.version, change.pods, change.services, change.policies)
     permits = PolicyIndex(catalog, PolicySettings("example.test")).permits(catalog.pods[0], 80)
-    answer = authorize(ServerPort(PodKey("default/api"), 80), Client(None, None, tls=False), permits)
+    answer = authorize(PodPort(PodKey("default/api"), 80), Client(None, None, tls=False), permits)
     assert isinstance(answer, Denial)
     counters, totals = Counters(), CounterTotals()
-    counters.decided("deny", answer.server, "", answer.outcome)
+    counters.decided("deny", answer.decided_by, "", answer.outcome)
     totals.update(0, 1, counters.snapshot())
     families = {each.name: each for each in Metrics(totals)._counted()}
     (sample,) = families["quietwire_authorizations"].samples

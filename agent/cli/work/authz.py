@@ -195,8 +195,8 @@ def _print_json(value: Any) -> None:
 
 
 def _lines(answer: Explanation) -> Iterable[str]:
-    if answer.server:
-        yield f"server: {answer.server}"
+    if answer.decided_by:
+        yield f"server: {answer.decided_by}"
     if answer.authorization:
         yield f"authorization: {answer.authorization}"
     yield f"reason: {answer.reason}"
