@@ -22,7 +22,7 @@ from agent.identity.spiffe import SpiffeId
 from agent.identity.svid import Svid
 
 ISSUER_RENEWED_AT = 1 / 3
-"""Of its life left: then an issuer of our own is replaced."""
+"""How much of its life remains when an issuer of our own is replaced."""
 
 
 class MintedSvid(Struct, frozen=True):
@@ -50,8 +50,8 @@ class Expiry(Struct, frozen=True):
             case Nearness.EXPIRED:
                 return f"{self.what} has expired"
             case _:
-                left = self.not_after - now
-                shown = f"{left / 86400:.1f} days" if left >= 86400 else f"{left / 3600:.1f} hours"
+                remaining = self.not_after - now
+                shown = f"{remaining / 86400:.1f} days" if remaining >= 86400 else f"{remaining / 3600:.1f} hours"
                 return f"{self.what} expires in {shown}, at {moment(self.not_after)}"
 
 
@@ -136,7 +136,7 @@ def advance(book: Book, store: Store, now: float, *, force: bool = False) -> Non
             raise RotationError(f"not yet: {'; '.join(held[:10])}{f'; and {len(held) - 10} more' if held[10:] else ''}")
         book.set_rotation(wanted)
         if not held:
-            # Nothing live is under what leaves. Forced, it is thrown out, with the connections that it vouched for.
+            # Nothing unexpired is under what leaves. Forced, it is thrown out, with the connections that it vouched for.
             for number in set(former.anchors) - set(wanted.anchors):
                 book.retire(store.root_certificate(number).fingerprint(hashes.SHA256()).hex())
         publish(book, store, now)
@@ -183,7 +183,7 @@ def blockers(book: Book, now: float) -> list[str]:
     if stage is Stage.SWITCH:
         found += [
             f"minted {issuance.spiffe_id}, serial {issuance.serial}, is valid until {moment(issuance.expires)}"
-            for issuance in book.issued(live_at=now)
+            for issuance in book.issued(unexpired_at=now)
             if issuance.node == MINTED
             and issuance.issuer != issuer
             and book.why_revoked(Subject(SpiffeId.parse(issuance.spiffe_id), serial=issuance.serial)) is None

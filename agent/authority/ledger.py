@@ -268,12 +268,12 @@ class Book:
                 msgspec.structs.astuple(issuance),
             )
 
-    def issued(self, *, live_at: float | None = None, spiffe_id: str | None = None) -> list[Issuance]:
+    def issued(self, *, unexpired_at: float | None = None, spiffe_id: str | None = None) -> list[Issuance]:
         """Issuances, oldest first: all, or those that had not expired then, of one identity if one is given."""
         rows = self._db.execute(
             "SELECT serial, spiffe_id, node, issued, expires, issuer FROM issuances "
             "WHERE expires > ? AND (? IS NULL OR spiffe_id = ?) ORDER BY issued, serial",
-            (float("-inf") if live_at is None else live_at, spiffe_id, spiffe_id),
+            (float("-inf") if unexpired_at is None else unexpired_at, spiffe_id, spiffe_id),
         )
         return [Issuance(*row) for row in rows]
 

@@ -2,7 +2,7 @@
 
     none        one root is trusted, and the issuer is under it
     distribute  a second root is in the bundle; nothing is signed under it until every agent trusts it
-    switch      the issuer is under the second root; the first stays in the bundle until nothing live is under it
+    switch      the issuer is under the second root; the first stays in the bundle until nothing unexpired is under it
 
 `advance` goes from stage to stage and ends in `none` with the second root alone. `abort` goes back: from
 `distribute` at once; from `switch` by the same way in the other direction, because SVIDs under the second root live.
@@ -77,7 +77,7 @@ def abort(rotation: Rotation, now: float) -> Rotation:
         case Stage.DISTRIBUTE, int():
             return replace(rotation, stage=Stage.NONE, next_root=None, since=now, auto=False)
         case Stage.SWITCH, int(number):
-            # The former root issues again, and the other one leaves when nothing live is under it.
+            # The former root issues again, and the other one leaves when nothing unexpired is under it.
             back = rotation.root if rotation.issuer == number else number
             return replace(rotation, issuer=back, root=rotation.issuer, next_root=back, since=now)
         case _:

@@ -287,13 +287,13 @@ class Standings:
                 former = self._standing.get(key)
                 good = former is not None and not former.stand_in
                 reason = f"its address {ip} is {winner}'s already"
-                left = former if good else _without_address(file, line, now[key].raw) or former
-                closed = left is not None and not good
+                kept = former if good else _without_address(file, line, now[key].raw) or former
+                closed = kept is not None and not good
                 faults.append(Fault(Origin(file, line), str(key), reason, last_good=good, closed=closed))
-                if left is None:
+                if kept is None:
                     del now[key]
                 else:
-                    now[key] = msgspec.structs.replace(left, file=file, line=line)
+                    now[key] = msgspec.structs.replace(kept, file=file, line=line)
             moving = [key for key in moving if key not in lost]  # who fell back may want an address that was given on
 
     def _closed_by(

@@ -19,9 +19,9 @@ class Nearness(IntEnum):
 
 def nearness(not_after: float, now: float) -> Nearness:
     """How near the end of a certificate is."""
-    left = not_after - now
-    if left <= 0:
+    remaining = not_after - now
+    if remaining <= 0:
         return Nearness.EXPIRED
-    if left <= URGENT_SECONDS:
+    if remaining <= URGENT_SECONDS:
         return Nearness.URGENT
-    return Nearness.NEAR if left <= NEAR_SECONDS else Nearness.FAR
+    return Nearness.NEAR if remaining <= NEAR_SECONDS else Nearness.FAR

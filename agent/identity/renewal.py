@@ -39,11 +39,11 @@ def backoff(attempt: int, jitter: float, lifetime: float = float("inf")) -> floa
     return min(FIRST_BACKOFF_SECONDS * 2.0 ** min(attempt - 1, 32), cap) * (0.5 + jitter / 2)
 
 
-def spread(left: float, jitter: float) -> float:
-    """Seconds until an SVID with `left` seconds to live is renewed for a new issuer; `jitter` is from [0, 1)."""
-    return max(min(SPREAD_SECONDS, left / 10), 0.0) * jitter
+def spread(remaining: float, jitter: float) -> float:
+    """Seconds until an SVID with `remaining` seconds to live is renewed for a new issuer; `jitter` is from [0, 1)."""
+    return max(min(SPREAD_SECONDS, remaining / 10), 0.0) * jitter
 
 
 def is_loud(svid: Svid, issued_at: float, now: float) -> bool:
-    """Whether little of its life is left."""
+    """Whether little of its life remains."""
     return svid.not_after - now < (svid.not_after - issued_at) * LOUD_FRACTION

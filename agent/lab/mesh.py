@@ -148,8 +148,8 @@ class Mesh:
                     if wanted(line):
                         return line
                 seen = len(self._lines)
-                left = deadline - time.monotonic()
-                if left <= 0 or not self._news.wait(left):
+                remaining = deadline - time.monotonic()
+                if remaining <= 0 or not self._news.wait(remaining):
                     return None
 
     def lines(self) -> list[dict[str, Any]]:

@@ -38,12 +38,12 @@ class Budget:
     """How many more values the documents of one file may unfold into."""
 
     def __init__(self, size: int) -> None:
-        self.left = max(FREE_NODES, size)
+        self.remaining = max(FREE_NODES, size)
 
     def spend(self, line: int, depth: int) -> None:
         """Takes one value. Raises OverBudgetError."""
-        self.left -= 1
-        if self.left < 0 or depth > MAX_DEPTH:
+        self.remaining -= 1
+        if self.remaining < 0 or depth > MAX_DEPTH:
             raise OverBudgetError(line, "the file unfolds into too many or too deeply nested values")
 
 

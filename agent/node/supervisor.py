@@ -67,7 +67,7 @@ class Supervisor:
         self.counters = Counters()
         """What this process counts itself."""
         self.totals = CounterTotals()
-        self.live: dict[tuple[int, int], dict[str, int]] = {}
+        self.live_counts: dict[tuple[int, int], dict[str, int]] = {}
         self.workers = Workers(
             config.workers,
             node=config.node,
@@ -200,7 +200,7 @@ class Supervisor:
 
     def _counted(self, handle: WorkerHandle, counts: messages.Counts) -> None:
         self.totals.update(handle.index, handle.incarnation, counts.values)
-        self.live[handle.index, handle.incarnation] = counts.live
+        self.live_counts[handle.index, handle.incarnation] = counts.live
 
     def _poke(self) -> None:
         self._poked.set()
@@ -303,7 +303,7 @@ class Supervisor:
         await self.workers.scrape()
         live: Counter[str] = Counter()
         for handle in self.workers.handles:
-            live.update(self.live.get((handle.index, handle.incarnation), {}))
+            live.update(self.live_counts.get((handle.index, handle.incarnation), {}))
         self.totals.update(ITSELF, 0, self.counters.snapshot())
         return Scraped(self.totals, live)
 

@@ -86,9 +86,7 @@ class Author(StrEnum):
 
 
 class RawSlice(Struct, frozen=True, tag=True, rename={"author": "origin"}):
-    """What an EndpointSlice or an Endpoints object says of a service. In the file of what was last good, `author` is
-    `origin`.
-    """
+    """What an EndpointSlice or an Endpoints object says of a service. On disk (`catalog.memory`) its author is `origin`."""
 
     namespace: str
     service: str

@@ -99,7 +99,7 @@ def test_live_issuances_can_be_listed(book: Book) -> None:
     book.record(issuance(1, expires=10.0))
     book.record(issuance(2, MINTED, expires=20.0))
     assert [each.serial for each in book.issued()] == ["1", "2"]
-    assert [each.serial for each in book.issued(live_at=15.0)] == ["2"]
+    assert [each.serial for each in book.issued(unexpired_at=15.0)] == ["2"]
     assert book.issued(spiffe_id="spiffe://example.test/ns/demo/sa/nobody") == []
 
 

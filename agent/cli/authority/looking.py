@@ -31,7 +31,7 @@ def issued(
     """
     from agent.cli.work.authority import looking
 
-    looking.issued(state, live=live, as_json=as_json)
+    looking.issued(state, unexpired=live, as_json=as_json)
 
 
 def agents(*, state: State = STATE, as_json: AsJson = False) -> None:

@@ -182,8 +182,8 @@ class FilesSource:
             again = any(file.again for file in self._files.values())
             looked = clock()
             while True:
-                left = looked + (AGAIN_SECONDS if again else pause) - clock()
-                event = await _event(inotify, left) if left > 0 else None
+                remaining = looked + (AGAIN_SECONDS if again else pause) - clock()
+                event = await _event(inotify, remaining) if remaining > 0 else None
                 if event is not None and watches.concerns(event):
                     break
                 if event is None and (again or await asyncio.to_thread(self._stirred)):

@@ -35,10 +35,10 @@ def status_lines(found: control.Status) -> list[str]:
     return lines
 
 
-def issued(state: Path, *, live: bool, as_json: bool) -> None:
-    """Lists certificates; with `live`, those that have not expired."""
+def issued(state: Path, *, unexpired: bool, as_json: bool) -> None:
+    """Lists certificates; with `unexpired`, those that have not expired."""
     with opened(state) as (book, _):
-        found = book.issued(live_at=time.time() if live else None)
+        found = book.issued(unexpired_at=time.time() if unexpired else None)
         show(
             found,
             lambda: [
