@@ -136,7 +136,8 @@ def advance(book: Book, store: Store, now: float, *, force: bool = False) -> Non
             raise RotationError(f"not yet: {'; '.join(held[:10])}{f'; and {len(held) - 10} more' if held[10:] else ''}")
         book.set_rotation(wanted)
         if not held:
-            # Nothing unexpired is under what leaves. Forced, it is thrown out, with the connections that it vouched for.
+            # Nothing unexpired is under what leaves. Forced, it is thrown out, with the connections that it vouched
+            # for.
             for number in set(former.anchors) - set(wanted.anchors):
                 book.retire(store.root_certificate(number).fingerprint(hashes.SHA256()).hex())
         publish(book, store, now)

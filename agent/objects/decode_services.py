@@ -86,7 +86,10 @@ class Author(StrEnum):
 
 
 class RawSlice(Struct, frozen=True, tag=True, rename={"author": "origin"}):
-    """What an EndpointSlice or an Endpoints object says of a service. On disk (`catalog.memory`) its author is `origin`."""
+    """What an EndpointSlice or an Endpoints object says of a service.
+
+    On disk (`agent/catalog/memory.py`) its author is called `origin`.
+    """
 
     namespace: str
     service: str
