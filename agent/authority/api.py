@@ -91,13 +91,13 @@ def application(service: AuthorityService) -> Starlette:
     def door(path: str, method: str, serve: Serve) -> Route:
         """A route behind the one question that all of them ask: whether who calls is revoked."""
 
-        async def endpoint(request: Request) -> Response:
+        async def handler(request: Request) -> Response:
             caller = _caller(request, trust_domain)
             if caller is not None:
                 await service.check_caller(caller)
             return await serve(request, caller)
 
-        return Route(path, endpoint, methods=[method])
+        return Route(path, handler, methods=[method])
 
     made = Starlette(
         routes=[

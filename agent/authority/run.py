@@ -31,7 +31,7 @@ class AuthorityFault(RuntimeError):
 
 
 class AuthorityConfig(Struct, frozen=True, kw_only=True):
-    """What an authority is told. `ready_fd` gets one JSON line, {address, bundle_pem}, once it serves."""
+    """What an authority is told. `listening_fd` gets one JSON line, {address, bundle_pem}, once it serves."""
 
     state: Path
     trust_domain: str
@@ -40,7 +40,7 @@ class AuthorityConfig(Struct, frozen=True, kw_only=True):
     svid_seconds: float
     agent_seconds: float | None = None
     given: GivenFiles | None = None
-    ready_fd: int | None = None
+    listening_fd: int | None = None
 
 
 async def serve(config: AuthorityConfig) -> None:
@@ -88,10 +88,10 @@ async def _serve(config: AuthorityConfig, store: Store, ledger: Ledger, stop: as
         spawn(server.run(), name="own SVID"),
         spawn(service.watch(server.changed), name="ledger"),
     ]
-    if config.ready_fd is not None:
+    if config.listening_fd is not None:
         bundle = service.publication.anchors.anchors_pem.decode()
-        os.write(config.ready_fd, json.dumps({"address": str(listening), "bundle_pem": bundle}).encode() + b"\n")
-        os.close(config.ready_fd)
+        os.write(config.listening_fd, json.dumps({"address": str(listening), "bundle_pem": bundle}).encode() + b"\n")
+        os.close(config.listening_fd)
     stopping = spawn(stop.wait(), name="stopping")
     await asyncio.wait([stopping, *tasks], return_when=asyncio.FIRST_COMPLETED)
     ended = [task.get_name() for task in tasks if task.done()]

@@ -240,12 +240,12 @@ class RuleWatch:
         milliseconds, and sums of them are rounded.
         """
         waiting = sorted((when, key) for key, pod in self._pods.items() if (when := pod.pace.due) is not None)
-        ready = [each for each in waiting if each[0] <= now]
-        if len(ready) > DUE_AT_ONCE:
+        due = [each for each in waiting if each[0] <= now]
+        if len(due) > DUE_AT_ONCE:
             self._rang()
-        elif len(ready) < len(waiting):
-            self._wake_at(waiting[len(ready)][0])
-        return [key for _, key in ready[:DUE_AT_ONCE]]
+        elif len(due) < len(waiting):
+            self._wake_at(waiting[len(due)][0])
+        return [key for _, key in due[:DUE_AT_ONCE]]
 
     def looking(self, key: PodKey) -> None:
         """Somebody looks at a pod's rules from now on: what is heard after this is news."""

@@ -38,7 +38,7 @@ class AuthorityError(Exception):
     """The authority could not be started."""
 
 
-class AuthorityReady(Struct, frozen=True):
+class AuthorityListening(Struct, frozen=True):
     """What the authority says once it accepts connections."""
 
     address: str
@@ -54,26 +54,26 @@ class AuthorityProcess:
         self._log_flags = ("--log-format", log_format, "--log-level", log_level)
         self._process: Process | None = None
         self.restarts = 0
-        self.ready: AuthorityReady
+        self.listening: AuthorityListening
 
     async def start(self) -> None:
         """Starts it and waits until it accepts connections. Raises AuthorityError, naming what it said last."""
-        ready_read, ready_write = os.pipe()
+        listening_read, listening_write = os.pipe()
         try:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 *("-m", "agent.authority", "--parent", str(os.getpid())),
-                *("--config", encode(replace(self._config, ready_fd=ready_write)), *self._log_flags),
+                *("--config", encode(replace(self._config, listening_fd=listening_write)), *self._log_flags),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL,
-                pass_fds=(ready_write,),
+                pass_fds=(listening_write,),
             )
         finally:
-            os.close(ready_write)
+            os.close(listening_write)
         self._process = process
         reader = asyncio.StreamReader()
         transport, _ = await asyncio.get_running_loop().connect_read_pipe(
-            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(ready_read, "rb", buffering=0)
+            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(listening_read, "rb", buffering=0)
         )
         try:
             async with asyncio.timeout(START_SECONDS):
@@ -88,9 +88,9 @@ class AuthorityProcess:
             status = await process.wait()
             raise AuthorityError(f"the authority ended at its start (status {status}); its log lines above say why")
         said = json.loads(line)
-        self.ready = AuthorityReady(said["address"], said["bundle_pem"])
+        self.listening = AuthorityListening(said["address"], said["bundle_pem"])
         # Whoever takes its place is found where it was.
-        self._config = replace(self._config, listen=HostPort.parse(self.ready.address, "--authority-listen"))
+        self._config = replace(self._config, listen=HostPort.parse(self.listening.address, "--authority-listen"))
 
     async def run(self) -> None:
         """Starts it again whenever it ends, until cancelled."""

@@ -112,8 +112,8 @@ async def _embedded(config: Config, embedded: Embedded) -> IdentitySource:
     )
     await process.start()
     client = AuthorityClient(
-        addresses=(process.ready.address,),
-        anchors_pem=process.ready.bundle_pem.encode(),
+        addresses=(process.listening.address,),
+        anchors_pem=process.listening.bundle_pem.encode(),
         trust_domain=config.trust_domain,
         node=config.node,
         tokens=process.token,

@@ -72,17 +72,17 @@ class Authority:
 
     def start(self) -> None:
         """Starts it; `said` is empty where it ended instead."""
-        ready_read, ready_write = os.pipe()
-        config = msgspec.structs.replace(self.config, ready_fd=ready_write)
+        listening_read, listening_write = os.pipe()
+        config = msgspec.structs.replace(self.config, listening_fd=listening_write)
         self.process = subprocess.Popen(
             [sys.executable, "-m", "agent.authority", "--parent", str(os.getpid()), "--config", encode(config)],
-            pass_fds=(ready_write,),
+            pass_fds=(listening_write,),
             stderr=subprocess.PIPE,
         )
-        os.close(ready_write)
+        os.close(listening_write)
         self._said = ""
-        with os.fdopen(ready_read, "rb") as ready:
-            line = ready.readline()
+        with os.fdopen(listening_read, "rb") as pipe:
+            line = pipe.readline()
         self.said: dict[str, str] = msgspec.json.decode(line) if line else {}
         if self.said:
             listen = HostPort.parse(self.said["address"], "listen")
