@@ -1,1 +1,1 @@
-"""Stages, meshes and captures of the wire, for demo, tests and bench."""
+"""Stages, meshes and recordings of the wire, for demo, tests and bench."""

@@ -1,4 +1,4 @@
-"""What captured Ethernet frames say: the TCP data in them, put in order, and the ClientHellos that flows begin with."""
+"""What recorded Ethernet frames say: the TCP data in them, put in order, and the ClientHellos that flows begin with."""
 
 import socket
 import struct
@@ -15,7 +15,7 @@ PCAP_HEADER = struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, SNAP, 1)
 
 
 class WireError(Exception):
-    """The capture cannot be trusted; `str` says why."""
+    """The recording cannot be trusted; `str` says why."""
 
 
 class Flow(NamedTuple):
@@ -43,7 +43,7 @@ class SeenHello(NamedTuple):
 
 
 class Frames:
-    """Frames as they were captured, each with its Ethernet header, and how many were lost."""
+    """Frames as they were recorded, each with its Ethernet header, and how many were lost."""
 
     def __init__(self, frames: list[bytes] | None = None, lost: int = 0) -> None:
         self.frames = [] if frames is None else frames
@@ -52,7 +52,7 @@ class Frames:
     def segments(self) -> list[Segment]:
         """Every TCP segment with data. Raises WireError where frames were lost."""
         if self.lost:
-            raise WireError(f"the capture lost {self.lost} frames and proves nothing")
+            raise WireError(f"the recording lost {self.lost} frames and proves nothing")
         found = (_segment(frame) for frame in self.frames)
         return [segment for segment in found if segment is not None]
 

@@ -1,6 +1,6 @@
-"""What really crosses a stage's bridge: a packet capture.
+"""What really crosses a stage's bridge: a recording of packets.
 
-Frames are read off an AF_PACKET socket (packet(7)) that was made inside the hub's namespace, so that a capture
+Frames are read off an AF_PACKET socket (packet(7)) that was made inside the hub's namespace, so that a recording
 begins and ends exactly when it is told to, and says how many frames it lost.
 """
 
@@ -20,7 +20,7 @@ RECEIVE_BUFFER = 64 * 1024 * 1024
 
 
 class Wire(Frames):
-    """A capture of every interface in one namespace. Use it as a context manager; ask after it has ended."""
+    """A recording of every interface in one namespace. Use it as a context manager; ask after it has ended."""
 
     def __init__(self, netns: str) -> None:
         super().__init__()
@@ -28,13 +28,13 @@ class Wire(Frames):
         self._stop = threading.Event()
         self._begun = threading.Event()
         self._failed: BaseException | None = None
-        self._thread = threading.Thread(target=self._capture, name="wire", daemon=True)
+        self._thread = threading.Thread(target=self._record, name="wire", daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()
         self._begun.wait()
         if self._failed is not None:
-            raise WireError(f"no capture in {self._netns}: {self._failed}") from self._failed
+            raise WireError(f"no recording in {self._netns}: {self._failed}") from self._failed
         return self
 
     def __exit__(
@@ -43,13 +43,13 @@ class Wire(Frames):
         self.end()
 
     def end(self) -> None:
-        """Ends the capture, with everything that had arrived."""
+        """Ends the recording, with everything that had arrived."""
         self._stop.set()
         self._thread.join()
 
-    def _capture(self) -> None:
+    def _record(self) -> None:
         try:
-            # This thread is the capture's own and ends in the hub's namespace: it never needs to come home.
+            # This thread is the recording's own and ends in the hub's namespace: it never needs to come home.
             setns(open_netns(self._netns))
             sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
             sock.setsockopt(socket.SOL_SOCKET, 33, RECEIVE_BUFFER)  # SO_RCVBUFFORCE

@@ -111,7 +111,7 @@ ToWorker = (
 )
 
 
-class Captured(Struct, frozen=True, tag="captured"):
+class Listening(Struct, frozen=True, tag="listening"):
     """The worker listens for this pod."""
 
     pod: PodKey
@@ -154,4 +154,4 @@ class Alive(Struct, frozen=True, tag="alive"):
     """The worker's loop turns. Said of its own accord, whatever else it does (agent.link.pulse)."""
 
 
-ToSupervisor = Alive | Captured | EnrolFailed | Released | Counts | Synced | Drained
+ToSupervisor = Alive | Listening | EnrolFailed | Released | Counts | Synced | Drained

@@ -114,7 +114,7 @@ class Enrolment:
         if not enrolled.offered:
             return "no worker was told to listen for it yet"
         for handle in self._workers.handles:
-            if key not in handle.captured:
+            if key not in handle.listening:
                 return handle.refused.get(key, f"worker {handle.index} does not listen for it yet")
         return None
 

@@ -63,7 +63,7 @@ class WorkerHandle:
         self.channel: Channel[messages.ToSupervisor] | None = None
         self.heard = False
         """Whether this incarnation has said anything since somebody looked."""
-        self.captured: set[PodKey] = set()
+        self.listening: set[PodKey] = set()
         """Pods that this incarnation listens for."""
         self.refused: dict[PodKey, str] = {}
         """Why this incarnation does not serve a pod."""
@@ -174,7 +174,7 @@ class Workers:
         why = await reader
         handle.channel = None
         handle.pid = None
-        handle.captured.clear()
+        handle.listening.clear()
         handle.refused.clear()
         self._changed()
         if hung:
@@ -212,15 +212,15 @@ class Workers:
             match message:
                 case messages.Alive():
                     pass
-                case messages.Captured(pod):
-                    handle.captured.add(pod)
+                case messages.Listening(pod):
+                    handle.listening.add(pod)
                     handle.refused.pop(pod, None)
                     self._changed()
                 case messages.EnrolFailed(pod, reason):
                     handle.refused[pod] = reason
                     self._changed()
                 case messages.Released(pod):
-                    handle.captured.discard(pod)
+                    handle.listening.discard(pod)
                     released = self._releases.pop((handle.index, pod), None)
                     if released is not None and not released.done():
                         released.set_result(None)
@@ -276,7 +276,7 @@ class Workers:
         waiting = []
         for handle in self.handles:
             handle.refused.pop(pod, None)
-            if handle.channel is not None:  # "captured" may be on its way: "released" comes after it
+            if handle.channel is not None:  # "listening" may be on its way: "released" comes after it
                 future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
                 self._releases[handle.index, pod] = future
                 waiting.append(future)

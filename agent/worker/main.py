@@ -167,7 +167,7 @@ class Worker:
                 sock.close()
             self._channel.send(messages.EnrolFailed(message.pod, f"the worker cannot listen for it: {error.strerror}"))
             return
-        self._channel.send(messages.Captured(message.pod))
+        self._channel.send(messages.Listening(message.pod))
 
     def _listener(self, enrolled: EnrolledPod, direction: Direction, sock: socket.socket) -> Listener:
         return Listener(

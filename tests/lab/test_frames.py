@@ -1,4 +1,4 @@
-"""What is said about captured frames: nothing that crossed the wire is overlooked, and nothing is made up."""
+"""What is said about recorded frames: nothing that crossed the wire is overlooked, and nothing is made up."""
 
 import ipaddress
 import itertools

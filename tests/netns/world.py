@@ -217,7 +217,7 @@ class World:
         return mesh
 
     def wire(self) -> Wire:
-        """A capture of everything on the bridge."""
+        """A recording of everything on the bridge."""
         return Wire(self.stage.hub)
 
     def ready(self) -> dict[str, Any]:

@@ -139,7 +139,7 @@ async def test_a_worker_whom_nobody_hears_any_more_ends(end: str) -> None:
     if end.startswith("it says"):
         pair.theirs[0].send(messages.Sync(1))  # which is for a worker to be told
     else:
-        pair.theirs[0].send(messages.Captured(PodKey("demo/web")))
+        pair.theirs[0].send(messages.Listening(PodKey("demo/web")))
     async with asyncio.timeout(10):
         await asyncio.wait([pair.listening[0]])
         assert await process.wait() == -9

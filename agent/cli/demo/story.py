@@ -107,7 +107,7 @@ class Story:
         hellos = [seen.hello for seen in wire.client_hellos() if seen.flow[2:] == (api.ipv4, PORT)]
         self._step(
             "encrypted",
-            "the packets of that request, captured on the bridge",
+            "the packets of that request, recorded on the bridge",
             ok=bool(segments) and not wire.contains(marker.encode()) and any(hello.offers_tls13 for hello in hellos),
             segments_with_data=len(segments),
             marker_on_the_wire=wire.contains(marker.encode()),
