@@ -48,7 +48,7 @@ DEAF_SECONDS = 0.2
 
 _NFTABLES = 1 << 6
 """NFNLGRP_NFTABLES, linux/netfilter/nfnetlink.h; a bit of sockaddr_nl for each group, netlink(7)."""
-_ROUTES = sum(
+_KERNEL_ROUTES = sum(
     1 << group - 1
     for group in (
         1,  # RTNLGRP_LINK: loopback goes down
@@ -76,7 +76,7 @@ def concerns_rules(data: bytes) -> bool:
     return any(word in data for word in _WORDS) or any(kind in _GONE for kind, _ in messages(data))
 
 
-def concerns_routes(data: bytes) -> bool:
+def concerns_kernel_routes(data: bytes) -> bool:
     """Whether what rtnetlink(7) said in one datagram is about anything that replies to the agent depend on."""
     at = 0
     while at + _HEADER.size <= len(data):
@@ -105,7 +105,7 @@ class Ears:
         made: list[socket.socket] = []
         try:
             kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK
-            for protocol, groups in ((NETLINK_NETFILTER, _NFTABLES), (socket.NETLINK_ROUTE, _ROUTES)):
+            for protocol, groups in ((NETLINK_NETFILTER, _NFTABLES), (socket.NETLINK_ROUTE, _KERNEL_ROUTES)):
                 made.append(socket.socket(socket.AF_NETLINK, kind, protocol))
                 made[-1].bind((0, groups))
             made.append(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
@@ -115,7 +115,7 @@ class Ears:
             for sock in made:
                 sock.close()
             raise
-        self.rules, self.routes, self._ipv4, *more = made
+        self.rules, self.kernel_routes, self._ipv4, *more = made
         self._ipv6 = more[0] if more else None
 
     def shapes(self) -> bytes:
@@ -124,7 +124,7 @@ class Ears:
 
     def close(self) -> None:
         """Hears nothing more."""
-        for sock in (self.rules, self.routes, self._ipv4, self._ipv6):
+        for sock in (self.rules, self.kernel_routes, self._ipv4, self._ipv6):
             if sock is not None:
                 sock.close()
 
@@ -198,7 +198,7 @@ class RuleWatch:
         """Listens to a pod from here on; the sockets are ours from now on."""
         pod = self._pods[key] = _Pod(ears)
         self._listen(key, pod, ears.rules, concerns_rules)
-        self._listen(key, pod, ears.routes, concerns_routes)
+        self._listen(key, pod, ears.kernel_routes, concerns_kernel_routes)
 
     def ring(self, key: PodKey) -> None:
         """Has a pod looked at again, whether or not anything is heard."""
@@ -211,7 +211,7 @@ class RuleWatch:
         if pod is None:
             return
         loop = asyncio.get_running_loop()
-        for sock in (pod.ears.rules, pod.ears.routes):
+        for sock in (pod.ears.rules, pod.ears.kernel_routes):
             loop.remove_reader(sock)
         pod.ears.close()
 
@@ -269,7 +269,7 @@ class RuleWatch:
         if wrote:
             pod.pace.looking()
             _rings(pod.ears.rules, concerns_rules)
-            _rings(pod.ears.routes, concerns_routes)
+            _rings(pod.ears.kernel_routes, concerns_kernel_routes)
         pod.pace.looked(now, wrote=wrote or news, repaired=repaired)
         if not legacy:
             pod.shapes = None  # to ask would make the tables, and every packet would go through them

@@ -48,7 +48,9 @@ def decode(key: ObjectKey, document: Field, group: str, version: str) -> Route |
             servers.append(name)
     for rule in spec.get("rules").items():
         _rule(rule, kind, group)
-    return Route(key.namespace, key.name, route=TargetKind(kind), group=group, servers=tuple(dict.fromkeys(servers)))
+    return Route(
+        key.namespace, key.name, route_kind=TargetKind(kind), group=group, servers=tuple(dict.fromkeys(servers))
+    )
 
 
 def _rule(rule: Field, kind: str, group: str) -> None:

@@ -211,18 +211,22 @@ class NetworkAuthentication(_Object, frozen=True, tag=True):
     networks: tuple[NetworkRange, ...]
 
 
-class Route(_Object, frozen=True, tag=True):
-    """An HTTPRoute or GRPCRoute, as far as it bears on connections: the Servers of its namespace that it hangs on."""
+class Route(_Object, frozen=True, tag=True, rename={"route_kind": "route"}):
+    """An HTTPRoute or GRPCRoute, as far as it bears on connections: the Servers of its namespace that it hangs on.
 
-    route: TargetKind
+    On disk (`agent/catalog/memory.py`) its `route_kind` is called `route`.
+    """
+
+    route_kind: TargetKind
     group: str
     servers: tuple[str, ...] = ()
 
     @property
     def kind(self) -> str:
         """HTTPRoutes of Linkerd's own group and of the gateway API are different objects."""
+        kind = self.route_kind
         own = self.group == POLICY_GROUP
-        return self.route.value if own or self.route is TargetKind.GRPC_ROUTE else f"{self.route.value}.{self.group}"
+        return kind.value if own or kind is TargetKind.GRPC_ROUTE else f"{kind.value}.{self.group}"
 
 
 class HttpLayer(_Object, frozen=True, tag=True):

@@ -141,7 +141,7 @@ def _selection(servers: list[Server], pods: list[Pod]) -> Iterator[Finding]:
 
 def _routed(policies: Iterable[PolicyObject]) -> dict[tuple[str, TargetKind, str, str], Route]:
     return {
-        (policy.namespace, policy.route, policy.group, policy.name): policy
+        (policy.namespace, policy.route_kind, policy.group, policy.name): policy
         for policy in policies
         if isinstance(policy, Route)
     }

@@ -144,7 +144,7 @@ class _Targets:
                 case _:
                     targeted.add((policy.target.kind, policy.target.group, policy.target.name))
         for route in space.routes.values():
-            if (route.route, route.group, route.name) in targeted:
+            if (route.route_kind, route.group, route.name) in targeted:
                 for name in route.servers:
                     self.routes[name].append(str(route.key))
         selecting = [each for each in space.authorizations.values() if each.server is None]

@@ -22,7 +22,7 @@ from agent.capture.rule_watch import (
     Ears,
     Pace,
     RuleWatch,
-    concerns_routes,
+    concerns_kernel_routes,
     concerns_rules,
 )
 from agent.objects.key import PodKey
@@ -62,20 +62,20 @@ def of_interface(index: int) -> bytes:
     ],
 )
 def test_of_routes_only_what_replies_to_the_agent_depend_on_matters(kind: int, body: bytes, *, matters: bool) -> None:
-    assert concerns_routes(message(kind, body)) == matters
+    assert concerns_kernel_routes(message(kind, body)) == matters
     nothing = message(24, route(254)) + message(16, of_interface(3))
-    assert not concerns_routes(nothing)
-    assert concerns_routes(nothing + message(kind, body) + nothing) == matters
+    assert not concerns_kernel_routes(nothing)
+    assert concerns_kernel_routes(nothing + message(kind, body) + nothing) == matters
 
 
 @given(st.binary(max_size=300))
 def test_no_bytes_are_too_strange(data: bytes) -> None:
-    assert concerns_routes(data) in {True, False}
+    assert concerns_kernel_routes(data) in {True, False}
     assert concerns_rules(data) in {True, False}
 
 
 def test_a_message_without_a_length_rings() -> None:
-    assert concerns_routes(struct.pack("=IHHII", 0, 24, 0, 0, 0))
+    assert concerns_kernel_routes(struct.pack("=IHHII", 0, 24, 0, 0, 0))
 
 
 times = st.floats(0, 1000)
@@ -136,10 +136,10 @@ class PairedEars:
 
     def __init__(self) -> None:
         self.rules, self.nft = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self.routes, self.ip = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.kernel_routes, self.ip = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.now = b"as they are"
         self.asked = asyncio.Semaphore(0)
-        for sock in (self.rules, self.routes):
+        for sock in (self.rules, self.kernel_routes):
             sock.setblocking(False)
 
     def shapes(self) -> bytes:
@@ -155,7 +155,7 @@ class PairedEars:
                 await self.asked.acquire()
 
     def close(self) -> None:
-        for sock in (self.rules, self.routes):
+        for sock in (self.rules, self.kernel_routes):
             sock.close()
 
 
@@ -163,7 +163,7 @@ class PairedEars:
 def ears() -> Iterator[PairedEars]:
     made = PairedEars()
     yield made
-    for sock in (made.rules, made.routes, made.nft, made.ip):
+    for sock in (made.rules, made.kernel_routes, made.nft, made.ip):
         sock.close()
 
 
@@ -217,7 +217,7 @@ async def test_a_socket_that_was_read_is_left_alone_for_a_while(watch: Watched, 
     await watch.until_rung()
     loop = asyncio.get_running_loop()
     assert not loop.remove_reader(ears.rules), "nobody reads it"
-    assert loop.remove_reader(ears.routes)
+    assert loop.remove_reader(ears.kernel_routes)
 
 
 async def test_what_the_kernel_could_not_tell_rings() -> None:
@@ -342,7 +342,7 @@ async def test_whoever_has_left_is_not_heard(watch: Watched, ears: PairedEars) -
     ears.nft.send(b"quietwire\0")
     watch.remove(PodKey("demo/web"))
     assert PodKey("demo/web") not in watch
-    assert ears.rules.fileno() == ears.routes.fileno() == -1
+    assert ears.rules.fileno() == ears.kernel_routes.fileno() == -1
     watch.looking(PodKey("demo/web"))
     watch.looked(PodKey("demo/web"), loop_time(), wrote=True, legacy=True)  # the look that was under way
     assert watch.due(loop_time()) == []
