@@ -119,14 +119,14 @@ def application(service: AuthorityService) -> Starlette:
 
 def as_bundle(publication: Publication, trust_domain: str) -> Bundle:
     """What is published, as those who verify know it."""
-    anchors = publication.anchors
+    trust = publication.trust
     return Bundle(
         trust_domain,
-        anchors.anchors_pem,
+        trust.anchors_pem,
         publication.sequence,
         REFRESH_HINT_SECONDS,
-        anchors.issuer,
-        anchors.issuer_expires,
+        trust.issuer_key_id,
+        trust.issuer_expires,
         frozenset(publication.revoked_ids),
         frozenset(publication.revoked_serials),
         frozenset(publication.retired),

@@ -55,7 +55,7 @@ class Expiry(Struct, frozen=True):
                 return f"{self.what} expires in {shown}, at {moment(self.not_after)}"
 
 
-class Status(Struct, frozen=True):
+class Status(Struct, frozen=True, rename={"issuer_key_id": "issuer"}):
     """Where an authority stands."""
 
     trust_domain: str
@@ -64,7 +64,7 @@ class Status(Struct, frozen=True):
     since: float
     auto: bool
     roots: tuple[int, ...]
-    issuer: str
+    issuer_key_id: str
     expiries: tuple[Expiry, ...]
     blockers: tuple[str, ...]
     """What holds the next stage back."""
@@ -93,7 +93,7 @@ def publish(book: Book, store: Store, now: float) -> tuple[InForce, Publication]
     """Puts in force and publishes what ledger and files say."""
     with book.transaction():
         found = in_force(book, store, now)
-        return found, book.publish(found.anchors, now)
+        return found, book.publish(found.trust, now)
 
 
 def renewal_is_due(issuer: x509.Certificate, root: x509.Certificate, now: float) -> bool:
@@ -172,21 +172,21 @@ def blockers(book: Book, now: float) -> list[str]:
     if stage is Stage.NONE or publication is None:
         return []
     found = []
-    issuer = publication.anchors.issuer
+    issuer_key_id = publication.trust.issuer_key_id
     for agent in known_agents(book, now):
-        if agent.trusts < publication.anchors_sequence:
+        if agent.trusts < publication.trust_sequence:
             found.append(
-                f"the agent of node {agent.node} has not confirmed bundle {publication.anchors_sequence} "
+                f"the agent of node {agent.node} has not confirmed bundle {publication.trust_sequence} "
                 f"(it trusts {agent.trusts or 'none'}, and was last seen {max(now - agent.seen, 0):.0f} s ago)"
             )
-        elif stage is Stage.SWITCH and set(agent.issuers) != {issuer}:
+        elif stage is Stage.SWITCH and set(agent.issuers) != {issuer_key_id}:
             found.append(f"the agent of node {agent.node} still uses SVIDs of the former issuer")
     if stage is Stage.SWITCH:
         found += [
             f"minted {issuance.spiffe_id}, serial {issuance.serial}, is valid until {moment(issuance.expires)}"
             for issuance in book.issued(unexpired_at=now)
             if issuance.node == MINTED
-            and issuance.issuer != issuer
+            and issuance.issuer_key_id != issuer_key_id
             and book.why_revoked(Subject(SpiffeId.parse(issuance.spiffe_id), serial=issuance.serial)) is None
         ]
     return found
@@ -246,7 +246,7 @@ def mint(book: Book, store: Store, spiffe_id: SpiffeId, seconds: float, now: flo
         leaf.not_valid_after_utc.timestamp(),
         f"{leaf.serial_number:x}",
     )
-    return MintedSvid(svid, found.anchors.anchors_pem)
+    return MintedSvid(svid, found.trust.anchors_pem)
 
 
 # -- looking --
@@ -268,9 +268,9 @@ def _expiry(role: str, certificate: x509.Certificate) -> Expiry:
 
 def _published(publication: Publication) -> tuple[Expiry, ...]:
     """The same of what was published last, where the files of the issuer cannot be used now."""
-    roots = x509.load_pem_x509_certificates(publication.anchors.anchors_pem)
+    roots = x509.load_pem_x509_certificates(publication.trust.anchors_pem)
     return (
-        Expiry(f"issuer in force ({publication.anchors.issuer[:8]})", publication.anchors.issuer_expires),
+        Expiry(f"issuer in force ({publication.trust.issuer_key_id[:8]})", publication.trust.issuer_expires),
         *(_expiry("root", root) for root in roots),
     )
 
@@ -285,9 +285,9 @@ def status(book: Book, store: Store, now: float) -> Status:
     except IssuerError as error:
         if publication is None:
             raise
-        refused, issuer, ends = str(error), publication.anchors.issuer, _published(publication)
+        refused, issuer_key_id, ends = str(error), publication.trust.issuer_key_id, _published(publication)
     else:
-        left_out, issuer, ends = found.left_out, ca.key_id(found.issuer.certificate), expiries(found)
+        left_out, issuer_key_id, ends = found.left_out, ca.key_id(found.issuer.certificate), expiries(found)
     warnings = tuple(warning for expiry in ends if (warning := expiry.warning(now)) is not None)
     return Status(
         trust_domain=store.trust_domain(),
@@ -296,7 +296,7 @@ def status(book: Book, store: Store, now: float) -> Status:
         since=state.since,
         auto=state.auto,
         roots=state.anchors,
-        issuer=issuer,
+        issuer_key_id=issuer_key_id,
         expiries=ends,
         blockers=tuple(blockers(book, now)),
         agents=len([agent for agent in known_agents(book, now) if agent.node != AUTHORITY]),

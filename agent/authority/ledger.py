@@ -58,15 +58,15 @@ AUTHORITY = "(authority)"
 """The node of the authority's own SVIDs."""
 
 
-class Issuance(Struct, frozen=True):
-    """One certificate that was signed; times are POSIX seconds, `issuer` is the issuer's key identifier, hex."""
+class Issuance(Struct, frozen=True, rename={"issuer_key_id": "issuer"}):
+    """One certificate that was signed; times are POSIX seconds, `issuer_key_id` is hex, and `issuer` in JSON."""
 
     serial: str
     spiffe_id: str
     node: str
     issued: float
     expires: float
-    issuer: str = ""
+    issuer_key_id: str = ""
 
 
 class Agent(Struct, frozen=True):
@@ -124,24 +124,27 @@ class Subject(Struct, frozen=True):
         return tuple(found)
 
 
-class Anchors(Struct, frozen=True):
-    """What certificates are verified against, and whom new ones are signed by."""
+class Trust(Struct, frozen=True, rename={"issuer_key_id": "issuer"}):
+    """What certificates are verified against, and whom new ones are signed by; in the ledger that is `issuer`."""
 
     anchors_pem: bytes
-    issuer: str
+    issuer_key_id: str
     issuer_expires: float
 
 
-class Publication(Struct, frozen=True):
-    """What every agent is told. `sequence` grows with each change, `anchors_sequence` is the last of the anchors'."""
+class Publication(Struct, frozen=True, rename={"trust": "anchors", "trust_sequence": "anchors_sequence"}):
+    """What every agent is told. `sequence` grows with each change, `trust_sequence` is the last of the trust's.
 
-    anchors: Anchors
+    In the ledger these are `anchors` and `anchors_sequence`.
+    """
+
+    trust: Trust
     revoked_ids: tuple[str, ...] = ()
     revoked_serials: tuple[str, ...] = ()
     retired: tuple[str, ...] = ()
     """Roots that left in order, SHA-256, hex: what was verified against them while they were trusted lives on."""
     sequence: int = 0
-    anchors_sequence: int = 0
+    trust_sequence: int = 0
 
 
 class Revoked(Exception):  # it is an answer, and not a fault of the ledger
@@ -362,33 +365,33 @@ class Book:
         """What is published; None before the first time."""
         return self._get("publication", Publication)
 
-    def publish(self, anchors: Anchors | None, now: float) -> Publication:
-        """Publishes what the ledger says now, with these anchors (None: the same as before).
+    def publish(self, trust: Trust | None, now: float) -> Publication:
+        """Publishes what the ledger says now, with this trust (None: the same as before).
 
         The sequence grows if anything differs. Serials leave when their certificates have expired.
         """
         with self.transaction():
             former = self.publication()
-            if anchors is None:
+            if trust is None:
                 if former is None:
                     raise sqlite3.DataError("nothing has been published yet: start the authority once")
-                anchors = former.anchors
+                trust = former.trust
             ids, serials = self._revoked(now)
             retired = self.retired()
             if former is not None and (
-                (former.anchors, former.revoked_ids, former.revoked_serials, former.retired)
-                == (anchors, ids, serials, retired)
+                (former.trust, former.revoked_ids, former.revoked_serials, former.retired)
+                == (trust, ids, serials, retired)
             ):
                 return former
             sequence = 1 if former is None else former.sequence + 1
-            same_anchors = former is not None and former.anchors == anchors
+            same_trust = former is not None and former.trust == trust
             publication = Publication(
-                anchors,
+                trust,
                 ids,
                 serials,
                 retired,
                 sequence,
-                former.anchors_sequence if former and same_anchors else sequence,
+                former.trust_sequence if former and same_trust else sequence,
             )
             self._set("publication", publication)
             return publication

@@ -18,7 +18,7 @@ from msgspec import Struct
 
 from agent.authority import ca
 from agent.authority.ca import Signer
-from agent.authority.ledger import Anchors
+from agent.authority.ledger import Trust
 from agent.authority.rotation import Rotation
 from agent.authority.store import Store
 from agent.identity import anchors, bundle_document, pem_file, x509_svid
@@ -70,9 +70,9 @@ class InForce(Struct, frozen=True):
         return b"".join(ca.pem(certificate) for certificate in (self.issuer.certificate, *self.upper))
 
     @property
-    def anchors(self) -> Anchors:
+    def trust(self) -> Trust:
         """The same, for those who verify."""
-        return Anchors(
+        return Trust(
             b"".join(ca.pem(root) for root in self.roots),
             ca.key_id(self.issuer.certificate),
             self.expires,
@@ -156,7 +156,7 @@ def _try(found: InForce, trust_domain: str, files: GivenFiles, now: float) -> No
     )
     svid = Svid(workload, ca.pem(leaf) + found.chain_pem, request.key_pem, now, now + TRIAL_SECONDS, "")
     try:
-        trial.check(svid, Bundle(trust_domain, found.anchors.anchors_pem, 1), now=now)
+        trial.check(svid, Bundle(trust_domain, found.trust.anchors_pem, 1), now=now)
     except Unacceptable as problem:
         if problem.outcome is Outcome.CERTIFICATE_EXPIRED:
             return  # times were judged above, with what to do about each, and OpenSSL asks no clock but the machine's

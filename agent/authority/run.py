@@ -89,7 +89,7 @@ async def _serve(config: AuthorityConfig, store: Store, ledger: Ledger, stop: as
         spawn(service.watch(server.changed), name="ledger"),
     ]
     if config.listening_fd is not None:
-        bundle = service.publication.anchors.anchors_pem.decode()
+        bundle = service.publication.trust.anchors_pem.decode()
         os.write(config.listening_fd, json.dumps({"address": str(listening), "bundle_pem": bundle}).encode() + b"\n")
         os.close(config.listening_fd)
     stopping = spawn(stop.wait(), name="stopping")

@@ -130,7 +130,7 @@ class AuthorityServer:
         self._listener: Listener | None = None
         self._told = Told()
         self._anchors = b""
-        self._issuer = ""
+        self._issuer_key_id = ""
         self._serial = ""
         self._due = 0.0
         self._changed = asyncio.Event()
@@ -163,8 +163,8 @@ class AuthorityServer:
             except TimeoutError:
                 pass
             self._changed.clear()
-            anchors = self._service.in_force.anchors
-            same = (anchors.anchors_pem, anchors.issuer) == (self._anchors, self._issuer)
+            trust = self._service.in_force.trust
+            same = (trust.anchors_pem, trust.issuer_key_id) == (self._anchors, self._issuer_key_id)
             # A certificate of ours that is revoked is one that agents take no more.
             if same and time.time() < self._due and self._serial not in self._service.publication.revoked_serials:
                 continue
@@ -177,8 +177,8 @@ class AuthorityServer:
     async def _renew(self) -> None:
         request = new_request(self._id)
         chain = await self._service.sign_own(request.csr_pem.decode())
-        anchors = self._service.in_force.anchors
-        svid = accept(request, self._id, chain, anchors.anchors_pem, now=time.time())
+        trust = self._service.in_force.trust
+        svid = accept(request, self._id, chain, trust.anchors_pem, now=time.time())
         self._due = renew_at(svid, time.time(), 0.0)
         self._serial = svid.serial
         # For the handshakes to come. Without a store no session is resumed, so that each caller is verified.
@@ -186,11 +186,11 @@ class AuthorityServer:
             server=True,
             chain_pem=svid.chain_pem,
             key_pem=svid.key_pem,
-            anchors_pem=anchors.anchors_pem,
+            anchors_pem=trust.anchors_pem,
             alpn=(b"http/1.1",),
         )
-        self._anchors = anchors.anchors_pem
-        self._issuer = svid.issuer  # which may be the former one already: then this is done again
+        self._anchors = trust.anchors_pem
+        self._issuer_key_id = svid.issuer_key_id  # which may be the former one already: then this is done again
 
     def _yield_places(self, _error: OSError) -> None:
         for _ in range(YIELDED_AT_ONCE):  # the process has less than places were counted on

@@ -181,7 +181,7 @@ class AuthorityService:
                 "what is new cannot be put in force, the former stays: %s%s",
                 problem,
                 "; it is tried again" if possible_at is None else f"; tried again at {control.moment(possible_at)}",
-                extra={"fields": {"event": "issuer", "action": "refused", "issuer": self.in_force.anchors.issuer}},
+                extra={"fields": {"event": "issuer", "action": "refused", "issuer": self.in_force.trust.issuer_key_id}},
             )
 
     async def _reload(self, changed: Callable[[], None], how: str) -> StoreError | IssuerError | None:
@@ -191,7 +191,7 @@ class AuthorityService:
         self.in_force, self.publication = found, publication
         if found.issuer.certificate != former.issuer.certificate:
             self._say_issuer(how)
-        elif found.anchors != former.anchors or found.left_out != former.left_out:
+        elif found.trust != former.trust or found.left_out != former.left_out:
             self._say_issuer("stays, under other roots")
         if publication != published:
             self._tell()
@@ -208,7 +208,7 @@ class AuthorityService:
             except (StoreError, IssuerError) as error:
                 found, problem = former, error
             # Also then: revocations are in the same ledger, and do not wait.
-            return found, book.publish(found.anchors, now), problem
+            return found, book.publish(found.trust, now), problem
 
     async def _advance(self, changed: Callable[[], None]) -> None:
         state = await self._ledger.do(Book.rotation)
@@ -237,7 +237,7 @@ class AuthorityService:
         found, publication = self.in_force, self.publication
         log.info(
             "issuer %s %s, under %d root(s), until %s; bundle sequence %d",
-            found.anchors.issuer[:16],
+            found.trust.issuer_key_id[:16],
             how,
             len(found.roots),
             control.moment(found.expires),
@@ -246,7 +246,7 @@ class AuthorityService:
                 "fields": {
                     "event": "issuer",
                     "action": how,
-                    "issuer": found.anchors.issuer,
+                    "issuer": found.trust.issuer_key_id,
                     "sequence": publication.sequence,
                 }
             },

@@ -155,7 +155,7 @@ class AuthorityClient:
         return await self._request("GET", "/v1/bundle?wait=0", None, headers, REQUEST_SECONDS, anonymous=True)
 
     def _own_issuer(self) -> frozenset[str]:
-        return frozenset() if self._agent is None else frozenset({self._agent.issuer})
+        return frozenset() if self._agent is None else frozenset({self._agent.issuer_key_id})
 
     async def close(self) -> None:
         """Nothing is kept open."""
@@ -179,8 +179,8 @@ class AuthorityClient:
 
     def _renewal_is_due(self) -> bool:
         agent = self._agent
-        issuer = "" if self._bundle is None else self._bundle.issuer
-        outdated = agent is not None and bool(issuer) and agent.issuer != issuer
+        issuer_key_id = "" if self._bundle is None else self._bundle.issuer_key_id
+        outdated = agent is not None and bool(issuer_key_id) and agent.issuer_key_id != issuer_key_id
         return self._clock() >= self._renew_at or outdated or self._doubted
 
     async def _join(self) -> ProviderError | None:

@@ -40,7 +40,7 @@ def encode(bundle: Bundle) -> bytes:
             "keys": keys,
             "spiffe_sequence": bundle.sequence,
             "spiffe_refresh_hint": bundle.refresh_hint,
-            "quietwire_issuer": {"key_id": bundle.issuer, "not_after": bundle.issuer_expires},
+            "quietwire_issuer": {"key_id": bundle.issuer_key_id, "not_after": bundle.issuer_expires},
             "quietwire_retired": sorted(bundle.retired),
             "quietwire_revoked": {
                 "spiffe_ids": sorted(bundle.revoked_ids),

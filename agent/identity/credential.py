@@ -70,7 +70,7 @@ class FileCredential:
         """Keeps the SVID. A disk that cannot be written is said, and is no reason to stop."""
         self._write("svid.pem", svid.chain_pem + svid.key_pem)
 
-    def anchors(self) -> bytes | None:
+    def bundle_pem(self) -> bytes | None:
         """The bundle that was kept; None where it cannot be used: the one that was given at first counts then."""
         path = self._directory / "bundle.pem"
         try:
@@ -83,7 +83,7 @@ class FileCredential:
 
     def save_anchors(self, anchors_pem: bytes) -> None:
         """Keeps the bundle."""
-        if self.anchors() != anchors_pem:
+        if self.bundle_pem() != anchors_pem:
             self._write("bundle.pem", anchors_pem)
 
     def retry(self) -> None:

@@ -122,7 +122,7 @@ class IdentityKeeper:
     def state(self) -> Report:
         """What is kept at this moment: to be reported once every worker has it."""
         sequence = 0 if self._bundle is None else self._bundle.sequence
-        issuers = {kept.svid.issuer for kept in self._kept.values() if kept.svid is not None}
+        issuers = {kept.svid.issuer_key_id for kept in self._kept.values() if kept.svid is not None}
         if any(kept in self._asking and kept.asked_under < sequence for kept in self._kept.values()):
             issuers.add(PENDING)
         return Report(sequence, frozenset(issuers))
@@ -326,7 +326,7 @@ class IdentityKeeper:
     @staticmethod
     def _outdated(svid: Svid, bundle: Bundle) -> bool:
         """Whether an SVID is under an issuer that the authority signs with no more."""
-        return bool(bundle.issuer) and svid.issuer != bundle.issuer
+        return bool(bundle.issuer_key_id) and svid.issuer_key_id != bundle.issuer_key_id
 
 
 def _stays(svid: Svid, now: float) -> str:

@@ -18,7 +18,7 @@ class Svid(Struct, frozen=True):
     not_before: float
     not_after: float
     serial: str
-    issuer: str = ""
+    issuer_key_id: str = ""
     """Key identifier of whom it is signed by, hex; empty where the certificate does not say."""
 
     def __repr__(self) -> str:
@@ -38,7 +38,7 @@ class Bundle(Struct, frozen=True):
     anchors_pem: bytes
     sequence: int
     refresh_hint: int = 300
-    issuer: str = ""
+    issuer_key_id: str = ""
     issuer_expires: float = 0.0
     revoked_ids: frozenset[str] = frozenset()
     revoked_serials: frozenset[str] = frozenset()

@@ -123,7 +123,7 @@ async def _embedded(config: Config, embedded: Embedded) -> IdentitySource:
 
 def _remote(config: Config, remote: Remote) -> AuthorityClient:
     credential = FileCredential(config.state / "agent", config.trust_domain, config.node)
-    kept = credential.anchors()
+    kept = credential.bundle_pem()
     if kept is None:
         try:
             kept = pem_file.certificates(remote.bundle.read_bytes())

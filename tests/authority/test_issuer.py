@@ -125,12 +125,14 @@ async def test_every_event_of_an_issuer_is_logged(following: Case, given: Given)
     case = following
     (first,) = [each for each in case.caplog.get_records("setup") if each.name == "quietwire.authority"]
     assert first.levelno == logging.INFO
-    assert f"{case.service.in_force.anchors.issuer[:16]} is in force, under 1 root(s), until " in first.getMessage()
+    assert (
+        f"{case.service.in_force.trust.issuer_key_id[:16]} is in force, under 1 root(s), until " in first.getMessage()
+    )
     given.put("second", case.now)
     await case.look()
     ((level, said),) = case.said("issuer ")
     assert level == logging.INFO
-    assert f"{case.service.in_force.anchors.issuer[:16]} taken over, under 1 root(s), until " in said
+    assert f"{case.service.in_force.trust.issuer_key_id[:16]} taken over, under 1 root(s), until " in said
     (given.directory / "tls.key").write_text("nonsense")
     await case.look()
     record = case.caplog.records[-1]
@@ -157,7 +159,7 @@ async def test_an_issuer_that_was_renewed_with_its_key_is_taken_over_too(followi
     (given.directory / ".tls.crt").rename(given.directory / "tls.crt")
     await case.look()
     assert len(case.said("taken over")) == 1
-    assert case.service.publication.anchors.issuer_expires == longer.certificate.not_valid_after_utc.timestamp()
+    assert case.service.publication.trust.issuer_expires == longer.certificate.not_valid_after_utc.timestamp()
     case.ledger.close()
 
 
@@ -230,7 +232,7 @@ async def test_a_ledger_that_cannot_be_written_puts_nothing_in_force_by_half(
     assert len(case.said("disk is full")) == 1
     await case.look(1)
     assert in_force(case) == "CN=second"
-    assert case.service.publication.anchors.issuer == case.service.in_force.anchors.issuer
+    assert case.service.publication.trust.issuer_key_id == case.service.in_force.trust.issuer_key_id
     case.ledger.close()
 
 
@@ -272,7 +274,7 @@ async def test_status_works_while_an_issuer_is_refused_and_says_so(following: Ca
     book.close()
     assert status.refused is not None
     assert "tls.crt holds no PEM certificates" in status.refused
-    assert status.issuer == case.service.in_force.anchors.issuer
+    assert status.issuer_key_id == case.service.in_force.trust.issuer_key_id
     assert {round(expiry.not_after - case.now) for expiry in status.expiries} >= {300 * DAY}
     case.ledger.close()
 
@@ -282,14 +284,14 @@ async def test_status_works_while_an_issuer_is_refused_and_says_so(following: Ca
 
 async def test_an_issuer_of_our_own_is_renewed_in_the_last_third_of_its_life_and_that_is_logged(own: Case) -> None:
     await own.service.start()
-    first = own.service.in_force.anchors.issuer
+    first = own.service.in_force.trust.issuer_key_id
     await own.look(240 * DAY)
-    assert own.service.in_force.anchors.issuer == first
+    assert own.service.in_force.trust.issuer_key_id == first
     own.said()
     await own.look(5 * DAY)
-    second = own.service.in_force.anchors.issuer
+    second = own.service.in_force.trust.issuer_key_id
     assert second != first
-    assert own.service.publication.anchors.issuer == second, "every agent is told"
+    assert own.service.publication.trust.issuer_key_id == second, "every agent is told"
     ((level, said),) = own.said("renewed")
     assert (level, said.startswith(f"issuer {second[:16]} renewed, under 1 root(s), until ")) == (logging.INFO, True)
     own.ledger.close()
@@ -297,7 +299,7 @@ async def test_an_issuer_of_our_own_is_renewed_in_the_last_third_of_its_life_and
 
 async def test_an_issuer_that_could_not_be_renewed_is_renewed_later(own: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     await own.service.start()
-    first = own.service.in_force.anchors.issuer
+    first = own.service.in_force.trust.issuer_key_id
 
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -307,10 +309,10 @@ async def test_an_issuer_that_could_not_be_renewed_is_renewed_later(own: Case, m
         patch.setattr(Store, "write", full)
         for _ in range(100):
             await own.look(0.2)
-    assert own.service.in_force.anchors.issuer == first
+    assert own.service.in_force.trust.issuer_key_id == first
     assert len(own.said("No space left on device")) == 1
     await own.look(60)
-    assert own.service.in_force.anchors.issuer != first
+    assert own.service.in_force.trust.issuer_key_id != first
     own.ledger.close()
 
 
@@ -332,7 +334,7 @@ async def test_an_issuer_that_ends_with_its_root_is_not_renewed_again_and_again_
     """The other root's longer life is no reason: the issuer is not under it."""
     await own.service.start()
     await own.look(3600 * DAY)
-    issuer = own.service.in_force.anchors.issuer
+    issuer = own.service.in_force.trust.issuer_key_id
     root = own.service.in_force.roots[0].not_valid_after_utc
     assert own.service.in_force.issuer.certificate.not_valid_after_utc == root
     await own.look(40 * DAY)
@@ -340,7 +342,7 @@ async def test_an_issuer_that_ends_with_its_root_is_not_renewed_again_and_again_
     for _ in range(5):
         await own.look(0.2)
     assert len(own.service.in_force.roots) == 2
-    assert own.service.in_force.anchors.issuer == issuer
+    assert own.service.in_force.trust.issuer_key_id == issuer
     own.ledger.close()
 
 
@@ -360,7 +362,7 @@ async def test_a_stage_whose_old_key_could_not_be_deleted_is_in_force_all_the_sa
         await own.look(0.2)
         await own.look(0.2)
     assert list(own.service.in_force.roots) == [own.store.root_certificate(2)]
-    assert own.service.publication.anchors == own.service.in_force.anchors
+    assert own.service.publication.trust == own.service.in_force.trust
     assert len(own.said("No space left on device")) == 1
     own.ledger.close()
 
@@ -379,7 +381,7 @@ async def test_an_issuer_is_warned_of_at_thirty_days_louder_at_seven_and_at_its_
     ((level, said),) = case.said("expire")
     assert level == logging.WARNING
     assert said == (
-        f"issuer CN=first ({case.service.in_force.anchors.issuer[:8]}) expires in 30.0 days, at "
+        f"issuer CN=first ({case.service.in_force.trust.issuer_key_id[:8]}) expires in 30.0 days, at "
         f"{control.moment(case.began + 300 * DAY)}: put a new issuer into {given.paths.certificate}, "
         "with its key and roots"
     )

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from agent.authority.ledger import MINTED, Anchors, Book, Issuance, Kind, Revoked
+from agent.authority.ledger import MINTED, Book, Issuance, Kind, Revoked, Trust
 from agent.identity.provider import ProviderError
 from tests.authority.running import WEB, Authority, refused
 
-ANCHORS = Anchors(b"anchors", "aa", 1e12)
+TRUST = Trust(b"anchors", "aa", 1e12)
 
 
 @pytest.fixture
@@ -31,15 +31,15 @@ def issuance(number: int, node: str = "node-a", spiffe_id: str = str(WEB), expir
 
 
 def test_the_sequence_grows_exactly_with_what_is_published(book: Book) -> None:
-    first = book.publish(ANCHORS, 1.0)
-    assert (first.sequence, first.anchors_sequence) == (1, 1)
-    assert book.publish(ANCHORS, 2.0) == first
+    first = book.publish(TRUST, 1.0)
+    assert (first.sequence, first.trust_sequence) == (1, 1)
+    assert book.publish(TRUST, 2.0) == first
     assert book.publish(None, 3.0) == first
     book.revoke(Kind.SPIFFE_ID, str(WEB), "because", 4.0)
     second = book.publish(None, 4.0)
-    assert (second.sequence, second.anchors_sequence) == (2, 1)
-    third = book.publish(Anchors(b"others", "bb", 1e12), 5.0)
-    assert (third.sequence, third.anchors_sequence) == (3, 3)
+    assert (second.sequence, second.trust_sequence) == (2, 1)
+    third = book.publish(Trust(b"others", "bb", 1e12), 5.0)
+    assert (third.sequence, third.trust_sequence) == (3, 3)
     assert third.revoked_ids == (str(WEB),)
 
 

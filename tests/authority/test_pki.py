@@ -204,7 +204,7 @@ def test_a_root_that_has_expired_spoils_only_an_issuer_under_it(files: Files) ->
     put(files, ca_under(live, "fine", now))
     found = pki.given(files.paths, TD, now)
     assert found.roots == (live.certificate,)
-    assert found.anchors.anchors_pem == ca.pem(live.certificate), "what has expired is not published"
+    assert found.trust.anchors_pem == ca.pem(live.certificate), "what has expired is not published"
     (words,) = found.left_out
     assert words.startswith("root CN=gone.test root,O=Quietwire expired at ")
     assert "is left out: take it out of the file" in words
@@ -224,7 +224,7 @@ def test_what_is_no_root_spoils_nothing_and_is_said(files: Files, kind: str) -> 
     files.write("ca.crt", ca.pem(odd) + ca.pem(live.certificate))
     put(files, ca_under(live, "fine", now))
     found = pki.given(files.paths, TD, now)
-    assert found.anchors.anchors_pem == ca.pem(live.certificate), "it is not published"
+    assert found.trust.anchors_pem == ca.pem(live.certificate), "it is not published"
     (words,) = found.left_out
     assert why in words
     files.write("ca.crt", ca.pem(odd))
@@ -395,18 +395,18 @@ async def test_a_running_authority_follows_and_refuses_and_keeps_the_former(tmp_
     client = authority.client()
     first = await newer(client, 0)
     assert first.anchors_pem == one.bundle().anchors_pem
-    assert (await client.issue(WEB)).issuer == first.issuer
+    assert (await client.issue(WEB)).issuer_key_id == first.issuer_key_id
     given.write("tls.key", b"nonsense")
     await authority.heard("cannot be put in force, the former stays")
-    assert (await client.issue(WEB)).issuer == first.issuer
+    assert (await client.issue(WEB)).issuer_key_id == first.issuer_key_id
     one.write_issuer(given.directory, more_roots=two.bundle().anchors_pem)
     both = await newer(client, first.sequence)
     assert both.anchors_pem.count(b"BEGIN CERTIFICATE") == 2
     two.write_issuer(given.directory, more_roots=one.bundle().anchors_pem)
     switched = await newer(client, both.sequence)
-    while switched.issuer == first.issuer:  # its three files are three changes
+    while switched.issuer_key_id == first.issuer_key_id:  # its three files are three changes
         switched = await newer(client, switched.sequence)
-    assert (await client.issue(WEB)).issuer == switched.issuer
+    assert (await client.issue(WEB)).issuer_key_id == switched.issuer_key_id
     authority.stop()
 
 

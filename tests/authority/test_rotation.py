@@ -89,7 +89,7 @@ class Node:
     async def follow(self) -> Bundle:
         """Takes the newest bundle and, where the issuer has changed, a new SVID; confirms nothing."""
         self.bundle = await newer(self.client, 0)
-        if self.svid is None or self.svid.issuer != self.bundle.issuer:
+        if self.svid is None or self.svid.issuer_key_id != self.bundle.issuer_key_id:
             self.svid = await self.client.issue(self.workload)
         return self.bundle
 
@@ -97,7 +97,7 @@ class Node:
         """Says what it has."""
         assert self.bundle is not None
         assert self.svid is not None
-        report = Report(self.bundle.sequence, frozenset({self.svid.issuer}))
+        report = Report(self.bundle.sequence, frozenset({self.svid.issuer_key_id}))
         poll = spawn(self.client.bundle(self.bundle.sequence, report), name="poll")
         await asyncio.sleep(0.3)  # a poll answers only when there is news: the report has gone out by now
         poll.cancel()
@@ -141,7 +141,7 @@ async def test_a_rotation_goes_on_only_when_every_agent_has_confirmed(authority:
     do(authority, lambda book: control.start(book, authority.store, time.time()))
     both = await newer(one.client, first.sequence)
     assert roots(both) > roots(first)
-    assert both.issuer == first.issuer, "nothing is signed under the new root yet"
+    assert both.issuer_key_id == first.issuer_key_id, "nothing is signed under the new root yet"
     await one.follow()
     await one.confirm()
     held = blockers(authority)
@@ -156,7 +156,7 @@ async def test_a_rotation_goes_on_only_when_every_agent_has_confirmed(authority:
     do(authority, lambda book: control.advance(book, authority.store, time.time()))
     switched = await newer(one.client, both.sequence)
     assert roots(switched) == roots(both)
-    assert switched.issuer != first.issuer
+    assert switched.issuer_key_id != first.issuer_key_id
 
     assert len(blockers(authority)) == 2, "their SVIDs are still under the former issuer"
     for node in (one, two):
@@ -190,7 +190,7 @@ async def test_a_rotation_survives_kill_9_at_every_stage(authority: Authority) -
         sequences.append(len(roots(after)))
     assert sequences == [2, 2, 1]
     assert node.bundle is not None
-    assert (await node.client.issue(WEB)).issuer == node.bundle.issuer
+    assert (await node.client.issue(WEB)).issuer_key_id == node.bundle.issuer_key_id
 
 
 async def test_abort_before_the_switch_takes_the_new_root_out_and_after_it_goes_the_same_way_back(
@@ -206,10 +206,12 @@ async def test_abort_before_the_switch_takes_the_new_root_out_and_after_it_goes_
     do(authority, lambda book: control.start(book, authority.store, time.time()))
     await until(lambda: _has(node, lambda bundle: len(roots(bundle)) == 2))
     do(authority, lambda book: control.advance(book, authority.store, time.time(), force=True))
-    await until(lambda: _has(node, lambda bundle: bundle.issuer != first.issuer))
+    await until(lambda: _has(node, lambda bundle: bundle.issuer_key_id != first.issuer_key_id))
     await node.follow()
     do(authority, lambda book: control.abort(book, authority.store, time.time()))
-    await until(lambda: _has(node, lambda bundle: bundle.issuer == first.issuer and len(roots(bundle)) == 2))
+    await until(
+        lambda: _has(node, lambda bundle: bundle.issuer_key_id == first.issuer_key_id and len(roots(bundle)) == 2)
+    )
     do(authority, lambda book: control.advance(book, authority.store, time.time(), force=True))
     await until(lambda: _has(node, lambda bundle: roots(bundle) == roots(first)))
 
@@ -217,7 +219,7 @@ async def test_abort_before_the_switch_takes_the_new_root_out_and_after_it_goes_
         """Its own certificate is under the root that left: it hears of that by the next poll, and joins anew."""
         try:
             await newer(node.client, 0)
-            return (await node.client.issue(WEB)).issuer == first.issuer
+            return (await node.client.issue(WEB)).issuer_key_id == first.issuer_key_id
         except ProviderError as error:
             if error.code not in {"tls", "unreachable"}:
                 raise
@@ -257,7 +259,9 @@ async def test_agents_that_are_gone_or_revoked_hold_nothing_back_and_minted_svid
     await node.confirm()
     assert blockers(authority) == []
     do(authority, lambda book: control.advance(book, authority.store, time.time()))
-    await until(lambda: _has(node, lambda bundle: bundle.issuer != (node.svid.issuer if node.svid else "")))
+    await until(
+        lambda: _has(node, lambda bundle: bundle.issuer_key_id != (node.svid.issuer_key_id if node.svid else ""))
+    )
     await node.follow()
     await node.confirm()
     (held,) = blockers(authority)
@@ -270,13 +274,13 @@ async def test_after_the_switch_the_authority_itself_is_under_the_new_root(autho
     do(authority, lambda book: control.start(book, authority.store, time.time()))
     await until(lambda: _has(node, lambda bundle: len(roots(bundle)) == 2))
     do(authority, lambda book: control.advance(book, authority.store, time.time(), force=True))
-    await until(lambda: _has(node, lambda bundle: bundle.issuer != first.issuer))
+    await until(lambda: _has(node, lambda bundle: bundle.issuer_key_id != first.issuer_key_id))
     both = await newer(node.client, 0)
     new_root = authority.store.root_certificate(2).public_bytes(Encoding.PEM)
 
     async def reached() -> bool:
         try:
-            return (await authority.client(bundle=new_root).issue(WEB)).issuer == both.issuer
+            return (await authority.client(bundle=new_root).issue(WEB)).issuer_key_id == both.issuer_key_id
         except ProviderError as error:
             if error.code != "tls":
                 raise

@@ -250,19 +250,19 @@ async def test_one_that_is_revoked_is_replaced_by_joining_anew(authority: Author
 
 async def test_a_new_issuer_has_the_agents_own_svid_renewed_at_once(authority: Authority) -> None:
     await authority.client.issue(WEB)
-    assert authority.own.issuer == ca.key_id(authority.pki.issuer.certificate)
-    authority.bundle = replace(authority.bundle, issuer=authority.own.issuer)
+    assert authority.own.issuer_key_id == ca.key_id(authority.pki.issuer.certificate)
+    authority.bundle = replace(authority.bundle, issuer_key_id=authority.own.issuer_key_id)
     await authority.client.bundle(0, Report())
     authority.requests.clear()
     await authority.client.issue(WEB)
     assert authority.asked == [SVID], "it is under that one"
     authority.pki.issuer = ca.new_issuer(authority.pki.root, TD, NOW)
-    authority.bundle = replace(authority.bundle, issuer=ca.key_id(authority.pki.issuer.certificate))
+    authority.bundle = replace(authority.bundle, issuer_key_id=ca.key_id(authority.pki.issuer.certificate))
     await authority.client.bundle(0, Report())
     authority.requests.clear()
     await authority.client.issue(WEB)
     assert authority.asked == [RENEW, SVID]
-    assert authority.own.issuer == authority.bundle.issuer
+    assert authority.own.issuer_key_id == authority.bundle.issuer_key_id
 
 
 async def test_a_renewal_that_fails_is_said_and_tried_again_while_the_former_svid_works(
@@ -393,7 +393,7 @@ async def test_a_poll_says_what_is_in_force_with_the_agents_own_issuer(authority
     assert got == authority.bundle
     poll = authority.requests[-1]
     assert (poll.target, poll.anonymous) == (f"/v1/bundle?wait={POLL_SECONDS}", False)
-    issuers = ",".join(sorted({"aa", "bb", authority.own.issuer}))
+    issuers = ",".join(sorted({"aa", "bb", authority.own.issuer_key_id}))
     assert poll.headers == {"If-None-Match": '"7"', "Quietwire-Trusts": "7", "Quietwire-Issuers": issuers}
     authority.fails = where(POLL, Answer(304, b"", None))
     assert await authority.client.bundle(7, Report(7)) is None

@@ -67,7 +67,7 @@ async def test_the_agents_own_certificate_outlives_the_process(authority: Author
     again = authority.client("no token any more", credential=FileCredential(kept, TD, "node-a"))
     assert again.agent == first.agent
     assert (await again.issue(WEB)).spiffe_id == WEB
-    assert FileCredential(kept, TD, "node-a").anchors() == authority.said["bundle_pem"].encode()
+    assert FileCredential(kept, TD, "node-a").bundle_pem() == authority.said["bundle_pem"].encode()
     authority.stop()
 
 
@@ -147,12 +147,13 @@ async def test_an_agent_that_was_left_behind_by_a_rotation_joins_anew(authority:
     switched = await newer(client, both.sequence)
     assert client.agent is not None
     former = client.agent
-    client._renew_at, client._bundle = 1e12, replace(switched, issuer=former.issuer)  # it does not hear of it in time
+    client._renew_at = 1e12
+    client._bundle = replace(switched, issuer_key_id=former.issuer_key_id)  # it does not hear of it in time
     control.advance(book, authority.store, time.time(), force=True)
     last = await newer(client, switched.sequence)
     assert last.anchors_pem != switched.anchors_pem
-    assert (await client.issue(WEB)).issuer == last.issuer
-    assert client.agent.issuer == last.issuer
+    assert (await client.issue(WEB)).issuer_key_id == last.issuer_key_id
+    assert client.agent.issuer_key_id == last.issuer_key_id
     book.close()
     authority.stop()
 

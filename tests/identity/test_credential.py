@@ -39,7 +39,7 @@ def test_what_was_kept_is_taken_back_whole(tmp_path: Path) -> None:
         svid.serial,
     )
     assert (found.not_before, found.not_after) == (int(svid.not_before), int(svid.not_after))
-    assert found.issuer == ca.key_id(PKI.issuer.certificate)
+    assert found.issuer_key_id == ca.key_id(PKI.issuer.certificate)
     assert kept.stat().st_mode & 0o777 == 0o700, "nobody else looks in"
     assert [path.name for path in kept.iterdir()] == ["svid.pem"], "what was in the making is gone"
 
@@ -80,15 +80,15 @@ def test_what_is_not_the_agents_own_is_not_used_and_that_is_said(
 
 def test_a_bundle_is_kept_and_written_when_it_is_another(tmp_path: Path) -> None:
     anchors = PKI.bundle().anchors_pem
-    assert credential(tmp_path).anchors() is None
+    assert credential(tmp_path).bundle_pem() is None
     credential(tmp_path).save_anchors(anchors)
-    assert credential(tmp_path).anchors() == anchors
+    assert credential(tmp_path).bundle_pem() == anchors
     written = (tmp_path / "bundle.pem").stat()
     credential(tmp_path).save_anchors(anchors)
     assert (tmp_path / "bundle.pem").stat() == written, "the same one is not written again"
     both = anchors + Pki().bundle().anchors_pem
     credential(tmp_path).save_anchors(both)
-    assert credential(tmp_path).anchors() == both
+    assert credential(tmp_path).bundle_pem() == both
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_a_bundle_that_is_damaged_leaves_the_one_that_was_given_in_force(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: Callable[[Path], object]
 ) -> None:
     damage(tmp_path / "bundle.pem")
-    assert credential(tmp_path).anchors() is None
+    assert credential(tmp_path).bundle_pem() is None
     (record,) = caplog.records
     assert f"{tmp_path / 'bundle.pem'} cannot be used, the bundle that was given at first counts" in record.getMessage()
 
@@ -142,7 +142,7 @@ def test_what_could_not_be_written_is_written_when_it_can_be_and_said_once_each(
     kept.retry()
     kept.retry()
     assert (tmp_path / "file" / "svid.pem").read_bytes() == svid.chain_pem + svid.key_pem, "the last one"
-    assert kept.anchors() == anchors
+    assert kept.bundle_pem() == anchors
     assert [(each.levelname, each.getMessage().split()[0].rpartition("/")[2]) for each in caplog.records] == [
         ("ERROR", "svid.pem"),
         ("WARNING", "bundle.pem"),

@@ -364,7 +364,7 @@ async def certified(case: Case, issuer: str = "old", serial: str = "1") -> None:
 
 async def test_a_new_issuer_has_every_svid_renewed_soon(case: Case) -> None:
     await certified(case)
-    news(case, Bundle("example.test", b"anchors", 2, issuer="new"))
+    news(case, Bundle("example.test", b"anchors", 2, issuer_key_id="new"))
     await case.until(lambda: len(case.bundles) == 2)
     case.now += SPREAD_SECONDS
     case.wake()
@@ -379,7 +379,7 @@ async def test_an_svid_that_was_asked_for_before_the_issuer_changed_is_pending_a
     case.keeper.want(frozenset({WEB}))
     _, slow = await case.request()
     await case.until(lambda: len(case.bundles) == 1)
-    news(case, Bundle("example.test", b"anchors", 2, issuer="new"))
+    news(case, Bundle("example.test", b"anchors", 2, issuer_key_id="new"))
     await case.until(lambda: len(case.bundles) == 2)
     assert case.keeper.state() == Report(2, frozenset({PENDING}))
     slow.set_result(Svid(WEB, b"chain", b"key", 0.0, 10_000.0, "1", "old"))
@@ -390,7 +390,7 @@ async def test_an_svid_that_was_asked_for_before_the_issuer_changed_is_pending_a
 
 async def test_a_certificate_that_is_revoked_is_replaced_at_once(case: Case) -> None:
     await certified(case)
-    news(case, Bundle("example.test", b"anchors", 2, issuer="old", revoked_serials=frozenset({"1"})))
+    news(case, Bundle("example.test", b"anchors", 2, issuer_key_id="old", revoked_serials=frozenset({"1"})))
     _, answer = await case.request()
     answer.set_result(Svid(WEB, b"chain", b"key", 0.0, 10_000.0, "2", "old"))
     await case.until(lambda: case.svids[-1].serial == "2")

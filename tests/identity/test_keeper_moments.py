@@ -244,7 +244,7 @@ async def news(case: Case, bundle: Bundle) -> None:
 
 def bundle(sequence: int, issuer: str = "", *serials: str, ids: frozenset[str] = frozenset()) -> Bundle:
     return Bundle(
-        "example.test", b"anchors", sequence, issuer=issuer, revoked_serials=frozenset(serials), revoked_ids=ids
+        "example.test", b"anchors", sequence, issuer_key_id=issuer, revoked_serials=frozenset(serials), revoked_ids=ids
     )
 
 

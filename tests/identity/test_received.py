@@ -51,7 +51,7 @@ def anchors(pki: Pki = PKI) -> bytes:
 def test_what_was_asked_for_is_accepted_with_the_key_of_the_request() -> None:
     got = accept(REQUEST, WEB, chain(), anchors(OTHER) + anchors(), now=NOW)
     assert (got.spiffe_id, got.key_pem, got.not_after) == (WEB, REQUEST.key_pem, NOW + 3600)
-    assert got.issuer == ca.key_id(PKI.issuer.certificate)
+    assert got.issuer_key_id == ca.key_id(PKI.issuer.certificate)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ def bundle(state: Path, *, pem: bool) -> None:
         if published is None:
             raise StoreError("nothing has been published yet: start the authority once")
         if pem:
-            sys.stdout.write(published.anchors.anchors_pem.decode())
+            sys.stdout.write(published.trust.anchors_pem.decode())
         else:
             document = json.loads(bundle_document.encode(as_bundle(published, store.trust_domain())))
             sys.stdout.write(json.dumps(document, indent=2) + "\n")
