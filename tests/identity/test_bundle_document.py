@@ -150,7 +150,7 @@ def test_a_document_without_our_own_members_is_a_bundle() -> None:
 @pytest.mark.parametrize(
     ("members", "expected"),
     [
-        ({"quietwire_issuer": {"key_id": "aa"}}, {"issuer": "aa"}),
+        ({"quietwire_issuer": {"key_id": "aa"}}, {"issuer_key_id": "aa"}),
         ({"quietwire_issuer": {"not_after": 7}}, {"issuer_expires": 7.0}),
         ({"quietwire_revoked": {"spiffe_ids": ["x"]}}, {"revoked_ids": frozenset({"x"})}),
         ({"quietwire_revoked": {"serials": ["1"]}}, {"revoked_serials": frozenset({"1"})}),
