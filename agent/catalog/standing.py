@@ -231,7 +231,8 @@ class Standings:
         """Puts back what vanished and may be what a nameless document, or a new file that is not read, is about.
 
         A document that was there before goes on holding what it held. One that is new to a file may be anything that
-        vanished from it; in a file that is new, anything of files that went in the same moment: it may be one of them.
+        vanished from it, or that another one brings along; in a file that is new, anything of files that went in the
+        same moment: it may be one of them.
         """
         finished = frozenset().union(*(reading.finished for reading in readings.values()))
         vanished = {key: each for key, each in self._standing.items() if key not in now and key not in finished}
@@ -248,10 +249,14 @@ class Standings:
                 for key, standing in vanished.items()
                 if standing.file == name or (name not in self._files and standing.file in gone)
             }
+            for (
+                each
+            ) in reading.nameless:  # what one of them brings along stands in this file too: another may be about it
+                mine |= moved.get(each.digest, set()) if (name, each.digest) not in self._held else set()
             kept = set(mine) if reading.unread else set()
             for each in reading.nameless:
                 before = self._held.get((name, each.digest))
-                of_this = mine | moved.get(each.digest, set()) if before is None else before & vanished.keys()
+                of_this = mine if before is None else before & vanished.keys()
                 held[name, each.digest] = frozenset(of_this)
                 kept |= of_this
             for key in kept:

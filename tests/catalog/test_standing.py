@@ -479,6 +479,19 @@ def in_state(name: str, state: str) -> str:
             return text
 
 
+def test_what_one_unreadable_document_brings_along_another_one_in_its_new_file_may_be(here: Followed) -> None:
+    """Both came to x.yaml at once, and only one of them is mended then."""
+    here.put("x.yaml", together(in_state("d", "good"), in_state("e", "good")))
+    (here.directory / "x.yaml").unlink()
+    here.put("z.yaml", in_state("d", "kind: 7"))
+    assert here.pods == ["demo/d", "demo/e"], "that may be either"
+    (here.directory / "z.yaml").write_text(in_state("a", "good"))
+    here.put("x.yaml", together(in_state("d", "kind: 7"), in_state("e", "name")))
+    assert here.pods == ["demo/a", "demo/d", "demo/e"]
+    here.put("x.yaml", together(in_state("d", "good"), in_state("e", "name")))
+    assert here.pods == ["demo/a", "demo/d", "demo/e"], "the other one's manifest is still there"
+
+
 KEYED = {"good", "address", "half"}
 
 
