@@ -146,3 +146,10 @@ async def newer(client: AuthorityClient, known: int, report: Report | None = Non
         bundle = await client.bundle(known, report or Report(known))
     assert bundle is not None
     return bundle
+
+
+class Everywhere:
+    """Workloads of every node."""
+
+    def has_workload(self, node: str, namespace: str, service_account: str) -> bool:
+        return True

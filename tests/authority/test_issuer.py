@@ -20,8 +20,7 @@ from agent.authority.service import WARN_EVERY_SECONDS, AuthorityService
 from agent.authority.store import Store
 from agent.identity import pem_file
 from agent.identity.csr import new_request, public_key
-from tests.authority.running import TD, WEB, Authority
-from tests.authority.test_hostile import Everywhere
+from tests.authority.running import TD, WEB, Authority, Everywhere
 from tests.authority.test_pki import ca_under
 
 DAY = 86400.0

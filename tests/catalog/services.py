@@ -16,7 +16,14 @@ from tests.policy.world import read, text_of
 CLUSTER_IP, CLUSTER_IP6 = "10.96.0.1", "fd96::1"
 MINE, OTHER = "node-a", "node-b"
 
+NODE, NODE6 = "203.0.113.1", "2001:db8:9::1"
+"""Addresses of this node."""
+
 Manifest = dict[str, Any]
+
+SELECTED: dict[str, Any] = {"selector": {"app": "web"}}
+"""Of the pods that `pod` makes."""
+PORTS = [{"port": 80, "nodePort": 30080}]
 
 
 def service(name: str = "web", *, status: Any = None, created: str = "", **spec: Any) -> Manifest:
@@ -62,6 +69,19 @@ def endpoint(ip: str, **more: Any) -> Manifest:
     """One endpoint; its conditions as they are given."""
     conditions = {name: more.pop(name) for name in ("ready", "serving", "terminating") if name in more}
     return {"addresses": [ip], "conditions": conditions} | more
+
+
+SERVED = endpoint_slice(endpoint("192.0.2.1"))
+LEAVING = endpoint("192.0.2.1", ready=False, serving=True, terminating=True)
+
+
+def hosting(name: str, ip: str, node: str = MINE, **port: Any) -> Manifest:
+    """A pod with a port of its node's."""
+    found = pod(
+        name, ip, node=node, containers=[{"name": "c", "ports": [{"containerPort": 8080, "hostPort": 80} | port]}]
+    )
+    found["status"]["hostIP"] = NODE if node == MINE else "203.0.113.2"
+    return found
 
 
 def endpoints(*ips: str, name: str = "web", labels: Any = None, **more: Any) -> Manifest:

@@ -122,3 +122,30 @@ def test_the_metric_of_decisions_says_of_which_connections_it_is() -> None:
         "authorization": "",
         "reason": "egress_not_meshed",
     }
+
+
+def ended(outcome: Outcome, event: str = "denied", pod: str = "demo/api") -> ConnectionRecord:
+    return ConnectionRecord(event, "inbound", PodKey(pod), "192.0.2.1:1", "192.0.2.2:80", "plain", outcome, "because")
+
+
+def test_denials_are_always_logged_and_the_rest_only_if_wanted(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "quietwire.access")
+    for enabled in (False, True):
+        log = AccessLog(enabled=enabled)
+        log.record(ended(Outcome.UNAUTHENTICATED))
+        log.record(ended(Outcome.COMPLETED, "closed"))
+    assert [entry.levelno for entry in caplog.records] == [logging.WARNING, logging.WARNING, logging.INFO]
+
+
+def test_a_flood_of_denials_is_bounded_and_the_rest_is_counted_in_a_line(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    now = [100.0]
+    log = AccessLog(enabled=False, clock=lambda: now[0])
+    for _ in range(500):
+        log.record(ended(Outcome.UNAUTHENTICATED))
+    log.record(ended(Outcome.UNAUTHENTICATED, pod="demo/other"))
+    assert len(caplog.records) == DENIALS_PER_SECOND + 1
+    now[0] += 1
+    log.record(ended(Outcome.UNAUTHENTICATED))
+    assert f"{500 - DENIALS_PER_SECOND} more denials of demo/api" in caplog.records[-2].getMessage()

@@ -1,4 +1,4 @@
-"""Every address of a service is the service: load balancers', external ones, NodePorts. A hostPort is its pod's."""
+"""Who has an external address, or a port of a node: one at a time, and the rest is told."""
 
 import itertools
 from typing import Any
@@ -14,19 +14,20 @@ from agent.objects.model import ContainerPort, Endpoint, Pod
 from tests.catalog.services import (
     CLUSTER_IP,
     MINE,
+    NODE,
+    NODE6,
     OTHER,
+    PORTS,
+    SERVED,
     Manifest,
     Services,
     endpoint,
     endpoint_slice,
-    node,
-    pod,
+    hosting,
     service,
 )
 
-OUTSIDE, BALANCER, NODE, NODE6 = "198.51.100.9", "198.51.100.10", "203.0.113.1", "2001:db8:9::1"
-SERVED = endpoint_slice(endpoint("192.0.2.1"))
-PORTS = [{"port": 80, "nodePort": 30080}]
+OUTSIDE, BALANCER = "198.51.100.9", "198.51.100.10"
 
 
 def balanced(*entries: dict[str, Any]) -> dict[str, Any]:
@@ -62,27 +63,6 @@ def test_source_ranges_are_for_load_balancers_addresses_only() -> None:
     found = Services(service(**spec, status=balanced({"ip": BALANCER}, {"ip": OUTSIDE})), SERVED)
     sources = {address: found.front(address).sources for address in (CLUSTER_IP, OUTSIDE, BALANCER)}
     assert sources == {CLUSTER_IP: (), OUTSIDE: (), BALANCER: ("10.0.0.0/8",)}
-
-
-def test_a_node_port_is_reached_at_every_address_of_every_node() -> None:
-    elsewhere = pod("b", "192.0.2.2", node=OTHER)
-    elsewhere["status"]["hostIPs"] = [{"ip": "203.0.113.2"}]
-    found = Services(service(ports=PORTS), SERVED, elsewhere, node("node-c", "203.0.113.3"), node_addresses=[NODE])
-    for address in (NODE, "203.0.113.2", "203.0.113.3"):
-        assert found.reached(address, 30080) == ["192.0.2.1"]
-    assert found.index.outside("203.0.113.4", 30080) is None
-    assert found.index.outside(NODE, 30081) is None
-
-
-def test_a_nodes_address_is_one_for_as_long_as_somebody_says_so() -> None:
-    first, second = (pod(name, f"192.0.2.{at}") for at, name in enumerate("ab", 2))
-    for each in (first, second):
-        each["status"]["hostIP"] = NODE
-    found = Services(service(ports=PORTS), SERVED, first, second)
-    found.remove("Pod", "a")
-    assert found.reached(NODE, 30080) == ["192.0.2.1"]
-    found.remove("Pod", "b")
-    assert found.index.outside(NODE, 30080) is None
 
 
 def test_a_service_that_goes_takes_its_addresses_with_it() -> None:
@@ -195,33 +175,6 @@ def test_a_service_whose_cluster_ip_is_anothers_keeps_its_other_addresses_closed
 # -- ports of the node that lead to one pod --
 
 
-def hosting(name: str, ip: str, node: str = MINE, **port: Any) -> Manifest:
-    found = pod(
-        name, ip, node=node, containers=[{"name": "c", "ports": [{"containerPort": 8080, "hostPort": 80} | port]}]
-    )
-    found["status"]["hostIP"] = NODE if node == MINE else "203.0.113.2"
-    return found
-
-
-def test_a_host_port_leads_to_the_pod_of_that_node() -> None:
-    found = Services(hosting("a", "192.0.2.1"), hosting("b", "192.0.2.2", OTHER), node_addresses=["203.0.113.9"])
-    for address in (NODE, "203.0.113.9"):
-        assert found.behind_node(address, 80) == Endpoint("192.0.2.1", 8080)
-    assert found.behind_node("203.0.113.2", 80) == Endpoint("192.0.2.2", 8080)
-    assert found.behind_node(NODE, 8080) is None
-    assert found.behind_node("203.0.113.77", 80) is None
-    found.remove("Pod", "a")
-    assert found.behind_node("203.0.113.9", 80) is None
-
-
-def test_a_host_port_on_one_address_is_on_that_one_only() -> None:
-    found = Services(hosting("a", "192.0.2.1", hostIP="203.0.113.9"), node_addresses=[NODE, "203.0.113.9"])
-    assert found.behind_node("203.0.113.9", 80) == Endpoint("192.0.2.1", 8080)
-    assert found.behind_node(NODE, 80) is None
-    for every in ("", "0.0.0.0"):
-        assert Services(hosting("a", "192.0.2.1", hostIP=every)).behind_node(NODE, 80) == Endpoint("192.0.2.1", 8080)
-
-
 def test_of_two_pods_with_one_host_port_on_one_node_the_first_by_name_has_it_and_the_fault_names_both() -> None:
     for order in itertools.permutations([hosting("a", "192.0.2.1"), hosting("b", "192.0.2.2")]):
         found = Services(*order, hosting("c", "192.0.2.3", OTHER))
@@ -288,23 +241,6 @@ def test_what_pods_claim_is_told_of_those_that_are_there_in_whatever_order_they_
     for key, claimant in reversed(there.items()):
         afresh.put(key, claimant)
     assert afresh.conflicts() == ports.conflicts()
-
-
-def test_a_host_port_leads_to_the_family_that_was_dialled() -> None:
-    both = hosting("a", "192.0.2.1")
-    both["status"] |= {"podIPs": [{"ip": "192.0.2.1"}, {"ip": "2001:db8::1"}], "hostIPs": [{"ip": NODE}, {"ip": NODE6}]}
-    found = Services(both)
-    assert found.behind_node(NODE6, 80) == Endpoint("2001:db8::1", 8080)
-    assert Services(hosting("a", "192.0.2.1"), node_addresses=[NODE6]).behind_node(NODE6, 80) is None
-
-
-def test_a_pod_on_the_hosts_network_is_no_other_address_but_the_nodes() -> None:
-    host = hosting("a", NODE) | {"spec": {"nodeName": MINE, "hostNetwork": True, "containers": []}}
-    host["spec"]["containers"] = [{"name": "c", "ports": [{"containerPort": 80, "hostPort": 80}]}]
-    found = Services(host, service(ports=PORTS), SERVED)
-    assert found.behind_node(NODE, 80) is None
-    assert found.reached(NODE, 30080) == ["192.0.2.1"]
-    assert found.index.pod_at(NODE) is None
 
 
 def test_udp_has_no_part_in_it() -> None:

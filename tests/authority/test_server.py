@@ -10,22 +10,14 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from agent.authority import api, server, service
-from agent.authority.ledger import Book, Ledger
-from agent.authority.limits import MAX_CALLERS, RateLimit
+from agent.authority import api, server
 from agent.authority.places import MAX_OF_ONE_ADDRESS, MAX_STRANGERS
-from agent.authority.refusal import Code, Refusal
-from agent.authority.service import AuthorityService, Caller
-from agent.authority.store import Store
-from agent.identity.csr import new_request
+from agent.authority.refusal import Code
 from agent.identity.provider import ProviderError, Report
-from agent.identity.spiffe import SpiffeId
 from agent.identity.svid import Svid
 from agent.tasks import spawn
-from tests.authority.running import ELSEWHERE, TD, WEB, Authority, newer, refused
+from tests.authority.running import ELSEWHERE, WEB, Authority, newer, refused
 from tests.tls.pki import Pki
 from tests.tls.records import FFDHE8192, P256, client_hello
 from tests.tls.wrong import RIGHT, WRONG
@@ -379,38 +371,6 @@ async def test_refusals_are_logged_at_a_rate_that_strangers_cannot_raise(authori
     assert api.REFUSALS_AT_ONCE <= lines < api.REFUSALS_AT_ONCE * 2
 
 
-class Everywhere:
-    """Workloads of every node."""
-
-    def has_workload(self, node: str, namespace: str, service_account: str) -> bool:
-        return True
-
-
-async def test_who_asks_too_often_is_told_so_and_others_are_not(tmp_path: Path) -> None:
-    store = Store(tmp_path)
-    store.prepare(TD)
-    ledger = Ledger(store.ledger)
-    moment = time.time()
-    asked = AuthorityService(store, ledger, Everywhere(), trust_domain=TD, svid_seconds=60, clock=lambda: moment)
-    await asked.start()
-    callers = []
-    for node in ("node-a", "node-b"):
-        token = await ledger.do(Book.create_token, node, moment + 60)
-        agent = SpiffeId.for_agent(TD, node)
-        await asked.join(token, node, new_request(agent).csr_pem.decode(), "192.0.2.1")
-        callers.append(Caller(agent, "serial"))
-    csr = new_request(WEB).csr_pem.decode()
-    for _ in range(service.REQUESTS_AT_ONCE):
-        await asked.issue(callers[0], csr)
-    with pytest.raises(Refusal, match="asks too often") as caught:
-        await asked.issue(callers[0], csr)
-    assert (caught.value.code, caught.value.status) == (Code.RATE_LIMITED, 429)
-    assert await asked.issue(callers[1], csr)
-    moment += 1.5 / service.REQUESTS_PER_SECOND
-    assert await asked.issue(callers[0], csr)
-    ledger.close()
-
-
 async def test_joining_again_and_again_with_wrong_tokens_is_limited(authority: Authority) -> None:
     codes = set()
     for _ in range(5):
@@ -451,28 +411,3 @@ async def test_a_poll_of_an_unknown_caller_is_not_believed(authority: Authority)
     assert [agent.trusts for agent in book.agents()] == [0]
     book.close()
     await refused(thief._request("POST", "/v1/renew", {"csr": "x"}, {}, 10), "unknown_caller")
-
-
-@given(st.lists(st.floats(0, 5), max_size=200))
-def test_a_rate_is_never_exceeded_in_the_long_run(pauses: list[float]) -> None:
-    limit = RateLimit(2.0, 10)
-    now, admitted = time.time(), 0
-    began = now
-    for pause in pauses:
-        now += pause
-        admitted += limit.admits("one", now)
-        assert admitted <= 10 + 2.0 * (now - began) + 1e-3
-        assert limit.admits("another", now) or pause < 0.5
-
-
-def test_of_too_many_callers_who_was_quiet_for_longest_is_forgotten_and_no_call_costs_more_for_it() -> None:
-    limit = RateLimit(1.0, 1)
-    assert limit.admits("first", 0.0)
-    assert limit.admits("second", 0.0)
-    assert not limit.admits("first", 0.0), "it has asked again, and is the newest now"
-    for number in range(MAX_CALLERS - 1):
-        limit.admits(f"caller {number}", 0.0)
-    assert len(limit._used) == MAX_CALLERS
-    assert not limit.admits("first", 0.0)
-    assert limit.admits("second", 0.0)
-    assert len(limit._used) == MAX_CALLERS

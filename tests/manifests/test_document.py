@@ -8,8 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.catalog.sources.files.directory import load
-from agent.catalog.sources.files.reading import read
-from agent.catalog.sources.files.templates import templates
 from agent.manifests.document import ListType, documents
 
 ITEM = {"metadata": {"name": "web", "namespace": "demo"}, "status": {"podIP": "192.0.2.1"}}
@@ -58,21 +56,6 @@ def test_a_plain_list_gives_its_items_nothing(tmp_path: Path) -> None:
     path.write_text("apiVersion: v1\nkind: List\nitems:\n- metadata: {name: web}\n")
     (fault,) = load([path]).faults
     assert "the document has no kind" in fault.reason
-
-
-def test_the_same_item_in_another_list_is_read_anew() -> None:
-    def listed(kind: str) -> bytes:
-        return f"apiVersion: v1\nkind: {kind}List\nitems:\n- metadata: {{name: a}}\n".encode()
-
-    _, pieces = read(listed("Pod"), {})
-    reading, _ = read(listed("Service"), pieces)
-    assert [str(key) for key in reading.claims] == ["Service default/a"]
-
-
-def test_a_list_of_deployments_gives_the_pods_of_their_templates(tmp_path: Path) -> None:
-    path = tmp_path / "a.yaml"
-    path.write_text("apiVersion: apps/v1\nkind: DeploymentList\nitems:\n- metadata: {name: web}\n  spec: {}\n")
-    assert [str(key) for key in templates([path]).pods] == ["Pod default/web"]
 
 
 @given(st.sampled_from(["Pod", "Service", "Endpoints", "List", ""]), st.none() | st.sampled_from(["Pod", "Namespace"]))

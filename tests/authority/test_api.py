@@ -1,4 +1,4 @@
-"""Whatever way somebody is revoked by, it holds at every door of the authority, and in what all agents are told.
+"""Whatever way somebody is revoked by, it holds at every endpoint of the API, and in what all agents are told.
 
 One table: what was revoked, and the verdict of every endpoint for each who may call it. An endpoint that is not in the
 table fails the test.
@@ -24,8 +24,7 @@ from agent.identity.csr import new_request
 from agent.identity.provider import ProviderError
 from agent.identity.spiffe import SpiffeId
 from agent.identity.svid import Svid
-from tests.authority.running import ELSEWHERE, TD, WEB, Authority, newer
-from tests.authority.test_hostile import Everywhere
+from tests.authority.running import ELSEWHERE, TD, WEB, Authority, Everywhere, newer
 
 CART = SpiffeId.for_service_account(TD, "demo", "cart")
 CART_POD = """
