@@ -74,7 +74,7 @@ class HandOver:
         handed.refused("the agent is shutting down")
 
     async def _step(self, handed: HandedOver, holder: PodKey | None) -> tuple[NotYet | Refused | None, PodKey | None]:
-        """One step on: why it must wait or is refused (None: it has been answered), and whose addresses were found."""
+        """One step on: why it must wait or is refused (None: it has been answered), and for whom it was taken."""
         looked = self._look()
         verdict = judge(handed.caller, handed.pod, looked.local, looked.annotated, self._node)
         if not isinstance(verdict, tuple):
@@ -86,7 +86,7 @@ class HandOver:
                 names = ", ".join(each.key for each in verdict[:3])
                 return NotYet(f"the namespace holds no address of {names} yet"), None
         if pod.netns is None and (problem := await self._enrolment.hand_over(pod, handed.netns_fd)):
-            return NotYet(problem), pod.key
+            return NotYet(problem), None
         if pod.key != holder:
             self._taken()
         reason = self._missing(pod.key)
