@@ -13,7 +13,7 @@ from agent.authority import csr
 from agent.authority.refusal import Code, Refusal
 from agent.identity.csr import new_request
 from tests.authority.running import TD, WEB
-from tests.authority.test_authority import by_hand
+from tests.authority.test_run import by_hand
 
 
 def pem(der: bytes) -> str:
