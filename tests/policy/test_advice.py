@@ -8,10 +8,10 @@ from agent.identity.spiffe import SpiffeId
 from agent.objects.key import PodKey
 from agent.outcome import Outcome
 from agent.policy.advice import message
-from agent.policy.model import Client, Permits, ServerPort
+from agent.policy.model import Client, Permits, PodPort
 
 TD, ADDRESS = "example.test", ipaddress.ip_address("192.0.2.1")
-PORT = ServerPort(PodKey("demo/api"), 80)
+PORT = PodPort(PodKey("demo/api"), 80)
 PLAIN = Client(ADDRESS, None, tls=False)
 BY_SERVER, BY_DEFAULT = Permits("Server demo/api", ()), Permits("default:deny", ())
 
@@ -31,7 +31,7 @@ BY_SERVER, BY_DEFAULT = Permits("Server demo/api", ()), Permits("default:deny", 
 )
 def test_each_denial_says_who_by_what_and_what_to_do(permits: Permits, outcome: Outcome, step: str) -> None:
     said = message(PORT, PLAIN, permits, outcome)
-    assert said.startswith(f"demo/api:80: 192.0.2.1 is not permitted by {permits.server}: ")
+    assert said.startswith(f"demo/api:80: 192.0.2.1 is not permitted by {permits.decided_by}: ")
     assert step in said
 
 

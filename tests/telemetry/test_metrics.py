@@ -15,7 +15,7 @@ def test_the_metrics_page_has_every_family() -> None:
     page = Metrics(totals).render(
         live={"inbound": 3}, expiries={"spiffe://a/b": 5.0}, worker_restarts={"hung": 1}, rule_repairs=2,
         pods={"captured": 4},
-        ports_taken={PodKey("demo/a"): ["0.0.0.0:4143"]},
+        ports_occupied={PodKey("demo/a"): ["0.0.0.0:4143"]},
         conntrack_used=0.25,
         foreign_nat=6,
         catalog_version=7, catalog_faults=0, identity_faults=5, policy_warnings=2,
