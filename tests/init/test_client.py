@@ -70,10 +70,18 @@ def test_each_answer_is_its_requests_and_the_child_has_their_descriptors(
         ("import sys; print('{}'); sys.stderr.write('first\\nlast words\\n'); sys.exit(1)", "init failed: last words"),
         ("import os; os.kill(os.getpid(), 9)", "init failed: exit status -9"),
         (ANSWERS + "    break", "init failed: exit status 0"),
+        (ANSWERS + "sys.exit(3)", "init failed: exit status 3"),
         ("print('{\"ok\": tr')", "init failed: exit status 0"),
         ("", "init failed: exit status 0"),
     ],
-    ids=["it fails", "it is killed", "it answers one of two", "it ends in the middle of a line", "it says nothing"],
+    ids=[
+        "it fails",
+        "it is killed",
+        "it answers one of two",
+        "it answers and fails",
+        "it ends in the middle of a line",
+        "it says nothing",
+    ],
 )
 def test_a_child_that_fails_is_the_failure_of_all_its_namespaces(
     child: Child, requests: list[BatchRequest], code: str, said: str

@@ -1,8 +1,9 @@
 """Messages of nfnetlink: what is written is read again, and what the kernel cut off ends nothing."""
 
+import itertools
 import struct
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from init.netfilter import ERROR, GENERAL_BYTES, REQUEST, attribute, attributes, message, messages, pairs
@@ -36,10 +37,11 @@ def test_what_marks_an_attribute_as_nested_or_in_network_order_is_no_part_of_its
 
 
 @given(st.binary(max_size=64))
+@example(bytes(64))
 def test_no_bytes_whatever_are_read_for_ever(data: bytes) -> None:
     """A length of zero would be read again and again."""
-    assert len(list(pairs(data))) <= len(data) // 4
-    assert len(list(messages(data))) <= len(data) // 16
+    assert len(list(itertools.islice(pairs(data), 100))) <= len(data) // 4
+    assert len(list(itertools.islice(messages(data), 100))) <= len(data) // 16
 
 
 def test_a_header_is_as_the_kernel_has_it() -> None:

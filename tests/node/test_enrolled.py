@@ -41,7 +41,7 @@ def test_a_pod_of_the_same_name_is_another_one_by_its_uid(api: Enrolled, uid: st
 def test_one_that_is_refused_listens_nowhere_and_may_be_served_again(api: Enrolled) -> None:
     with socket.socket() as listener:
         api.listeners.append({"inbound": listener})
-        api.ports, api.offered = AgentPorts(4140, 4143), True
+        api.ports, api.offered = AgentPorts(4150, 4153), True
         api.refuse()
         assert listener.fileno() == -1
     assert api.listeners == []
