@@ -18,7 +18,7 @@ class Fault(Struct, frozen=True, order=True):
     closed: bool = False
 
     def __str__(self) -> str:
-        what = f"{self.object}: " if self.object else ""
+        what = f"{self.object}: " if self.object and self.object != self.origin.object else ""
         kept = "; it is not in force"
         if self.last_good:
             kept = "; its last good version stays in force"
@@ -35,4 +35,5 @@ class Remark(Struct, frozen=True, order=True):
     message: str
 
     def __str__(self) -> str:
-        return f"{self.origin}: {self.object}: {self.message}"
+        what = f"{self.object}: " if self.object != self.origin.object else ""
+        return f"{self.origin}: {what}{self.message}"

@@ -48,12 +48,12 @@ class Known:
             log.error(
                 "manifest refused: %s",
                 fault,
-                extra={"fields": {"event": "fault", "file": fault.origin.file, "line": fault.origin.line}},
+                extra={"fields": {"event": "fault", **fault.origin.fields}},
             )
         if len(new) > MAX_SAID:
             log.error("%d more manifests are refused; quietwire authz check names all", len(new) - MAX_SAID)
         for fault in mended[:MAX_SAID]:
-            log.info("manifest is fine again: %s", fault.origin.file or fault.object)
+            log.info("manifest is fine again: %s", fault.origin.file or fault.origin)
         if len(mended) > MAX_SAID:
             log.info("%d more manifests are fine again", len(mended) - MAX_SAID)
         self.faults = faults

@@ -45,7 +45,11 @@ class Namespaces:
                 number = await self._visits.inside(handed.fd, inhabitants.number_here)
             except OSError as error:  # refused, until its init step hands it over again
                 os.close(handed.fd)
-                log.error("the namespace of %s cannot be entered (%s): it is lost", handed.key, error)
+                log.error(
+                    "the namespace of %s cannot be entered (%s): its init step must hand it over again",
+                    handed.key,
+                    error,
+                )
                 continue
             self._returned[netns.identify(handed.fd)] = _Returned(handed, number)
             log.info("the namespace of %s, from before the agent's restart, is there", handed.key)

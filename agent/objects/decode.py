@@ -152,7 +152,7 @@ def _pod(key: ObjectKey, document: Field) -> RawPod | None:
     try:
         return _whole_pod(bare, document)
     except FaultError as fault:
-        raise FaultError(fault.line, fault.reason, _closed_pod(bare, document)) from fault
+        raise fault.with_stand_in(_closed_pod(bare, document)) from fault
 
 
 def _whole_pod(bare: Pod, document: Field) -> RawPod:
@@ -287,7 +287,7 @@ def _namespace(key: ObjectKey, document: Field) -> RawNamespace:
         meanings.check(fields)
         return RawNamespace(key.name, {name: field.text() for name, field in fields.items()})
     except FaultError as fault:
-        raise FaultError(fault.line, fault.reason, RawNamespace(key.name, _CLOSED_ANNOTATIONS)) from fault
+        raise fault.with_stand_in(RawNamespace(key.name, _CLOSED_ANNOTATIONS)) from fault
 
 
 _DECODERS: dict[str, Callable[[ObjectKey, Field], RawObject | None]] = {

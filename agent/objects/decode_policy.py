@@ -80,7 +80,7 @@ def decode(key: ObjectKey, document: Field) -> PolicyObject | None:
     except FaultError as fault:
         if key.kind != "Server":
             raise
-        raise FaultError(fault.line, fault.reason, _closed(key, document)) from fault
+        raise fault.with_stand_in(_closed(key, document)) from fault
 
 
 def _closed(key: ObjectKey, document: Field) -> PolicyObject | None:

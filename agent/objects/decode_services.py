@@ -145,7 +145,7 @@ def decode_service(key: ObjectKey, document: Field) -> RawService | None:
             created=decode_policy.created(document.get("metadata", "creationTimestamp")),
         )
     except FaultError as fault:  # an address that nobody knows would be dialled in plaintext
-        raise FaultError(fault.line, fault.reason, _closed(key, document, tuple(ips))) from fault
+        raise fault.with_stand_in(_closed(key, document, tuple(ips))) from fault
 
 
 def _tcp_port(port: Field) -> tuple[RawServicePort, ...]:
@@ -246,7 +246,7 @@ def decode_slice(key: ObjectKey, document: Field) -> RawSlice | None:
         subset = Subset(_ports(document), endpoints)
         return RawSlice(key.namespace, name, (subset,), Author.MIRRORED if mirrored else Author.SLICE)
     except FaultError as fault:  # without any slice the service's selector would find endpoints of its own
-        raise FaultError(fault.line, fault.reason, RawSlice(key.namespace, name)) from fault
+        raise fault.with_stand_in(RawSlice(key.namespace, name)) from fault
 
 
 def _endpoint(field: Field) -> RawEndpoint:
@@ -287,7 +287,7 @@ def decode_endpoints(key: ObjectKey, document: Field) -> RawSlice | None:
         return RawSlice(key.namespace, key.name, subsets, author)
     except FaultError as fault:
         stand_in = RawSlice(key.namespace, key.name, (), Author.ENDPOINTS)
-        raise FaultError(fault.line, fault.reason, stand_in) from fault
+        raise fault.with_stand_in(stand_in) from fault
 
 
 def _addresses(subset: Field, name: str, *, ready: bool = False) -> tuple[RawEndpoint, ...]:

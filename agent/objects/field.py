@@ -19,7 +19,7 @@ class Located(Protocol):
 
 
 class FaultError(Exception):
-    """Raised while a manifest is read; becomes a Fault. `at` is the field at fault, or a line.
+    """Raised while a manifest is read; becomes a Fault. `at` is the field at fault, or a line: then `path` is empty.
 
     `stand_in` is what is in force instead where there is no last good version: it must let in and out less than
     any sound version could.
@@ -27,9 +27,16 @@ class FaultError(Exception):
 
     def __init__(self, at: Located | int, reason: str, stand_in: Any = None) -> None:
         self.line = at if isinstance(at, int) else at.line
+        self.path = "" if isinstance(at, int) else at.path
         self.reason = reason if isinstance(at, int) or not at.path else f"{at.path}: {reason}"
         self.stand_in = stand_in
         super().__init__(self.line, self.reason)
+
+    def with_stand_in(self, stand_in: Any) -> "FaultError":
+        """The same fault, with what is in force instead."""
+        made = FaultError(self.line, self.reason, stand_in)
+        made.path = self.path
+        return made
 
     def __str__(self) -> str:
         return f"line {self.line}: {self.reason}"

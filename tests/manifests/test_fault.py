@@ -24,3 +24,10 @@ def test_a_file_that_is_no_object_has_no_name() -> None:
 
 def test_a_remark_says_where_and_of_what() -> None:
     assert str(Remark(AT, "Pod demo/api", "nobody reads it")) == "a.yaml:3: Pod demo/api: nobody reads it"
+
+
+def test_an_object_of_an_api_is_named_once() -> None:
+    at = Origin(object="Server demo/api", path="spec.port")
+    fault = Fault(at, "Server demo/api", "spec.port: a port is expected")
+    assert str(fault) == "Server demo/api: spec.port: a port is expected; it is not in force"
+    assert str(Remark(at, "Server demo/api", "nobody reads it")) == "Server demo/api: nobody reads it"

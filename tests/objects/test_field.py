@@ -63,3 +63,12 @@ def test_a_port_is_a_number_that_tcp_has(value: int) -> None:
 def test_a_fault_on_a_line_alone_has_no_path_and_may_say_what_stands_in() -> None:
     fault = FaultError(9, "it ends here", stand_in="closed")
     assert (str(fault), fault.stand_in) == ("line 9: it ends here", "closed")
+
+
+def test_a_fault_keeps_its_place_when_a_stand_in_is_given_to_it() -> None:
+    at = Field("x", 7, "spec.port")
+    fault = FaultError(at, "a port is expected")
+    given = fault.with_stand_in("closed")
+    assert (given.line, given.path, given.reason) == (7, "spec.port", "spec.port: a port is expected")
+    assert (fault.stand_in, given.stand_in) == (None, "closed")
+    assert FaultError(3, "no YAML").path == ""

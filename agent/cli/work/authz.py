@@ -230,11 +230,11 @@ def _result(file: Path, result: Result) -> dict[str, Any]:
 
 
 def _fault(fault: Fault) -> dict[str, Any]:
-    return {**msgspec.structs.asdict(fault.origin), "object": fault.object, "reason": fault.reason}
+    return {**fault.origin.fields, "object": fault.object, "reason": fault.reason}
 
 
 def _warning(remark: Remark) -> dict[str, Any]:
-    return {**msgspec.structs.asdict(remark.origin), "object": remark.object, "message": remark.message}
+    return {**remark.origin.fields, "object": remark.object, "message": remark.message}
 
 
 def _remark(loaded: Loaded, finding: Finding) -> Remark:

@@ -228,9 +228,7 @@ class FilesSource:
         """Warns of what is new, up to a bound: a wish that has no meaning may stand on every pod."""
         new = [each for each in remarks if each not in self._remarks]
         for each in new[:MAX_SAID]:
-            log.warning(
-                "manifest: %s", each, extra={"fields": {"event": "remark", **msgspec.structs.asdict(each.origin)}}
-            )
+            log.warning("manifest: %s", each, extra={"fields": {"event": "remark", **each.origin.fields}})
         if len(new) > MAX_SAID:
             log.warning(
                 "manifests: %d more such things; quietwire authz check %s names all",
