@@ -3,7 +3,7 @@
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from agent.identity.svid import Svid
@@ -49,6 +49,8 @@ def test_a_signing_certificate_above_the_issuer_may_be_of_another_trust_domain()
 DER = x509.load_pem_x509_certificate(PKI.certificate([VICTIM]).chain_pem).public_bytes(serialization.Encoding.DER)
 
 
+@pytest.mark.filterwarnings("ignore:Parsed a serial number")  # cryptography takes negative ones so far, and says so
+@example([(15, 128)])  # its serial number is negative then
 @given(st.lists(st.tuples(st.integers(0, len(DER) - 1), st.integers(0, 255)), min_size=1, max_size=4))
 def test_a_damaged_certificate_is_an_svid_or_a_refusal_and_never_a_fault(changes: list[tuple[int, int]]) -> None:
     damaged = bytearray(DER)
