@@ -123,7 +123,8 @@ class Rules:
         for enrolled in pods:  # also where a round of enrolment is about to write them: else it would be due for ever
             if enrolled in self._roster:
                 self.watch.looking(enrolled.key)
-        ruled = [enrolled for enrolled in pods if enrolled.ruled]
+        # Whoever is held back is nobody else's: a round of enrolment writes nothing until his rules hold still.
+        ruled = [enrolled for enrolled in pods if enrolled.ruled or enrolled.restless]
         for enrolled, result in zip(ruled, await self._batch("repair", ruled, processes=processes), strict=True):
             broken = bool(result.missing) or not result.ok
             self._looked(enrolled, result, wrote=broken, repaired=broken)
