@@ -1,0 +1,1 @@
+"""What talks to Kubernetes is tested against Kubernetes."""

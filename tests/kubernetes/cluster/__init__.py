@@ -1,0 +1,1 @@
+"""A real Kubernetes on this machine, made of what package registries serve: programs, packages, nodes."""
