@@ -10,7 +10,7 @@ MUTATE ?= agent/policy
 MUTATION_SECONDS ?= 900
 NATIVE := $(wildcard agent/*/_*.pyx agent/*/_*.pxd)
 
-.PHONY: help demo test test-unit lint bench bench-smoke mutation fresh lock clean
+.PHONY: help demo test test-unit cluster cluster-down lint bench bench-smoke mutation fresh lock clean
 
 help: ## what there is
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,7 +27,16 @@ test: $(VENV)/.dev ## install what is missing and run every test (root)
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
 
 test-unit: $(VENV)/.dev ## the tests that need no root
-	$(BIN)/python -m pytest -n $(JOBS) -m "not netns" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) -m "not netns and not kubernetes" $(PYTEST_ARGS)
+
+cluster: $(VENV)/.dev ## bring up a real Kubernetes of two nodes on this machine; minutes at first, then seconds (root)
+	@deploy/require-root.sh "make cluster"
+	deploy/install-packages.sh cluster
+	$(BIN)/python -m tests.kubernetes.cluster up $(CLUSTER_ARGS)
+
+cluster-down: $(VENV)/.dev ## end it, and leave nothing but what was built (root)
+	@deploy/require-root.sh "make cluster-down"
+	$(BIN)/python -m tests.kubernetes.cluster down
 
 lint: $(VENV)/.dev ## ruff, mypy --strict, and that imports point downwards
 	$(BIN)/ruff check .

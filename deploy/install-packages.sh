@@ -2,6 +2,7 @@
 # Installs the Debian or Ubuntu packages that are missing, and only those.
 #   deploy/install-packages.sh demo    what `make demo` needs
 #   deploy/install-packages.sh test    the applications of the scenarios too
+#   deploy/install-packages.sh cluster what a Kubernetes on this machine needs of the machine itself
 #   deploy/install-packages.sh bench   the peers and the load generators of bench/
 # No service that comes with a package is started on this machine: a scenario starts its own, in its own namespace.
 set -eu
@@ -11,6 +12,9 @@ packages="python3-venv python3-dev gcc libc6-dev libssl-dev iptables nftables li
 if [ "$what" = test ]; then
   packages="$packages conntrack netcat-openbsd openssl redis-server redis-tools postgresql postgresql-client
     mariadb-server mariadb-client nats-server openssh-server openssh-client"
+fi
+if [ "$what" = cluster ] || [ "$what" = test ]; then
+  packages="$packages libseccomp2 util-linux mount"
 fi
 if [ "$what" = bench ]; then
   packages="$packages libnginx-mod-stream haproxy stunnel4 openssl wrk iperf3"

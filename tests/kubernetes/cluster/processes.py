@@ -10,7 +10,7 @@ from pathlib import Path
 from msgspec import Struct
 
 END_SECONDS = 5.0
-"""From SIGTERM to SIGKILL."""
+"""From SIGTERM to SIGKILL; and from there to an error."""
 LOOK_SECONDS = 0.05
 
 
@@ -46,7 +46,7 @@ class Processes:
         with self.log(name).open("ab") as log:
             pid = os.posix_spawnp(
                 words[0],
-                words,
+                list(words),
                 os.environ if environ is None else environ,
                 file_actions=[
                     (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
@@ -96,7 +96,7 @@ class Processes:
         return next((each for each in reversed(self.all) if each.name == name and each.alive), None)
 
     def end(self, processes: Sequence[Process], seconds: float = END_SECONDS) -> None:
-        """Ends them, the last first: asks, waits, and then does not ask."""
+        """Ends them, the last first: asks, waits so many seconds, and then does not ask. Raises TimeoutError."""
         for process in reversed(processes):
             process.signal(signal.SIGTERM)
         deadline = time.monotonic() + seconds
@@ -104,11 +104,11 @@ class Processes:
             time.sleep(LOOK_SECONDS)
         for process in reversed(processes):
             process.signal(signal.SIGKILL)
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + END_SECONDS
         while any(process.alive for process in processes):
             if time.monotonic() > deadline:
                 names = ", ".join(process.name for process in processes if process.alive)
-                raise TimeoutError(f"{names}: still there {seconds:g} s after SIGKILL")
+                raise TimeoutError(f"{names}: still there {END_SECONDS:g} s after SIGKILL")
             time.sleep(LOOK_SECONDS)
 
 

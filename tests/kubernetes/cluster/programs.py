@@ -30,6 +30,8 @@ LINKS = (
 """Names by which `kube` is called."""
 KEPT = 2
 """How many builds are kept: this one, and the one before, for who goes back and forth between two checkouts."""
+DIE_WITH_US = ("setpriv", "--pdeathsig", "KILL")
+"""setpriv(1): whoever ends this build ends Go's too."""
 SAID_EVERY_SECONDS = 10.0
 LAST_WORDS = 30
 """Lines of Go's output that an error shows."""
@@ -94,7 +96,7 @@ def build(say: Callable[[str], None], environ: Mapping[str, str] = os.environ, m
     cache = cache_directory(environ)
     programs = cache / f"programs-{key_of(module, _ask(go, 'version', environment, module))}"
     cache.mkdir(parents=True, exist_ok=True)
-    with _alone(cache / "lock", say):
+    with alone(cache / "lock", say):
         if not programs.is_dir():
             unfinished = cache / "building"
             if unfinished.exists():  # of a build that was killed
@@ -112,7 +114,8 @@ def _compile(go: Path, environment: Mapping[str, str], module: Path, to: Path, s
     version = _ask(go, "list -m -f {{.Version}} k8s.io/kubernetes", environment, module)
     of = len(_ask(go, f"list -deps {' '.join(PACKAGES)}", environment, module).splitlines())
     started = said = time.monotonic()
-    words = ["nice", "-n", "10", str(go), "build", "-v", "-trimpath", "-ldflags", version_flags(version), "-o", str(to)]
+    words = [*DIE_WITH_US, "nice", "-n", "10", str(go), "build", "-v", "-trimpath"]
+    words += ["-ldflags", version_flags(version), "-o", str(to)]
     last: deque[str] = deque(maxlen=LAST_WORDS)
     built = 0
     with subprocess.Popen(
@@ -148,7 +151,7 @@ def _ask(go: Path, words: str, environment: Mapping[str, str], module: Path) -> 
 
 
 @contextmanager
-def _alone(path: Path, say: Callable[[str], None]) -> Iterator[None]:
+def alone(path: Path, say: Callable[[str], None]) -> Iterator[None]:
     with path.open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,0 +1,88 @@
+"""One cluster for all scenarios of a run, whichever process of the run needs it first, and nothing of it afterwards."""
+
+import fcntl
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.kubernetes.cluster.cluster import Cluster, remove_orphans
+
+HERE = Path(__file__).parent
+RUN = "QUIETWIRE_TEST_RUN"
+"""In the environment: the process that was called as pytest, of which xdist's workers are children."""
+FIRST_SECONDS = 2400.0
+"""For the test that comes first, where nothing is built yet."""
+BUILDING = pytest.StashKey["subprocess.Popen[bytes]"]()
+
+
+def say(words: str) -> None:
+    """Past pytest's capturing: it may take minutes."""
+    print(f"cluster: {words}", file=sys.__stderr__, flush=True)
+
+
+def cluster_of_run() -> Cluster:
+    """The one of this run, whether or not it is up."""
+    return Cluster(f"qwt{os.environ[RUN]}", say)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Names the run."""
+    if not hasattr(config, "workerinput"):
+        os.environ[RUN] = str(os.getpid())
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What needs a cluster comes last: that is built beside all other tests meanwhile."""
+    ours = [item for item in items if HERE in item.path.parents and "cluster" in getattr(item, "fixturenames", ())]
+    for item in ours:
+        item.add_marker(pytest.mark.kubernetes)
+        item.add_marker(pytest.mark.timeout(FIRST_SECONDS))
+    others = [item for item in items if item not in set(ours)]
+    items[:] = [*others, *ours]
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Begins to build what a cluster is made of. Whoever needs it waits, or builds it, or says why it cannot be."""
+    config = session.config
+    if hasattr(config, "workerinput") or os.geteuid() != 0 or config.option.collectonly:
+        return
+    remove_orphans(say)
+    if config.option.markexpr or config.option.keyword or any(Path(each).is_file() for each in config.args):
+        return  # a few tests only, which may need none
+    words = [sys.executable, "-m", "tests.kubernetes.cluster", "build", "--parent", str(os.getpid())]
+    config.stash[BUILDING] = subprocess.Popen(words, cwd=HERE.parent.parent, stdin=subprocess.DEVNULL)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """The process that was called, and not one of its workers, takes the cluster down."""
+    if hasattr(config, "workerinput") or os.geteuid() != 0:
+        return
+    if (building := config.stash.get(BUILDING, None)) is not None:
+        building.terminate()
+        building.wait()
+    cluster = cluster_of_run()
+    cluster.down()
+    lock_of(cluster).unlink(missing_ok=True)
+
+
+def lock_of(cluster: Cluster) -> Path:
+    """Whoever has it brings the cluster up."""
+    return cluster.layout.directory.with_suffix(".lock")
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Cluster:
+    """Two nodes and DNS, up and ready."""
+    assert os.geteuid() == 0, "a cluster needs root: make test, or make test-unit"
+    made = cluster_of_run()
+    lock_of(made).parent.mkdir(parents=True, exist_ok=True)
+    with lock_of(made).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if made.is_up:
+            made.prepare()
+        else:
+            made.up(owner=int(os.environ[RUN]))
+    return made
