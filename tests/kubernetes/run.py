@@ -1,10 +1,15 @@
-"""One cluster for all scenarios of a run, whichever process of the run needs it first, and nothing of it afterwards."""
+"""One cluster for all scenarios of a run, whichever process of the run needs it first, and nothing of it afterwards.
+
+Scenarios run side by side, each in a namespace of its own; one that is `disruptive` has the cluster for itself.
+"""
 
 import fcntl
 import os
 import subprocess
 import sys
+from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -65,12 +70,26 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         building.wait()
     cluster = cluster_of_run()
     cluster.down()
-    lock_of(cluster).unlink(missing_ok=True)
+    for what in ("up", "quiet"):
+        lock_of(cluster, what).unlink(missing_ok=True)
 
 
-def lock_of(cluster: Cluster) -> Path:
-    """Whoever has it brings the cluster up."""
-    return cluster.layout.directory.with_suffix(".lock")
+def lock_of(cluster: Cluster, what: str) -> Path:
+    """`up`: whoever has it brings the cluster up. `quiet`: whoever has it alone may disturb it."""
+    return cluster.layout.directory.with_suffix(f".{what}")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
+    """A test that needs the cluster waits for who disturbs it, and one that disturbs it for all others."""
+    if item.get_closest_marker("kubernetes") is None or os.geteuid() != 0:
+        return (yield)
+    quiet = lock_of(cluster_of_run(), "quiet")
+    quiet.parent.mkdir(parents=True, exist_ok=True)
+    with quiet.open("w") as lock:
+        alone = item.get_closest_marker("disruptive") is not None
+        fcntl.flock(lock, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        return (yield)
 
 
 @pytest.fixture(scope="session")
@@ -78,8 +97,9 @@ def cluster() -> Cluster:
     """Two nodes and DNS, up and ready."""
     assert os.geteuid() == 0, "a cluster needs root: make test, or make test-unit"
     made = cluster_of_run()
-    lock_of(made).parent.mkdir(parents=True, exist_ok=True)
-    with lock_of(made).open("w") as lock:
+    up = lock_of(made, "up")
+    up.parent.mkdir(parents=True, exist_ok=True)
+    with up.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if made.is_up:
             made.prepare()

@@ -17,13 +17,11 @@ PORT = 8080
 @pytest.fixture(scope="module")
 def namespace(cluster: Cluster) -> Iterator[str]:
     """A namespace for this module alone, with the API and the client of the demo in small."""
-    name = "test-cluster"
-    cluster.kubectl("create", "namespace", name)
-    cluster.kubectl("apply", "-n", name, "-f", "-", given="\n---\n".join(map(json.dumps, [API, SERVICE, CLIENT])))
-    cluster.kubectl("rollout", "status", "-n", name, "deploy/api", "--timeout=60s")
-    cluster.kubectl("wait", "-n", name, "--for=condition=Ready", "pod/client", "--timeout=60s")
-    yield name
-    cluster.kubectl("delete", "namespace", name, "--wait=false")
+    with cluster.namespace("test-cluster") as name:
+        cluster.kubectl("apply", "-n", name, "-f", "-", given="\n---\n".join(map(json.dumps, [API, SERVICE, CLIENT])))
+        cluster.kubectl("rollout", "status", "-n", name, "deploy/api", "--timeout=60s")
+        cluster.kubectl("wait", "-n", name, "--for=condition=Ready", "pod/client", "--timeout=60s")
+        yield name
 
 
 LABELS = {"app": "api"}
@@ -81,8 +79,9 @@ CLIENT: dict[str, Any] = {
 
 
 def curl(cluster: Cluster, namespace: str, *words: str) -> str:
-    """What curl in the client says."""
-    command = ("curl", "-sS", "--fail", "--max-time", "10", *words)
+    """What curl in the client says. It asks again for a while: the cluster's DNS may have lost sight of its API."""
+    again = ("--retry", "30", "--retry-delay", "1", "--retry-all-errors")
+    command = ("curl", "-sS", "--fail", "--max-time", "10", *again, *words)
     return cluster.kubectl("exec", "-n", namespace, "client", "--", *command).strip()
 
 
@@ -118,6 +117,7 @@ def test_logs_and_port_forwarding_go_through_the_kubelet(cluster: Cluster, names
     assert cluster.kubectl("logs", "-n", namespace, "speaker") == "said\n"
 
 
+@pytest.mark.disruptive
 def test_a_node_comes_back_after_a_power_cut(cluster: Cluster, namespace: str) -> None:
     node = cluster.layout.node(2)
     of_api = ("-n", namespace, "-l", "app=api", f"--field-selector=spec.nodeName={node.name}")

@@ -1,12 +1,13 @@
 """A cluster's life: its parts are made, wait for one another, and leave nothing."""
 
+import contextlib
 import datetime
 import json
 import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,12 +15,13 @@ from tests.kubernetes.cluster import configuration, images, packages, pki, progr
 from tests.kubernetes.cluster.layout import (
     API_SERVICE,
     CGROUPS,
+    ETCD,
     MACHINES,
     MACHINES_V6,
     Layout,
     Node,
 )
-from tests.kubernetes.cluster.processes import Process, Processes
+from tests.kubernetes.cluster.processes import Processes
 
 HERE = Path(__file__).parent
 NODES = 2
@@ -28,6 +30,12 @@ API_SECONDS = 120.0
 NODE_SECONDS = 90.0
 COMMAND_SECONDS = 120.0
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+CONTROL_PLANE = {
+    "etcd": configuration.etcd,
+    "kube-apiserver": configuration.api_server,
+    "kube-controller-manager": configuration.controller_manager,
+    "kube-scheduler": configuration.scheduler,
+}
 KERNEL_WIDE = (
     "kernel/keys/root_maxbytes",
     "kernel/keys/root_maxkeys",
@@ -92,7 +100,8 @@ class Cluster:
         if owner is not None:
             Processes(self.layout.owner, self.layout.logs).note("owner", owner)
         self._make_hub()
-        self._start_control_plane()
+        for name in CONTROL_PLANE:
+            self._start_control_plane(name)
         with ThreadPoolExecutor(nodes + 1) as together:
             made = [together.submit(self._make_node, self.layout.node(number)) for number in range(1, nodes + 1)]
             together.submit(self._wait_for_api).result()
@@ -151,6 +160,19 @@ class Cluster:
             raise ClusterError(f"node {node.name} is off")
         return ["nsenter", "-t", str(first.pid), "--mount", "--net", "--pid", "--uts", "--ipc"]
 
+    # The control plane
+
+    def restart(self, name: str) -> None:
+        """Ends one part of the control plane, and starts it as it was. Returns when the API server answers."""
+        self.processes.end([each for each in self.processes.all if each.name == name])
+        self._start_control_plane(name)
+        self._wait_for_api()
+
+    def compact(self) -> None:
+        """Has etcd forget all versions but the newest."""
+        words = [str(self._programs / "etcd-compact"), ETCD]
+        self._run("nsenter", f"--net=/run/netns/{self.layout.hub}", *words)
+
     # Talking to it
 
     def kubectl(self, *words: str, given: str | None = None, seconds: float = COMMAND_SECONDS) -> str:
@@ -168,9 +190,16 @@ class Cluster:
             *words,
         ]
 
-    def program(self, name: str) -> Path:
-        """One of the cluster's own programs."""
-        return self._programs / name
+    @contextlib.contextmanager
+    def namespace(self, name: str) -> Iterator[str]:
+        """A namespace in which pods can be made; deleted afterwards, which nobody waits for."""
+        self.kubectl("create", "namespace", name)
+        try:
+            seconds = f"--timeout={NODE_SECONDS:g}s"
+            self.kubectl("wait", "-n", name, "--for=create", "serviceaccount/default", seconds)
+            yield name
+        finally:
+            self.kubectl("delete", "namespace", name, "--wait=false")
 
     # Parts
 
@@ -234,19 +263,9 @@ class Cluster:
         for name in ("net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"):
             self._run("nsenter", f"--net=/run/netns/{layout.hub}", "sysctl", "-qw", f"{name}=1")
 
-    def _start_control_plane(self) -> None:
-        make = {
-            "etcd": configuration.etcd,
-            "kube-apiserver": configuration.api_server,
-            "kube-controller-manager": configuration.controller_manager,
-            "kube-scheduler": configuration.scheduler,
-        }
-        for name, words in make.items():
-            self.start_control_plane(name, words(self.layout, self._programs / name))
-
-    def start_control_plane(self, name: str, words: Sequence[str]) -> Process:
-        """Starts one part of the control plane."""
-        return self.processes.start(name, ["nsenter", f"--net=/run/netns/{self.layout.hub}", *words])
+    def _start_control_plane(self, name: str) -> None:
+        words = CONTROL_PLANE[name](self.layout, self._programs / name)
+        self.processes.start(name, ["nsenter", f"--net=/run/netns/{self.layout.hub}", *words])
 
     def _wait_for_api(self) -> None:
         self._until(

@@ -96,7 +96,7 @@ def _as(name: str, pki: Path) -> list[str]:
         f"--kubeconfig={kubeconfig}",
         f"--authentication-kubeconfig={kubeconfig}",
         f"--authorization-kubeconfig={kubeconfig}",
-        "--leader-elect=true",
+        "--leader-elect=false",  # there is one: with a lease it would end when the API server is away for longer
     ]
 
 
