@@ -22,6 +22,8 @@ ELSEWHERE = {
     "agent/capture/netns.py": "tests/netns/test_capture.py",
     "agent/capture/sources.py": "tests/netns/test_source.py",
     "agent/catalog/join.py": "tests/catalog/test_standing.py",
+    "agent/catalog/sources/kubernetes/kinds.py": "tests/catalog/sources/kubernetes/test_reading.py",
+    "agent/catalog/sources/kubernetes/source.py": "tests/kubernetes/test_source.py",
     "agent/cli/agent.py": "tests/cli/test_up_flags.py",
     "agent/cli/agent_flags.py": "tests/cli/test_up_flags.py",
     "agent/cli/app.py": "tests/cli/test_help.py",

@@ -1,0 +1,1 @@
+"""The `kubernetes` source: an API server's objects, followed."""

@@ -1,0 +1,208 @@
+"""The `kubernetes` source on a real cluster: what it knows, also while the API server is away."""
+
+import asyncio
+import contextlib
+import json
+import logging
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import pytest
+
+from agent.catalog.index import CatalogIndex
+from agent.catalog.snapshot import Catalog, CatalogChange
+from agent.catalog.sources.kubernetes.source import KubernetesSource
+from agent.kubernetes.access import from_kubeconfig
+from agent.kubernetes.client import Client
+from agent.manifests.fault import Fault
+from agent.objects.key import ObjectKey, pod_key
+from agent.objects.model import Pod, Service
+from agent.tasks import spawn
+from tests.kubernetes.cluster.cluster import Cluster
+from tests.kubernetes.cluster.images import BASE_IMAGE
+from tests.kubernetes.inside import inside
+
+log = logging.getLogger("quietwire.catalog")
+
+NAMESPACE = "test-source"
+PORT = 8080
+
+
+class Told:
+    """What a source has told, as an index; `until` waits for what it comes to."""
+
+    def __init__(self) -> None:
+        self.index = CatalogIndex(Catalog())
+        self.faults: tuple[Fault, ...] = ()
+        self.times = 0
+        self._again = asyncio.Event()
+
+    def take(self, change: CatalogChange | None, faults: tuple[Fault, ...]) -> None:
+        self.times += 1
+        self.faults = faults
+        if change is not None:
+            self.index.apply(change)
+        self._again.set()
+
+    async def until(self, holds: Callable[[], Any]) -> Any:
+        while not (found := holds()):
+            self._again.clear()
+            await self._again.wait()
+        return found
+
+    def pod(self, name: str) -> Pod | None:
+        return next((pod for pod in self.index.catalog.pods if pod.key == pod_key(NAMESPACE, name)), None)
+
+    def service(self, name: str) -> Service | None:
+        key = ObjectKey("Service", NAMESPACE, name)
+        return next((each for each in self.index.catalog.services if each.object_key == key), None)
+
+    def endpoints(self, name: str) -> set[str]:
+        service = self.service(name)
+        return {each.address for port in service.ports for each in port.ready} if service is not None else set()
+
+
+class Said(logging.Handler):
+    """Sets `heard` when something is logged that has these words."""
+
+    def __init__(self, words: str) -> None:
+        super().__init__()
+        self.heard = asyncio.Event()
+        self._words = words
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self._words in record.getMessage():
+            self.heard.set()
+
+
+@contextlib.asynccontextmanager
+async def followed(cluster: Cluster) -> AsyncIterator[tuple[KubernetesSource, Told]]:
+    told = Told()
+    source = KubernetesSource(Client(from_kubeconfig([cluster.layout.kubeconfig])), told.take)
+    await source.start()
+    task = spawn(source.run(), name="source")
+    try:
+        yield source, told
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _namespace(cluster: Cluster) -> Iterator[None]:
+    with cluster.namespace(NAMESPACE):
+        cluster.kubectl("annotate", "namespace", NAMESPACE, "config.linkerd.io/default-inbound-policy=deny")
+        yield
+
+
+def apply(cluster: Cluster, *objects: dict[str, Any]) -> None:
+    cluster.kubectl("apply", "-n", NAMESPACE, "-f", "-", given="\n---\n".join(map(json.dumps, objects)))
+
+
+def a_pod(name: str, *, ready: bool = True) -> dict[str, Any]:
+    probe = {"exec": {"command": ["test", "-e", "/tmp" if ready else "/tmp/ready"]}, "periodSeconds": 1}
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "labels": {"app": "web"}},
+        "spec": {
+            "terminationGracePeriodSeconds": 0,
+            "containers": [
+                {
+                    "name": "web",
+                    "image": BASE_IMAGE,
+                    "command": ["sleep", "100000"],
+                    "ports": [{"name": "http", "containerPort": PORT}],
+                    "readinessProbe": probe,
+                }
+            ],
+        },
+    }
+
+
+def a_service(**more: Any) -> dict[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "web"},
+        "spec": {"selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": "http"}], **more},
+    }
+
+
+def test_what_is_in_the_cluster_is_known_and_what_happens_to_it(cluster: Cluster) -> None:
+    apply(cluster, a_pod("one"), a_service(ipFamilyPolicy="RequireDualStack"))
+    kubectl = cluster.kubectl
+
+    async def work() -> None:
+        async with followed(cluster) as (source, told):
+            assert source.waiting == []
+            assert source.failures == {}
+            assert {node.name for node in told.index.catalog.nodes} == {"n1", "n2"}
+            await told.until(lambda: len(told.endpoints("web")) == 2)
+            pod = told.pod("one")
+            assert pod is not None
+            assert told.endpoints("web") == set(pod.ips)
+            assert pod.settings.default_policy == "deny", "its namespace's annotation"
+            service = told.service("web")
+            assert service is not None
+            assert len(service.cluster_ips) == 2
+            await asyncio.to_thread(apply, cluster, a_pod("late", ready=False))
+            await told.until(lambda: (late := told.pod("late")) is not None and len(late.ips) == 2)
+            assert told.endpoints("web") == set(pod.ips), "it is not ready"
+            await asyncio.to_thread(kubectl, "exec", "-n", NAMESPACE, "late", "--", "touch", "/tmp/ready")
+            await told.until(lambda: len(told.endpoints("web")) == 4)
+            await asyncio.to_thread(
+                kubectl, "annotate", "namespace", NAMESPACE, "config.linkerd.io/default-inbound-policy-"
+            )
+            await told.until(lambda: (one := told.pod("one")) is not None and one.settings.default_policy is None)
+            await asyncio.to_thread(kubectl, "delete", "pod", "-n", NAMESPACE, "late", "--now")
+            await told.until(lambda: told.pod("late") is None and told.endpoints("web") == set(pod.ips))
+            await asyncio.to_thread(kubectl, "delete", "service", "-n", NAMESPACE, "web")
+            await told.until(lambda: told.service("web") is None)
+            assert told.faults == ()
+
+    inside(cluster, work)
+
+
+@pytest.mark.disruptive
+def test_while_the_api_server_is_away_what_is_known_stays_and_then_it_is_what_is_there(cluster: Cluster) -> None:
+    apply(cluster, a_pod("stays"), a_service())
+
+    async def work() -> None:
+        async with followed(cluster) as (source, told):
+            known = await told.until(lambda: told.endpoints("web"))
+            cluster.processes.end([each for each in cluster.processes.all if each.name == "kube-apiserver"])
+            while len(source.failures) < 5:
+                await source.stirred()
+            assert told.endpoints("web") == known
+            assert told.pod("stays") is not None
+            await asyncio.to_thread(cluster.restart, "kube-apiserver")
+            await asyncio.to_thread(apply, cluster, a_pod("new"))
+            await told.until(lambda: told.pod("new"))
+            while source.failures:
+                await source.stirred()
+
+    inside(cluster, work, 120.0)
+
+
+@pytest.mark.disruptive
+def test_a_source_that_starts_while_the_api_server_is_away_waits_for_it(
+    cluster: Cluster,
+) -> None:
+    cluster.processes.end([each for each in cluster.processes.all if each.name == "kube-apiserver"])
+
+    async def work() -> None:
+        said = Said("no pod can be served before the API server answers")
+        log.addHandler(said)
+        starting = spawn(known(), name="starting")
+        await said.heard.wait()
+        log.removeHandler(said)
+        assert not starting.done()
+        await asyncio.to_thread(cluster.restart, "kube-apiserver")
+        assert "n1" in await starting
+
+    async def known() -> set[str]:
+        async with followed(cluster) as (_, told):
+            return {node.name for node in told.index.catalog.nodes}
+
+    inside(cluster, work, 120.0)
