@@ -32,7 +32,11 @@ def unpack(cache: Path, say: Callable[[str], None], packages: Sequence[str] = PA
             if left.exists():  # of somebody who was killed
                 shutil.rmtree(left)
             left.mkdir()
-        _apt("download", *packages, cwd=fetched)
+        try:
+            _apt("download", *packages, cwd=fetched)
+        except PackageError:  # the list may be old, and name what the archive has no more
+            _apt("update")
+            _apt("download", *packages, cwd=fetched)
         for archive in sorted(fetched.glob("*.deb")):
             _run("dpkg-deb", "--extract", str(archive), str(unfinished))
         shutil.rmtree(fetched)
