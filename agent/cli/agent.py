@@ -3,10 +3,12 @@
 from pathlib import Path
 
 from agent.cli.agent_flags import AgentFlags
+from agent.cli.paragraphs import typed
 
 _DEFAULTS = AgentFlags()
 
 
+@typed
 def agent(
     *,
     flags: AgentFlags = _DEFAULTS,

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from agent.cli.paragraphs import typed
 from agent.objects.policy import DEFAULT_CLUSTER_NETWORKS, DefaultPolicy
 from init.constants import INBOUND_PORT, OUTBOUND_PORT
 
@@ -14,6 +15,7 @@ LogFormat = Literal["json", "text"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 
+@typed
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class AgentFlags:

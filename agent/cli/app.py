@@ -16,6 +16,7 @@ app = App(
     name="quietwire",
     help="Transparent mTLS between pods: one agent per node, no change to any application.",
     version=installed,
+    help_format="plaintext",
 )
 app.command("agent.cli.up:up")
 app.command("agent.cli.agent:agent")

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
+from agent.cli.paragraphs import typed
 from agent.objects.policy import DEFAULT_CLUSTER_NETWORKS, DefaultPolicy
 
 AsJson = Annotated[bool, Parameter(name="--json", negative="", help="One JSON document on stdout.")]
@@ -13,6 +14,7 @@ AsJson = Annotated[bool, Parameter(name="--json", negative="", help="One JSON do
 app = App(name="authz", help="Explain, test and check policy.")
 
 
+@typed
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class PolicyFlags:
@@ -40,6 +42,7 @@ _DEFAULTS = PolicyFlags()
 
 
 @app.command
+@typed
 def explain(
     *,
     from_: Annotated[str | None, Parameter(name="--from")] = None,
@@ -85,6 +88,7 @@ def explain(
 
 
 @app.command(name="test")
+@typed
 def run_tests(
     file: Path,
     /,
@@ -119,6 +123,7 @@ def run_tests(
 
 
 @app.command
+@typed
 def check(*files: Path, as_json: AsJson = False) -> None:
     """Validate manifests without an agent: every fault with file and line, and what is legal and surely not meant.
 

@@ -3,10 +3,12 @@
 from pathlib import Path
 
 from agent.cli.agent_flags import AgentFlags, Issuing
+from agent.cli.paragraphs import typed
 
 _DEFAULTS = AgentFlags()
 
 
+@typed
 def up(
     *,
     flags: AgentFlags = _DEFAULTS,

@@ -5,8 +5,10 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from agent.cli.authority.flags import STATE, AsJson, State
+from agent.cli.paragraphs import typed
 
 
+@typed
 def status(*, state: State = STATE, as_json: AsJson = False) -> None:
     """Show the roots, the issuer, when they end, and where a rotation stands.
 
@@ -17,6 +19,7 @@ def status(*, state: State = STATE, as_json: AsJson = False) -> None:
     looking.status(state, as_json=as_json)
 
 
+@typed
 def issued(
     *, live: Annotated[bool, Parameter(negative="")] = False, state: State = STATE, as_json: AsJson = False
 ) -> None:
@@ -34,6 +37,7 @@ def issued(
     looking.issued(state, unexpired=live, as_json=as_json)
 
 
+@typed
 def agents(*, state: State = STATE, as_json: AsJson = False) -> None:
     """List the agents that have joined, and what they trust.
 
@@ -44,6 +48,7 @@ def agents(*, state: State = STATE, as_json: AsJson = False) -> None:
     looking.agents(state, as_json=as_json)
 
 
+@typed
 def bundle(*, pem: Annotated[bool, Parameter(negative="")] = False, state: State = STATE) -> None:
     """Print the trust bundle, as a SPIFFE bundle document or as PEM.
 

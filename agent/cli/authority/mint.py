@@ -3,8 +3,10 @@
 from pathlib import Path
 
 from agent.cli.authority.flags import STATE, AsJson, State
+from agent.cli.paragraphs import typed
 
 
+@typed
 def mint(*, spiffe_id: str, out: Path, ttl: str = "1h", state: State = STATE, as_json: AsJson = False) -> None:
     """Write an SVID for a workload that has no agent: svid.pem, key.pem (0600) and bundle.pem.
 

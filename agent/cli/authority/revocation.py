@@ -1,8 +1,10 @@
 """`quietwire authority revoke` and `unrevoke`."""
 
 from agent.cli.authority.flags import STATE, AsJson, State
+from agent.cli.paragraphs import typed
 
 
+@typed
 def revoke(
     *,
     spiffe_id: str | None = None,
@@ -34,6 +36,7 @@ def revoke(
     revocation.revoke(state, revocation.Named(spiffe_id, agent, serial), reason, as_json=as_json)
 
 
+@typed
 def unrevoke(
     *,
     spiffe_id: str | None = None,

@@ -5,8 +5,10 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from agent.cli.authority.flags import STATE, AsJson, State
+from agent.cli.paragraphs import typed
 
 
+@typed
 def start(
     *, auto: Annotated[bool, Parameter(negative="")] = False, state: State = STATE, as_json: AsJson = False
 ) -> None:
@@ -24,6 +26,7 @@ def start(
     rotation.start(state, auto=auto, as_json=as_json)
 
 
+@typed
 def status(*, state: State = STATE, as_json: AsJson = False) -> None:
     """Show the stage, and whom it waits for.
 
@@ -34,6 +37,7 @@ def status(*, state: State = STATE, as_json: AsJson = False) -> None:
     looking.status(state, as_json=as_json)
 
 
+@typed
 def advance(
     *, force: Annotated[bool, Parameter(negative="")] = False, state: State = STATE, as_json: AsJson = False
 ) -> None:
@@ -51,6 +55,7 @@ def advance(
     rotation.advance(state, force=force, as_json=as_json)
 
 
+@typed
 def abort(*, state: State = STATE, as_json: AsJson = False) -> None:
     """Go back to the root from before.
 

@@ -4,8 +4,10 @@ from pathlib import Path
 
 from agent.cli.agent_flags import Issuing, LogFormat, LogLevel
 from agent.cli.authority.flags import STATE, State
+from agent.cli.paragraphs import typed
 
 
+@typed
 def run(
     *,
     state: State = STATE,

@@ -1,8 +1,10 @@
 """`quietwire authority token create`."""
 
 from agent.cli.authority.flags import STATE, AsJson, State
+from agent.cli.paragraphs import typed
 
 
+@typed
 def create(*, node: str, ttl: str = "10m", state: State = STATE, as_json: AsJson = False) -> None:
     """Print a one-time join token for the agent of one node.
 

@@ -4,7 +4,10 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from agent.cli.paragraphs import typed
 
+
+@typed
 def demo(
     *,
     keep: Annotated[bool, Parameter(negative="")] = False,
