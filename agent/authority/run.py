@@ -15,8 +15,8 @@ from agent.authority.server import AuthorityServer
 from agent.authority.service import AuthorityService
 from agent.authority.store import Store
 from agent.authority.workloads import CatalogWorkloads
-from agent.catalog.memory import Memory
 from agent.catalog.sources.files.directory import FilesSource
+from agent.catalog.sources.files.remembered import FilesMemory
 from agent.flags import HostPort
 from agent.tasks import spawn
 
@@ -62,7 +62,7 @@ async def serve(config: AuthorityConfig) -> None:
 async def _serve(config: AuthorityConfig, store: Store, ledger: Ledger, stop: asyncio.Event) -> None:
     workloads = CatalogWorkloads()
     # Without it a fault would cost a pod its SVID when the authority starts again.
-    memory = Memory(config.state / SUBDIRECTORY / "last-good.msgpack", config.manifests)
+    memory = FilesMemory(config.state / SUBDIRECTORY / "last-good.msgpack", config.manifests)
     source = FilesSource(config.manifests, workloads.update, memory)
     await source.start()
     service = AuthorityService(

@@ -39,15 +39,46 @@ class _Namespace:
     def __init__(self) -> None:
         self.pods: dict[ObjectKey, RawPod] = {}
         self.services: dict[str, RawService] = {}
+        self.selectors = _Selectors()
+        """Of every service here."""
         self.slices: defaultdict[str, dict[ObjectKey, RawSlice]] = defaultdict(dict)
         """By service."""
 
     def __bool__(self) -> bool:
         return bool(self.pods or self.services or self.slices)
 
-    def selecting(self, names: Iterable[str]) -> "_Selectors":
-        """These services by what they select, but for those whose endpoints come from slices."""
-        return _Selectors(raw for name in names if not self.written(raw := self.services[name]))
+    def put(self, service: RawService) -> None:
+        """A service is there, or is another."""
+        self.leave(service.name)
+        self.services[service.name] = service
+        self.selectors.add(service)
+
+    def leave(self, name: str) -> None:
+        """A service is gone."""
+        former = self.services.pop(name, None)
+        if former is not None:
+            self.selectors.remove(former)
+
+    def touched(self, labels: Mapping[str, str]) -> Iterator[str]:
+        """Services whose endpoints are the pods that they select, and that select one with these labels."""
+        for service in self.selectors.matching(labels):
+            if not self.written(service):
+                yield service.name
+
+    def selected(self, names: Iterable[str]) -> Mapping[str, list[RawPod]]:
+        """By service, the pods that these services select, where no slice says who serves them.
+
+        Every pod of the namespace is looked at, if there is such a service.
+        """
+        wanted = _Selectors()
+        for name in names:
+            if name in self.services and not self.written(service := self.services[name]):
+                wanted.add(service)
+        found: defaultdict[str, list[RawPod]] = defaultdict(list)
+        for raw in self.pods.values() if wanted else ():
+            for service in wanted.matching(raw.pod.labels):
+                found[service.name].append(raw)
+        return found
 
     def written(self, service: RawService) -> list[RawSlice]:
         """The slices, and Endpoints, that say who serves a service."""
@@ -58,16 +89,30 @@ class _Namespace:
 class _Selectors:
     """Services by one label of their selector: which of them select a pod costs its labels, not their number."""
 
-    def __init__(self, services: Iterable[RawService]) -> None:
-        self._by_label: defaultdict[tuple[str, str], list[RawService]] = defaultdict(list)
-        for service in services:
-            if service.selector:
-                self._by_label[min(service.selector.items())].append(service)
+    def __init__(self) -> None:
+        self._by_label: dict[tuple[str, str], dict[str, RawService]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._by_label)
+
+    def add(self, service: RawService) -> None:
+        """One that selects nothing is left out."""
+        if service.selector:
+            self._by_label.setdefault(min(service.selector.items()), {})[service.name] = service
+
+    def remove(self, service: RawService) -> None:
+        """One that was added."""
+        if service.selector:
+            label = min(service.selector.items())
+            several = self._by_label[label]
+            del several[service.name]
+            if not several:
+                del self._by_label[label]
 
     def matching(self, labels: Mapping[str, str]) -> Iterator[RawService]:
         """Those that select a pod with these labels."""
         for item in labels.items():
-            for service in self._by_label.get(item, ()):
+            for service in self._by_label.get(item, {}).values():
                 if all(labels.get(name) == value for name, value in service.selector.items()):
                     yield service
 
@@ -88,7 +133,9 @@ class Assembly:
     selected.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, meshed_by_default: bool = True) -> None:
+        """`meshed_by_default`: whether a pod is to be meshed where no annotation says."""
+        self._meshed_by_default = meshed_by_default
         self.version = 0
         self.joined = 0
         """Services that were joined so far: the measure of the work."""
@@ -134,7 +181,7 @@ class Assembly:
                     stale[key.namespace].labels.append(raw.pod.labels)
                     affected[key] = None
                 case RawService():
-                    self._spaces[key.namespace].services[key.name] = raw
+                    self._spaces[key.namespace].put(raw)
                     stale[key.namespace].services.add(key.name)
                 case RawSlice():
                     self._spaces[key.namespace].slices[raw.service][key] = raw
@@ -171,7 +218,7 @@ class Assembly:
                 here.pods.pop(key, None)
                 stale[key.namespace].labels.append(former.pod.labels)
             case RawService():
-                here.services.pop(key.name, None)
+                here.leave(key.name)
                 stale[key.namespace].services.add(key.name)
             case RawSlice():
                 slices = here.slices[former.service]
@@ -191,7 +238,8 @@ class Assembly:
             space = self._raw.get(ObjectKey("Namespace", "", key.namespace))
             earlier = self._pods.get(key)
             try:
-                pod = _pod(raw, space.annotations if isinstance(space, RawNamespace) else None)
+                inherited = space.annotations if isinstance(space, RawNamespace) else {}
+                pod = _pod(raw, inherited, meshed_by_default=self._meshed_by_default)
                 self.problems.pop(key, None)
             except Exception as error:  # each was checked where it was read: no other pod may suffer for this one
                 log.exception("%s could not be joined by a fault of ours", key)
@@ -209,14 +257,9 @@ class Assembly:
         for space, what in stale.items():
             here = self._spaces[space]
             names = set(what.services)
-            selectors = here.selecting(here.services)
             for labels in what.labels:
-                names.update(service.name for service in selectors.matching(labels))
-            selected: defaultdict[str, list[RawPod]] = defaultdict(list)
-            wanted = here.selecting(name for name in names if name in here.services)
-            for raw in here.pods.values():
-                for service in wanted.matching(raw.pod.labels):
-                    selected[service.name].append(raw)
+                names.update(here.touched(labels))
+            selected = here.selected(names)
             for name in sorted(names):
                 key = ObjectKey("Service", space, name)
                 raw_service = here.services.get(name)
@@ -227,7 +270,7 @@ class Assembly:
                 self.joined += 1
                 former = self._services.get(key)
                 try:
-                    joined = _service(raw_service, here.written(raw_service), selected[name], self.claims)
+                    joined = _service(raw_service, here.written(raw_service), selected.get(name, []), self.claims)
                     self.problems.pop(key, None)
                 except Exception as error:  # as above
                     log.exception("%s could not be joined by a fault of ours", key)
@@ -243,17 +286,19 @@ _NOT_IN_CATALOG = frozenset({"Namespace", "EndpointSlice", "Endpoints", "Service
 """Kinds of which nothing of this name is in a catalog; services are found out by joining."""
 
 
-def _pod(raw: RawPod, inherited: dict[str, str] | None) -> Pod:
-    if not inherited:
+def _pod(raw: RawPod, inherited: dict[str, str], *, meshed_by_default: bool) -> Pod:
+    if not inherited and meshed_by_default:
         return raw.pod
     pod = raw.pod
     own = {name: Field(value, 0) for name, value in raw.own.items()}
-    settings = annotations.settings(own, inherited, pod.container_ports, host_network=pod.host_network)
+    settings = annotations.settings(
+        own, inherited, pod.container_ports, host_network=pod.host_network, by_default=meshed_by_default
+    )
     return msgspec.structs.replace(pod, settings=settings)
 
 
 def _closed(raw: RawPod) -> Pod:
-    settings = msgspec.structs.replace(CLOSED, meshed=raw.pod.settings.meshed)
+    settings = msgspec.structs.replace(CLOSED, injected=raw.pod.settings.injected)
     return msgspec.structs.replace(raw.pod, settings=settings)
 
 

@@ -1,17 +1,15 @@
-"""What was last good, across restarts: an agent that starts finds a broken file, and still enforces what it said."""
+"""What was last good, across restarts: an agent that starts without its source still enforces what it knew."""
 
 import contextlib
 import hashlib
 import logging
 import os
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import msgspec
-from msgspec import Struct
 
 from agent import disk
-from agent.catalog.standing import Known, Standing
-from agent.objects.key import ObjectKey
 
 log = logging.getLogger("quietwire.catalog")
 
@@ -21,51 +19,48 @@ to mean something else."""
 DIGEST_BYTES = 32
 
 
-class _Remembered(Struct, frozen=True):
-    directory: str
-    standing: list[tuple[ObjectKey, Standing]]
-    files: tuple[str, ...]
-    closing: tuple[str, ...]
+T = TypeVar("T", bound=msgspec.Struct)
 
 
 class _UnusableError(ValueError):
     """The file is not what was written, or was written by another version; `str` says which."""
 
 
-class Memory:
-    """One file, replaced whole. It only ever stands in for what cannot be read any more."""
+class Memory(Generic[T]):
+    """One file, replaced whole. It only ever stands in for what cannot be read any more.
 
-    def __init__(self, path: Path, directory: Path) -> None:
+    `without` says for people what its loss means.
+    """
+
+    def __init__(self, path: Path, kind: type[T], without: str) -> None:
         self._path = path
-        self._directory = str(directory)
+        self._kind = kind
+        self._without = without
         self._unwritten = ""
         """Why it could not be written the last time."""
 
-    def load(self) -> Known | None:
-        """What was remembered for this directory; None where the file is missing, damaged, or of another version.
+    def load(self) -> T | None:
+        """What was remembered; None where the file is missing, damaged, or of another version.
 
-        Without it the agent starts as the first time: what cannot be read then closes every default.
+        Without it the agent starts as the first time, which is the safe side: what is not known is closed, or waits.
         """
         try:
-            found = _decode(self._path.read_bytes())
+            return _decode(self._path.read_bytes(), self._kind)
         except FileNotFoundError:
             return None
         except (OSError, _UnusableError) as error:
             log.warning(
-                "%s cannot be used (%s): what was last good before this start is not known, so what cannot be read now "
-                "closes every default until it is mended. The file is written anew",
+                "%s cannot be used (%s): what was last good before this start is not known, so %s. The file is written "
+                "anew",
                 self._path,
                 error,
+                self._without,
             )
             return None
-        if found.directory != self._directory:
-            return None
-        return Known(dict(found.standing), found.files, found.closing)
 
-    def save(self, known: Known) -> bool:
+    def save(self, known: T) -> bool:
         """Remembers this; whether it could. A disk that is full is said, once, and not fatal."""
-        remembered = _Remembered(self._directory, list(known.standing.items()), known.files, known.closing)
-        body = msgspec.msgpack.encode(remembered)
+        body = msgspec.msgpack.encode(known)
         temporary = self._path.with_suffix(".new")
         try:
             fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
@@ -93,7 +88,7 @@ class Memory:
         return True
 
 
-def _decode(data: bytes) -> _Remembered:
+def _decode(data: bytes, kind: type[T]) -> T:
     """Raises _UnusableError."""
     if not data.startswith(VERSION):
         raise _UnusableError("it is of another version, or cut off" if data else "it is empty")
@@ -101,6 +96,6 @@ def _decode(data: bytes) -> _Remembered:
     if hashlib.sha256(body).digest() != digest:
         raise _UnusableError("it is damaged: its checksum is not that of what it says")
     try:
-        return msgspec.msgpack.decode(body, type=_Remembered)
+        return msgspec.msgpack.decode(body, type=kind)
     except msgspec.MsgspecError as error:
         raise _UnusableError(f"it is of another version: {error}") from error

@@ -9,7 +9,7 @@ from agent.objects.model import MeshSettings
 def accepts_mesh(settings: MeshSettings, port: int, peer_address: str) -> bool:
     """Whether traffic from `peer_address` to this port of a pod with these settings is captured by its agent."""
     return (
-        settings.meshed
+        settings.injected
         and not any(port in skipped for skipped in settings.skip_inbound_ports)
         and not (settings.skip_subnets and in_subnets(settings.skip_subnets, peer_address))
     )
@@ -18,7 +18,7 @@ def accepts_mesh(settings: MeshSettings, port: int, peer_address: str) -> bool:
 def sends_mesh(settings: MeshSettings, port: int, destination: str) -> bool:
     """Whether what a pod with these settings sends to this destination and port is captured by its agent."""
     return (
-        settings.meshed
+        settings.injected
         and not any(port in skipped for skipped in settings.skip_outbound_ports)
         and not (settings.skip_subnets and in_subnets(settings.skip_subnets, destination))
     )

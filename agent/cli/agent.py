@@ -2,16 +2,18 @@
 
 from pathlib import Path
 
-from agent.cli.agent_flags import AgentFlags
+from agent.cli.agent_flags import AgentFlags, ClusterFlags
 from agent.cli.paragraphs import typed
 
 _DEFAULTS = AgentFlags()
+_NO_CLUSTER = ClusterFlags()
 
 
 @typed
 def agent(
     *,
     flags: AgentFlags = _DEFAULTS,
+    cluster: ClusterFlags = _NO_CLUSTER,
     authority: list[str] | None = None,
     bundle: Path = Path("/etc/quietwire/bundle.pem"),
     join_token_file: Path | None = None,
@@ -37,4 +39,4 @@ def agent(
     """
     from agent.cli.work import node
 
-    node.agent(flags, authority, bundle, join_token_file, svid_source)
+    node.agent(flags, cluster, authority, bundle, join_token_file, svid_source)

@@ -81,6 +81,33 @@ class AgentFlags:
     log_level: LogLevel = "info"
 
 
+@typed
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class ClusterFlags:
+    """Which cluster it is.
+
+    Parameters
+    ----------
+    kubernetes
+        Follow a cluster's API server instead of a directory of manifests: as the pod that this is, else by the
+        kubeconfig that kubectl would take.
+    kubeconfig
+        A kubeconfig: the same as --kubernetes, and by this file.
+    context
+        Its context, where it is not the current one.
+    """
+
+    kubernetes: Annotated[bool, Parameter(negative="")] = False
+    kubeconfig: Path | None = None
+    context: str = ""
+
+    @property
+    def wanted(self) -> bool:
+        """Whether a cluster is meant at all."""
+        return self.kubernetes or self.kubeconfig is not None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Issuing:
     """What `up` and `authority run` are told about issuing: --svid-ttl, and the files of an issuer that is given."""

@@ -19,12 +19,16 @@ class Fault(Struct, frozen=True, order=True):
 
     def __str__(self) -> str:
         what = f"{self.object}: " if self.object and self.object != self.origin.object else ""
-        kept = "; it is not in force"
+        return f"{self.origin}: {what}{self.reason}{self.consequence}"
+
+    @property
+    def consequence(self) -> str:
+        """What holds until it is mended, to follow the reason."""
         if self.last_good:
-            kept = "; its last good version stays in force"
-        elif self.closed:
-            kept = "; until it is mended, what it should decide is denied"
-        return f"{self.origin}: {what}{self.reason}{kept}"
+            return "; its last good version stays in force"
+        if self.closed:
+            return "; until it is mended, what it should decide is denied"
+        return "; it is not in force"
 
 
 class Remark(Struct, frozen=True, order=True):

@@ -8,6 +8,7 @@ from msgspec import Struct
 from agent.authority.pki import GivenFiles
 from agent.flags import ConfigError, HostPort
 from agent.identity.spiffe import SpiffeId, SpiffeIdError, check_trust_domain
+from agent.kubernetes.access import Access
 from agent.node.enrolled import PORT_STEPS
 from agent.objects.annotations import ALLOW, MESHED_ONLY
 from agent.objects.policy import DefaultPolicy
@@ -38,10 +39,22 @@ class SvidFiles(Struct, frozen=True):
     directory: Path
 
 
+class Directory(Struct, frozen=True):
+    """Manifests in a directory say what there is."""
+
+    path: Path
+
+
+class Cluster(Struct, frozen=True):
+    """The API server of a cluster says what there is."""
+
+    access: Access
+
+
 class Config(Struct, frozen=True, kw_only=True):
     """Everything that the supervisor needs to know."""
 
-    manifests: Path
+    source: Directory | Cluster
     state: Path
     node: str
     trust_domain: str
@@ -63,9 +76,9 @@ class Config(Struct, frozen=True, kw_only=True):
 
     def check(self) -> None:
         """Raises ConfigError, naming the flag at fault."""
-        if not self.manifests.is_dir():
+        if isinstance(self.source, Directory) and not self.source.path.is_dir():
             raise ConfigError(
-                f"--manifests {self.manifests} is no directory; make it, and put the pods' manifests into it"
+                f"--manifests {self.source.path} is no directory; make it, and put the pods' manifests into it"
             )
         if not self.node or len(self.node) > NODE_NAME_LIMIT:
             raise ConfigError(f"--node {self.node!r} must have 1 to {NODE_NAME_LIMIT} characters")
@@ -97,5 +110,7 @@ class Config(Struct, frozen=True, kw_only=True):
             raise ConfigError("--verify-interval must be more than 0 seconds")
         if isinstance(self.identity, SvidFiles) and not self.identity.directory.is_dir():
             raise ConfigError(f"--svid-source files:{self.identity.directory} is no directory")
+        if isinstance(self.identity, Embedded) and isinstance(self.source, Cluster):
+            raise ConfigError("an authority of its own is a host's: in a cluster run `quietwire agent` on each node")
         if self.drain_seconds < 0:
             raise ConfigError("--drain-timeout must not be negative")

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from msgspec import Struct
 
+from agent.catalog.source import SourceState
 from agent.identity.svid import Bundle
 from agent.manifests.fault import Fault
 from agent.objects.key import PodKey
@@ -23,6 +24,7 @@ class Facts(Struct, frozen=True):
     conntrack_used: float
     rule_repairs: int
     catalog_version: int
+    catalog: SourceState
     faults: tuple[Fault, ...]
     findings: tuple[Finding, ...]
     identity_faults: tuple[str, ...]

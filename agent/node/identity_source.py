@@ -16,7 +16,7 @@ from agent.identity.credential import FileCredential
 from agent.identity.files_provider import FilesProvider
 from agent.identity.provider import ProviderError, SvidProvider
 from agent.node.authority_process import AuthorityProcess
-from agent.node.config import Config, Embedded, Remote, SvidFiles
+from agent.node.config import Config, Directory, Embedded, Remote, SvidFiles
 from agent.tls import trial
 
 log = logging.getLogger("quietwire.identity")
@@ -89,20 +89,22 @@ async def start(config: Config) -> IdentitySource:
     """Starts what must be there before the first SVID. Raises AuthorityError, ConfigError."""
     match config.identity:
         case Embedded():
-            return await _embedded(config, config.identity)
+            if not isinstance(config.source, Directory):
+                raise ConfigError("an authority of its own reads a directory of manifests: see Config.check")
+            return await _embedded(config, config.identity, config.source.path)
         case Remote():
             return _Alone(_remote(config, config.identity))
         case SvidFiles(directory):
             return _Alone(FilesProvider(directory, config.trust_domain, trial.check))
 
 
-async def _embedded(config: Config, embedded: Embedded) -> IdentitySource:
+async def _embedded(config: Config, embedded: Embedded, manifests: Path) -> IdentitySource:
     process = AuthorityProcess(
         AuthorityConfig(
             state=config.state,
             trust_domain=config.trust_domain,
             listen=embedded.listen,
-            manifests=config.manifests,
+            manifests=manifests,
             svid_seconds=embedded.svid_seconds,
             given=embedded.given,
         ),

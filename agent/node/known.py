@@ -7,8 +7,8 @@ from collections.abc import Callable
 import msgspec
 
 from agent.catalog.index import CatalogIndex
+from agent.catalog.remarks import MAX_SAID
 from agent.catalog.snapshot import Catalog, CatalogChange
-from agent.catalog.sources.files.directory import MAX_SAID
 from agent.link import messages
 from agent.manifests.fault import Fault
 from agent.node.config import Config
@@ -75,12 +75,12 @@ class Known:
     @property
     def meshed(self) -> list[Pod]:
         """This node's pods that are to be meshed."""
-        return [pod for pod in self.catalog.pods_on(self._config.node) if pod.settings.meshed]
+        return [pod for pod in self.catalog.pods_on(self._config.node) if pod.settings.injected]
 
     @property
     def unmeshed(self) -> list[Pod]:
         """This node's other pods."""
-        return [pod for pod in self.catalog.pods_on(self._config.node) if not pod.settings.meshed]
+        return [pod for pod in self.catalog.pods_on(self._config.node) if not pod.settings.injected]
 
     def explainer(self) -> Explainer:
         """Answers questions about what is in force now."""

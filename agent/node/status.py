@@ -8,6 +8,7 @@ import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
+from agent.catalog.source import SourceState
 from agent.identity.svid import Bundle
 from agent.node.facts import Facts
 from agent.objects.key import PodKey
@@ -24,11 +25,20 @@ class Waiting(msgspec.Struct, frozen=True):
     reason: str
 
 
+class Catalog(msgspec.Struct, frozen=True):
+    """How fresh the catalog is: whether it is remembered from before the start, and of which kinds nothing is heard."""
+
+    version: int
+    remembered: bool
+    unheard: dict[str, str]
+
+
 class Ready(msgspec.Struct, frozen=True):
-    """The body of /ready."""
+    """The body of /ready. A catalog that is not fresh holds nothing back: what it says is in force."""
 
     ready: bool
     pods: int
+    catalog: Catalog
     waiting: tuple[Waiting, ...]
     faults: tuple[str, ...]
     warnings: tuple[str, ...]
@@ -63,6 +73,7 @@ class Status:
         body = Ready(
             ready=facts.ready,
             pods=facts.captured,
+            catalog=Catalog(facts.catalog_version, facts.catalog.remembered, dict(facts.catalog.unheard)),
             waiting=tuple(Waiting(pod, reason) for pod, reason in sorted(facts.waiting.items())),
             faults=(*(str(fault) for fault in facts.faults), *facts.identity_faults),
             warnings=tuple(str(finding) for finding in facts.findings),
@@ -71,7 +82,7 @@ class Status:
 
     async def _metrics(self, _query: Mapping[str, str]) -> Response:
         scraped = await self._scraped()
-        facts = self._facts()
+        facts, now = self._facts(), time.time()
         return Response.metrics(
             Metrics(scraped.totals).render(
                 live=scraped.live,
@@ -79,6 +90,8 @@ class Status:
                 worker_restarts=facts.worker_restarts,
                 pods={"captured": facts.captured, "waiting": len(facts.waiting), "left": facts.left},
                 catalog_version=facts.catalog_version,
+                catalog_remembered=facts.catalog.remembered,
+                catalog_unheard=_unheard(facts.catalog, now),
                 catalog_faults=len(facts.faults),
                 identity_faults=len(facts.identity_faults),
                 policy_warnings=len(facts.findings),
@@ -90,7 +103,7 @@ class Status:
                 bundle_sequence=0 if facts.bundle is None else facts.bundle.sequence,
                 clock_skew=facts.clock_skew,
                 authority_restarts=facts.authority_restarts,
-                now=time.time(),
+                now=now,
             )
         )
 
@@ -104,6 +117,11 @@ class Status:
         except QuestionError as error:
             return Response.text(f"{error}\n", 400)
         return Response.json(msgspec.json.encode(answer) + b"\n")
+
+
+def _unheard(catalog: SourceState, now: float) -> dict[str, float]:
+    """For how many seconds, by kind."""
+    return {kind: max(0.0, now - (catalog.since or now)) for kind, _ in catalog.unheard}
 
 
 def above(bundle: Bundle | None) -> dict[str, float]:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import random
 import signal
 import sys
 import time
@@ -13,16 +14,21 @@ import msgspec
 
 from agent.capture import node_addresses
 from agent.capture.enrolment_socket import EnrolmentSocket
-from agent.catalog.memory import Memory
 from agent.catalog.snapshot import CatalogChange
-from agent.catalog.source import Source
+from agent.catalog.source import Source, SourceState
 from agent.catalog.sources.files.directory import FilesSource
+from agent.catalog.sources.files.remembered import FilesMemory
+from agent.catalog.sources.kubernetes.remembered import ClusterMemory
+from agent.catalog.sources.kubernetes.source import KubernetesSource
 from agent.flags import HostPort
+from agent.kubernetes.client import Client
 from agent.link import messages
 from agent.manifests.fault import Fault
 from agent.node import identity_source, start
-from agent.node.config import Config
+from agent.node.conditions import Conditions, Due, due
+from agent.node.config import Cluster, Config, Directory
 from agent.node.enrolment import Desired, Enrolment
+from agent.node.events import Events
 from agent.node.facts import Facts
 from agent.node.hand_over import HandOver
 from agent.node.identities import Identities
@@ -86,6 +92,8 @@ class Supervisor:
             memory=config.run_dir / NAMESPACES,
         )
         self._source: IdentitySource | None = None
+        self._catalog: Source | None = None
+        self._conditions: Conditions | None = None
         self._poked = asyncio.Event()
         self._stopping = asyncio.Event()
         self._said_ready = False
@@ -121,7 +129,7 @@ class Supervisor:
         await admin.start(config.admin.host, config.admin.port)
         serving = HostPort(config.admin.host, admin.port)
         log.info("admin server on %s", serving, extra={"fields": {"event": "admin", "address": str(serving)}})
-        source = self._catalog_source()
+        source = self._catalog = self._catalog_source()
         await source.start()
         # pyroute2 cannot be used on uvloop's thread
         addresses = await asyncio.to_thread(node_addresses.node_addresses)
@@ -143,6 +151,7 @@ class Supervisor:
                 spawn(self.enrolment.conntrack.run(), name="conntrack"),
                 spawn(self.identities.report(keeper, self.workers.sync), name="identity report"),
                 spawn(identity.run(), name="identity source"),
+                *self._in_cluster(),
             ]
             self.workers.start()
             sock.start(bound)
@@ -159,9 +168,34 @@ class Supervisor:
             os.close(lock)
         return status_code
 
+    def _in_cluster(self) -> list[asyncio.Task[None]]:
+        """What this agent says in the cluster's objects."""
+        if not isinstance(self.config.source, Cluster):
+            return []
+        chance, node = random.SystemRandom().random, self.config.node
+        client = Client(self.config.source.access)
+        self._conditions = Conditions(client, self._conditions_due, chance=chance, clock=time.time)
+        events = Events(
+            client, lambda: self.known.faults, self._waiting_pods, node=node, chance=chance, clock=time.time
+        )
+        return [spawn(self._conditions.run(), name="conditions"), spawn(events.run(), name="events")]
+
+    def _conditions_due(self) -> set[Due]:
+        pods = self.known.catalog.pods_on(self.config.node)
+        return due(pods, lambda key: self._missing(key) is None, self.enrolment.knows)
+
+    def _waiting_pods(self) -> list[tuple[Pod, str]]:
+        found = ((self.known.catalog.pod(key), reason) for key, reason in self._waiting().items())
+        return [(pod, reason) for pod, reason in found if pod is not None]
+
     def _catalog_source(self) -> Source:
-        memory = Memory(self.config.state / "last-good.msgpack", self.config.manifests)
-        return FilesSource(self.config.manifests, self._catalog_changed, memory)
+        state = self.config.state
+        match self.config.source:
+            case Directory(path):
+                return FilesSource(path, self._catalog_changed, FilesMemory(state / "last-good.msgpack", path))
+            case Cluster(access):
+                memory = ClusterMemory(state / "last-good-of-cluster.msgpack", access.address)
+                return KubernetesSource(Client(access), self._catalog_changed, memory)
 
     async def _until_stopped(self, tasks: list[asyncio.Task[None]]) -> int:
         """Waits for a signal; the exit status.
@@ -260,6 +294,8 @@ class Supervisor:
                 await asyncio.sleep(TICK_SECONDS)
                 continue
             waiting = self._waiting()
+            if self._conditions is not None:
+                self._conditions.stir()
             if not waiting and not self._said_ready:
                 self._said_ready = True
                 log.info("ready: %d pods captured and certified", len(self.enrolment.captured))
@@ -288,6 +324,7 @@ class Supervisor:
             conntrack_used=enrolment.conntrack.used,
             rule_repairs=enrolment.repairs,
             catalog_version=self.known.catalog.version,
+            catalog=SourceState() if self._catalog is None else self._catalog.state,
             faults=self.known.faults,
             findings=self.known.findings,
             identity_faults=self.identities.faults,

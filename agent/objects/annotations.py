@@ -21,6 +21,7 @@ NETNS = "quietwire.io/netns"
 
 _PORT_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")  # and not a number, which was tried before
 
+ENABLED = "enabled"
 DISABLED = "disabled"
 """Of `INJECT`: the pod is not meshed."""
 ALLOW = "allow"
@@ -29,15 +30,21 @@ EGRESS_MODES = (ALLOW, MESHED_ONLY)
 
 
 def settings(
-    own: Mapping[str, Field], inherited: Mapping[str, str], ports: tuple[ContainerPort, ...], *, host_network: bool
+    own: Mapping[str, Field],
+    inherited: Mapping[str, str],
+    ports: tuple[ContainerPort, ...],
+    *,
+    host_network: bool,
+    by_default: bool = True,
 ) -> MeshSettings:
     """A pod's settings: each annotation of its own, else its namespace's. Raises FaultError at the pod's line.
 
-    The namespace's annotations were checked with `check` when it was read.
+    The namespace's annotations were checked with `check` when it was read. `by_default` is whether a pod is meshed
+    where nothing says.
     """
     merged = {key: Field(value, 0) for key, value in inherited.items()} | dict(own)
     return MeshSettings(
-        meshed=_injected(merged) and not host_network,
+        injected=_injected(merged, by_default=by_default) and not host_network,
         skip_inbound_ports=_ports(merged.get(SKIP_INBOUND)),
         skip_outbound_ports=_ports(merged.get(SKIP_OUTBOUND)),
         skip_subnets=_subnets(merged.get(SKIP_SUBNETS)).networks,
@@ -54,9 +61,9 @@ def check(annotations: Mapping[str, Field]) -> None:
     _opaque(annotations.get(OPAQUE), (), of_namespace=True)
 
 
-def _injected(annotations: Mapping[str, Field]) -> bool:
-    value = _one_of(annotations.get(INJECT), INJECT, ("enabled", DISABLED, "ingress"))
-    return value != DISABLED
+def _injected(annotations: Mapping[str, Field], *, by_default: bool) -> bool:
+    value = _one_of(annotations.get(INJECT), INJECT, (ENABLED, DISABLED, "ingress"))
+    return by_default if value is None else value != DISABLED
 
 
 def _one_of(field: Field | None, name: str, allowed: tuple[str, ...]) -> str | None:

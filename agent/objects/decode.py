@@ -179,15 +179,24 @@ def _whole_pod(bare: Pod, document: Field) -> RawPod:
 def _closed_pod(bare: Pod, document: Field) -> RawPod:
     """A pod with a fault, where one can tell which pod it is: with what can be read, and closed."""
     status, spec, metadata = document.get("status"), document.get("spec"), document.get("metadata")
-    left_out = metadata.get("annotations", annotations.INJECT).value == annotations.DISABLED
+    asked = _asked(metadata)
+    injected = not bare.host_network and annotations.DISABLED not in asked.values()
     pod = msgspec.structs.replace(
         bare,
         labels=readable(lambda: metadata.get("labels").texts(), dict[str, str]()),
         container_ports=readable(lambda: _container_ports(spec), tuple[ContainerPort, ...]()),
-        settings=msgspec.structs.replace(CLOSED, meshed=not bare.host_network and not left_out),
+        settings=msgspec.structs.replace(CLOSED, injected=injected),
     )
-    own = {**_CLOSED_ANNOTATIONS, **({annotations.INJECT: annotations.DISABLED} if left_out else {})}
+    own = {**_CLOSED_ANNOTATIONS, **asked}
     return RawPod(pod, own, readable(lambda: _is_ready(status), False), _is_terminating(metadata))
+
+
+def _asked(metadata: Field) -> dict[str, str]:
+    """What an object with a fault says of being meshed, as an annotation; whatever cannot be understood: that it is."""
+    value = readable(lambda: metadata.get("annotations", annotations.INJECT).value, object())
+    if value is None:
+        return {}
+    return {annotations.INJECT: annotations.DISABLED if value == annotations.DISABLED else annotations.ENABLED}
 
 
 def _container_ports(spec: Field) -> tuple[ContainerPort, ...]:
@@ -280,14 +289,15 @@ def _node(key: ObjectKey, document: Field) -> Node:
 
 
 def _namespace(key: ObjectKey, document: Field) -> RawNamespace:
+    metadata = document.get("metadata")
     try:
-        decode_policy.check_metadata(document.get("metadata"))
-        fields = document.get("metadata", "annotations").mapping()
+        decode_policy.check_metadata(metadata)
+        fields = metadata.get("annotations").mapping()
         annotations.check(fields)
         meanings.check(fields)
         return RawNamespace(key.name, {name: field.text() for name, field in fields.items()})
     except FaultError as fault:
-        raise fault.with_stand_in(RawNamespace(key.name, _CLOSED_ANNOTATIONS)) from fault
+        raise fault.with_stand_in(RawNamespace(key.name, {**_CLOSED_ANNOTATIONS, **_asked(metadata)})) from fault
 
 
 _DECODERS: dict[str, Callable[[ObjectKey, Field], RawObject | None]] = {

@@ -9,6 +9,9 @@ from msgspec import Struct
 
 from agent.objects.key import ObjectKey, PodKey, pod_key
 
+MESHED_CONDITION = "quietwire.io/meshed"
+"""The condition of a pod in which its node's agent says that it is captured (PodCondition of core/v1)."""
+
 
 class PortRange(Struct, frozen=True, order=True):
     """TCP ports `first` to `last`, both included."""
@@ -26,13 +29,14 @@ class PortRange(Struct, frozen=True, order=True):
 class MeshSettings(Struct, frozen=True):
     """What the pod's annotations say, after its namespace's have been inherited.
 
-    `meshed` is false for `linkerd.io/inject: disabled` and for pods on the host's network. `default_policy`
-    and `egress_mode` are None where no annotation says anything: then the agent's flags hold. On `identity_ports` the
-    default policy demands an identity. `opaque_ports` are kept for the HTTP layer, and nothing reads them yet: every
-    connection is relayed as the bytes that it has.
+    `injected` says whether the pod is to be meshed: on a host unless `linkerd.io/inject: disabled`, in a cluster where
+    it is `enabled`, and never on the host's network. `default_policy` and `egress_mode` are None where no annotation
+    says anything: then the agent's flags hold. On `identity_ports` the default policy demands an identity.
+    `opaque_ports` are kept for the HTTP layer, and nothing reads them yet: every connection is relayed as the bytes
+    that it has.
     """
 
-    meshed: bool = True
+    injected: bool = True
     skip_inbound_ports: tuple[PortRange, ...] = ()
     skip_outbound_ports: tuple[PortRange, ...] = ()
     skip_subnets: tuple[str, ...] = ()
@@ -59,6 +63,9 @@ class Pod(Struct, frozen=True):
 
     `probe_ports` are those that the kubelet's probes go to, `host_ips` the node's addresses. A pod on the host's
     network has no address of its own: `ips` are the node's, and nothing is looked up by them.
+
+    `published` is whether its node's agent has said in the object that it captured the pod; None where nobody can say
+    so, as in a directory of manifests: there a pod that is to be meshed counts as meshed.
     """
 
     namespace: str
@@ -75,6 +82,12 @@ class Pod(Struct, frozen=True):
     host_ips: tuple[str, ...] = ()
     host_network: bool = False
     settings: MeshSettings = MeshSettings()
+    published: bool | None = None
+
+    @property
+    def meshed(self) -> bool:
+        """Whether others reach it by mTLS alone: nobody dials it in plaintext."""
+        return self.settings.injected and self.published is not False
 
     @property
     def key(self) -> PodKey:

@@ -96,7 +96,7 @@ def declared(pods: Iterable[Pod], ports: tuple[int, int]) -> tuple[Finding, ...]
                 f"takes others in it, and says so; --outbound-port and --inbound-port move the agent's on this node",
             )
             for pod in pods
-            if pod.settings.meshed
+            if pod.settings.injected
             for port in sorted({each.port for each in pod.container_ports} & set(ports))
         )
     )

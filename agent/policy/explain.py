@@ -90,8 +90,8 @@ class Explainer:
         return min(answers, key=lambda answer: _STRICTEST.index(answer.verdict))
 
     def _between(self, source: Pod, target: Pod, port: int, mine: str | None, theirs: str | None) -> Explanation:
-        captured = source.settings.meshed and (theirs is None or sends_mesh(source.settings, port, theirs))
-        awaited = target.settings.meshed and not _keeps_out(target, port, source, theirs, mine)
+        captured = source.settings.injected and (theirs is None or sends_mesh(source.settings, port, theirs))
+        awaited = target.meshed and not _keeps_out(target, port, source, theirs, mine)
         mode = source.settings.egress_mode or self._egress_mode
         if captured and not awaited and mode == MESHED_ONLY:
             reason = (
@@ -108,7 +108,7 @@ class Explainer:
         return self._inbound(target, port, Client(address, identity, tls=meshed))
 
     def _inbound(self, target: Pod, port: int, client: Client) -> Explanation:
-        if not target.settings.meshed:
+        if not target.meshed:
             return Explanation(Verdict.ALLOW, "", "", f"{target.key} is not meshed: no policy is enforced for it")
         peer = None if client.address is None else str(client.address)
         skipped = any(port in ports for ports in target.settings.skip_inbound_ports)

@@ -114,7 +114,7 @@ def route(source: Pod, original: OriginalDst, view: View, pick: Pick) -> Route:
         reason = PlainReason.DESTINATION_NOT_IN_CATALOG
     elif pod.key == source.key:
         return _plain(address, port, PlainReason.LOOPBACK)
-    elif not pod.settings.meshed:
+    elif not pod.meshed:
         reason = PlainReason.DESTINATION_NOT_MESHED
     elif _keeps_out(pod, port, source, address):
         reason = PlainReason.DESTINATION_SKIPS

@@ -52,6 +52,8 @@ class Metrics:
         conntrack_used: float,
         foreign_nat: int,
         catalog_version: int,
+        catalog_remembered: bool,
+        catalog_unheard: Mapping[str, float],
         catalog_faults: int,
         identity_faults: int,
         policy_warnings: int,
@@ -64,7 +66,8 @@ class Metrics:
         """The page. `live` is by direction, `expiries` POSIX seconds by SPIFFE ID, `pods` by state.
 
         `ports_occupied` are addresses, by pod; `foreign_nat` is a number of pods. `above` says when what is above all
-        SVIDs expires: by `issuer`, and `root` with the beginning of its digest.
+        SVIDs expires: by `issuer`, and `root` with the beginning of its digest. `catalog_unheard` has, by kind, for how
+        many seconds nothing has been heard of it.
         """
         families = [
             *self._counted(),
@@ -105,6 +108,17 @@ class Metrics:
             ),
             CounterMetricFamily("quietwire_rule_repairs", "Pods whose rules were found changed.", value=rule_repairs),
             GaugeMetricFamily("quietwire_catalog_version", "Version of the catalog in force.", value=catalog_version),
+            GaugeMetricFamily(
+                "quietwire_catalog_remembered",
+                "1 while the catalog is what an agent before this one knew, in part at least.",
+                value=catalog_remembered,
+            ),
+            _gauge(
+                "quietwire_catalog_unheard_seconds",
+                "For how long nothing has been heard of a kind of objects: what was known of it is in force.",
+                "kind",
+                catalog_unheard,
+            ),
             GaugeMetricFamily("quietwire_catalog_faults", "Manifests that cannot be used.", value=catalog_faults),
             GaugeMetricFamily(
                 "quietwire_identity_faults",

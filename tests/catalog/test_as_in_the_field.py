@@ -273,5 +273,5 @@ def test_a_known_chart_is_read_without_a_fault(source: Source, chart: str, polic
     assert [str(fault) for fault in source.faults] == []
     assert len(source.catalog.policies) == policies
     (pod,) = source.catalog.pods
-    assert pod.settings.meshed
+    assert pod.settings.injected
     assert [str(each) for each in findings(source.catalog.pods, source.catalog.policies)] == found

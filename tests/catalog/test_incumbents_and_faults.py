@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from agent.catalog.fronts import Front
 from agent.catalog.index import CatalogIndex
-from agent.catalog.memory import Memory
 from agent.catalog.snapshot import Catalog, CatalogChange
 from agent.catalog.sources.files import directory, reading
 from agent.catalog.sources.files.directory import FilesSource
+from agent.catalog.sources.files.remembered import FilesMemory
 from agent.manifests.document import Budget, ListType, documents
 from agent.manifests.fault import Fault
 from agent.manifests.parts import parts
@@ -56,7 +56,7 @@ class Followed:
         self.news = asyncio.Event()
         self.index = CatalogIndex(Catalog())
         self.policy = PolicyIndex(Catalog(), OPEN)
-        self.memory = None if memory is None else Memory(memory, directory)
+        self.memory = None if memory is None else FilesMemory(memory, directory)
         self.source = FilesSource(directory, self._changed, self.memory)
 
     def _changed(self, change: CatalogChange | None, faults: tuple[Fault, ...]) -> None:

@@ -11,8 +11,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from agent.catalog.memory import DIGEST_BYTES, VERSION, Memory
+from agent.catalog.memory import DIGEST_BYTES, VERSION
 from agent.catalog.sources.files.directory import FilesSource
+from agent.catalog.sources.files.remembered import FilesMemory
 from agent.catalog.standing import Known
 from agent.objects.policy import BrokenServer
 from agent.tasks import spawn
@@ -37,9 +38,9 @@ def manifests(tmp_path: Path) -> Path:
     return directory
 
 
-def start(directory: Path, path: Path) -> tuple[FilesSource, Memory]:
+def start(directory: Path, path: Path) -> tuple[FilesSource, FilesMemory]:
     """What an agent knows that starts now."""
-    memory = Memory(path, directory)
+    memory = FilesMemory(path, directory)
     source = FilesSource(directory, lambda *_: None, memory)
     source.load()
     return source, memory
@@ -125,7 +126,7 @@ def test_no_single_changed_byte_is_taken_for_what_was_written(manifests: Path, t
     written = path.read_bytes()
     for at in range(len(written)):
         path.write_bytes(written[:at] + bytes([written[at] ^ 0x80]) + written[at + 1 :])
-        assert Memory(path, manifests).load() is None
+        assert FilesMemory(path, manifests).load() is None
 
 
 async def test_what_could_not_be_written_is_tried_again_and_said_once(
@@ -134,7 +135,7 @@ async def test_what_could_not_be_written_is_tried_again_and_said_once(
     caplog.set_level(logging.INFO)
     monkeypatch.setattr("agent.catalog.sources.files.directory.MEMORY_SECONDS", 0.0)
     path = tmp_path / "elsewhere" / "memory"
-    memory = Memory(path, manifests)
+    memory = FilesMemory(path, manifests)
     tried: asyncio.Queue[bool] = asyncio.Queue()
     save = memory.save
     loop = asyncio.get_running_loop()

@@ -16,7 +16,7 @@ def test_all_of_a_meshed_pods_traffic_is_captured_and_none_of_another_ones(
     captured: Captured,
 ) -> None:
     assert captured(ALL, 80, "192.0.2.1")
-    assert not captured(MeshSettings(meshed=False), 80, "192.0.2.1")
+    assert not captured(MeshSettings(injected=False), 80, "192.0.2.1")
 
 
 def test_a_port_is_skipped_in_its_own_direction_only() -> None:

@@ -174,7 +174,7 @@ def test_a_pod_that_was_never_good_is_closed_where_one_can_tell_which_it_is(
     assert fault.closed
     found = of(here, "demo/api")
     assert (found.ips, found.node, found.service_account) == (("192.0.2.1",), "node-a", "api")
-    assert found.settings.meshed
+    assert found.settings.injected
     assert here.policy.permits(found, 80).authorizations == ()
 
 
@@ -188,7 +188,7 @@ def test_what_is_not_meshed_is_not_meshed_by_a_fault(here: Followed, how: str) -
             .replace("nodeName", "hostNetwork: true, nodeName")
         )
     here.put("api.yaml", text)
-    assert not of(here, "demo/api").settings.meshed
+    assert not of(here, "demo/api").settings.injected
 
 
 def test_a_service_that_was_never_good_is_refused_and_not_passed_by(here: Followed) -> None:
@@ -314,11 +314,11 @@ def test_an_object_that_cannot_be_joined_is_a_fault_and_keeps_its_joined_version
     sound = annotations.settings
 
     def odd(
-        own: dict[str, Field], inherited: dict[str, str], ports: tuple[ContainerPort, ...], *, host_network: bool
+        own: dict[str, Field], inherited: dict[str, str], ports: tuple[ContainerPort, ...], **more: bool
     ) -> MeshSettings:
         if inherited:
             raise ZeroDivisionError
-        return sound(own, inherited, ports, host_network=host_network)
+        return sound(own, inherited, ports, **more)
 
     monkeypatch.setattr(annotations, "settings", odd)
     here.put("ns.yaml", "apiVersion: v1\nkind: Namespace\nmetadata: {name: demo, annotations: {x: y}}\n")
@@ -434,9 +434,9 @@ def test_one_changed_object_among_many_is_all_that_is_read_and_joined(
     join_pod, join_service = join._pod, join._service
 
     def counted(what: str, work: Callable[..., object]) -> Callable[..., object]:
-        def count(*given: Any) -> object:
+        def count(*given: Any, **named: Any) -> object:
             done.append(f"{what} {getattr(given[0], 'name', None) or given[0].pod.name}")
-            return work(*given)
+            return work(*given, **named)
 
         return count
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from agent.flags import HostPort
-from agent.node.config import Config, SvidFiles
+from agent.node.config import Config, Directory, SvidFiles
 from agent.objects.policy import DefaultPolicy
 
 
@@ -12,7 +12,7 @@ def config(directory: Path) -> Config:
     return Config(
         node="node-a",
         trust_domain="example.test",
-        manifests=directory / "manifests",
+        source=Directory(directory / "manifests"),
         state=directory / "state",
         run_dir=directory / "run",
         admin=HostPort("127.0.0.1", 0),

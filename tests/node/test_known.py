@@ -6,8 +6,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from agent.catalog.remarks import MAX_SAID
 from agent.catalog.snapshot import CatalogChange
-from agent.catalog.sources.files.directory import MAX_SAID
 from agent.link.messages import ChangeCatalog, SetNodeAddresses
 from agent.manifests.fault import Fault
 from agent.manifests.origin import Origin
@@ -36,7 +36,7 @@ def told(tmp_path: Path) -> Told:
 
 
 def pod(name: str, node: str = "node-a", *, meshed: bool = True) -> Pod:
-    return Pod("demo", name, name, node, ("192.0.2.1",), settings=MeshSettings(meshed=meshed))
+    return Pod("demo", name, name, node, ("192.0.2.1",), settings=MeshSettings(injected=meshed))
 
 
 def test_a_nodes_pods_are_meshed_or_not_and_others_are_neither(told: Told) -> None:

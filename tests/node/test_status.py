@@ -1,11 +1,13 @@
 """What the admin server answers: facts in, JSON out."""
 
 import json
+import re
 from typing import Any, cast
 
 import msgspec
 import pytest
 
+from agent.catalog.source import SourceState
 from agent.manifests.fault import Fault
 from agent.manifests.origin import Origin
 from agent.node.facts import Facts
@@ -26,6 +28,7 @@ READY = Facts(
     conntrack_used=0.5,
     rule_repairs=3,
     catalog_version=7,
+    catalog=SourceState(),
     faults=(),
     findings=(),
     identity_faults=(),
@@ -62,7 +65,14 @@ async def test_readiness_is_the_status_and_names_who_holds_it_back() -> None:
     ready = await answer("/ready")
     assert (ready.status, json.loads(ready.body)) == (
         200,
-        {"ready": True, "pods": 2, "waiting": [], "faults": [], "warnings": []},
+        {
+            "ready": True,
+            "pods": 2,
+            "catalog": {"version": 7, "remembered": False, "unheard": {}},
+            "waiting": [],
+            "faults": [],
+            "warnings": [],
+        },
     )
     waiting = {PodKey("demo/web"): "no address", PodKey("demo/api"): "its SVID has not come yet"}
     fault = Fault(Origin("a.yaml", 3), "Server demo/api", "no port", closed=True)
@@ -77,6 +87,22 @@ async def test_readiness_is_the_status_and_names_who_holds_it_back() -> None:
         {"pod": "demo/web", "reason": "no address"},
     ]
     assert body["faults"] == [str(fault), "a root is left out"]
+
+
+async def test_a_catalog_that_is_not_fresh_is_marked_and_holds_nothing_back() -> None:
+    state = SourceState(remembered=True, unheard=(("Pod", "refused"), ("Server", "refused")), since=1.0)
+    facts = msgspec.structs.replace(READY, catalog=state)
+    ready = await answer("/ready", facts)
+    assert ready.status == 200
+    assert json.loads(ready.body)["catalog"] == {
+        "version": 7,
+        "remembered": True,
+        "unheard": {"Pod": "refused", "Server": "refused"},
+    }
+    page = (await answer("/metrics", facts)).body.decode()
+    assert "quietwire_catalog_remembered 1.0" in page
+    (pods,) = re.findall(r'quietwire_catalog_unheard_seconds\{kind="Pod"\} (\S+)', page)
+    assert float(pods) > 1e9, "since the first second of 1970"
 
 
 async def test_an_agent_that_is_not_ready_is_alive() -> None:

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from agent.catalog.remarks import MAX_SAID
 from agent.catalog.snapshot import CatalogChange
-from agent.catalog.sources.files.directory import MAX_SAID, FilesSource
+from agent.catalog.sources.files.directory import FilesSource
 from agent.manifests.fault import Fault, Remark
 from agent.manifests.origin import Origin
 from agent.objects import annotations

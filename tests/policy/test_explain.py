@@ -142,7 +142,7 @@ def test_of_several_addresses_any_that_is_awaited_makes_the_source_speak_mtls() 
 
 SKIPS = st.builds(
     MeshSettings,
-    meshed=st.booleans(),
+    injected=st.booleans(),
     skip_inbound_ports=st.sampled_from([(), (PortRange(80, 90),)]),
     skip_outbound_ports=st.sampled_from([(), (PortRange(85, 95),)]),
     skip_subnets=st.sampled_from([(), ("10.1.0.0/16",), ("10.2.0.0/16",), ("2001:db8::/32",)]),
@@ -163,7 +163,7 @@ def test_who_is_refused_on_the_way_out_and_who_has_an_identity_is_as_route_decid
     answer = Explainer(view.catalog, view.policy, egress_mode=ALLOW).explain(
         Question(to="demo/api", port=port, from_="demo/web")
     )
-    captured = mine.meshed and not any(port in each for each in mine.skip_outbound_ports)
+    captured = mine.injected and not any(port in each for each in mine.skip_outbound_ports)
     captured = captured and not any(
         ipaddress.ip_address(address) in ipaddress.ip_network(subnet) for subnet in mine.skip_subnets
     )
@@ -179,7 +179,7 @@ def test_who_is_refused_on_the_way_out_and_who_has_an_identity_is_as_route_decid
             assert answer.verdict is Verdict.ALLOW, "it has an identity, and all that have one are let in"
         case Plain():
             assert not answer.decided_by.startswith("egress:")
-            let_in = not theirs.meshed or "out of the mesh" in answer.reason
+            let_in = not theirs.injected or "out of the mesh" in answer.reason
             assert (answer.verdict is Verdict.ALLOW) is let_in
 
 

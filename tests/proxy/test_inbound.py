@@ -193,7 +193,7 @@ async def test_what_changed_while_nobody_spoke_decides_when_somebody_does(
     changed: tuple[Pod, ...], gone: tuple[str, ...], expected: tuple[Outcome, str]
 ) -> None:
     """The client's pod skips the port, so that its plaintext is looked at; it says nothing until all has changed."""
-    web = pod("web", WEB_IP, meshed=False)
+    web = pod("web", WEB_IP, injected=False)
     worker = Worker(OPEN, web)
     setting = Setting(worker, WEB_IP)
     await worker.dialled.wait()

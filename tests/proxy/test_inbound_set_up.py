@@ -246,7 +246,7 @@ async def test_plaintext_where_policy_demands_an_identity_reaches_no_application
     assert isinstance(made.connection.decision, Denial)
 
 
-@pytest.mark.parametrize(("source", "dialled"), [(WEB, 0), (pod("web", WEB_IP, meshed=False), 1)])
+@pytest.mark.parametrize(("source", "dialled"), [(WEB, 0), (pod("web", WEB_IP, injected=False), 1)])
 async def test_of_a_meshed_source_mesh_tls_is_waited_for_before_anything_is_dialled(source: Pod, dialled: int) -> None:
     """It will come by mesh TLS; whoever else policy lets in may be an application that speaks first."""
     worker = Worker(OPEN, source)

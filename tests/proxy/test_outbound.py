@@ -67,7 +67,7 @@ MESH = mesh(API_IP, PORT, "demo/api", API_ID)
         (MESH, (pod("web", WEB_IP, account="x"),), (), "identity"),
         (MESH, (pod("api", API_IP, account="x"),), (), "identity"),
         (MESH, (pod("thief", API_IP, account="api"),), ("api",), "address"),
-        (MESH, (pod("api", API_IP, meshed=False),), (), "mesh"),
+        (MESH, (pod("api", API_IP, injected=False),), (), "mesh"),
     ],
 )
 async def test_whatever_ends_a_connection_is_named_by_its_rule(

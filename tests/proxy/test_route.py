@@ -42,7 +42,7 @@ CATALOG = Catalog(
     (
         WEB,
         pod("api", "192.0.2.2", "2001:db8::2"),
-        pod("plain", "192.0.2.3", meshed=False),
+        pod("plain", "192.0.2.3", injected=False),
         pod("skips", "192.0.2.4", skip_inbound_ports=(PortRange(7000, 7005),)),
         pod("subnet", "192.0.2.5", skip_subnets=("192.0.2.0/30",)),
     ),
@@ -120,7 +120,7 @@ def test_a_source_whose_address_of_the_family_is_unknown_is_still_meshed() -> No
 ADDRESSES = ["192.0.2.1", "192.0.2.9", "10.0.0.1", "2001:db8::9"]
 SETTINGS = st.builds(
     MeshSettings,
-    meshed=st.booleans(),
+    injected=st.booleans(),
     skip_inbound_ports=st.sampled_from([(), (PortRange(80, 90),)]),
     skip_outbound_ports=st.sampled_from([(), (PortRange(85, 95),)]),
     skip_subnets=st.sampled_from([(), ("192.0.2.0/24",), ("2001:db8::/32",)]),
@@ -131,10 +131,10 @@ SETTINGS = st.builds(
 def test_what_is_captured_is_exactly_what_is_not_skipped(settings: MeshSettings, address: str, port: int) -> None:
     skipped = settings.skip_subnets and address.startswith(settings.skip_subnets[0].split("0/")[0].split("::/")[0])
     assert accepts_mesh(settings, port, address) is (
-        settings.meshed and not (settings.skip_inbound_ports and 80 <= port <= 90) and not skipped
+        settings.injected and not (settings.skip_inbound_ports and 80 <= port <= 90) and not skipped
     )
     assert sends_mesh(settings, port, address) is (
-        settings.meshed and not (settings.skip_outbound_ports and 85 <= port <= 95) and not skipped
+        settings.injected and not (settings.skip_outbound_ports and 85 <= port <= 95) and not skipped
     )
 
 

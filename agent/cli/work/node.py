@@ -9,12 +9,13 @@ import uvloop
 from setproctitle import setproctitle
 
 from agent import disk
-from agent.cli.agent_flags import AgentFlags, Issuing
+from agent.cli.agent_flags import AgentFlags, ClusterFlags, Issuing
+from agent.cli.work.cluster import access
 from agent.cli.work.exits import EXIT_FAILED, EXIT_USAGE, fail
 from agent.cli.work.issuing import given_issuer, svid_seconds
 from agent.flags import ConfigError, HostPort
 from agent.node.authority_process import AuthorityError
-from agent.node.config import Config, Embedded, Remote, SvidFiles
+from agent.node.config import Cluster, Config, Directory, Embedded, Remote, SvidFiles
 from agent.node.start import DirectoryError
 from agent.node.supervisor import Supervisor
 from agent.telemetry import logs
@@ -38,27 +39,33 @@ def up(flags: AgentFlags, authority_listen: str, issuing: Issuing, svid_source: 
 
 
 def agent(
-    flags: AgentFlags, authorities: list[str] | None, bundle: Path, join_token_file: Path | None, svid_source: str
+    flags: AgentFlags,
+    cluster: ClusterFlags,
+    authorities: list[str] | None,
+    bundle: Path,
+    join_token_file: Path | None,
+    svid_source: str,
 ) -> NoReturn:
     """Runs the agent with an authority elsewhere, unless SVIDs come from files."""
     try:
+        source = Cluster(access(cluster)) if cluster.wanted else None
         identity = _files_source(svid_source)
         if identity is None:
             if not authorities:
                 raise ConfigError("--authority HOST:PORT is missing: where does the authority serve?")
             addresses = tuple(str(HostPort.parse(each, "--authority")) for each in authorities)
-            config = _config(flags, Remote(addresses, bundle.absolute(), join_token_file))
+            config = _config(flags, Remote(addresses, bundle.absolute(), join_token_file), source)
         else:
-            config = _config(flags, identity)
+            config = _config(flags, identity, source)
     except ConfigError as error:
         fail(str(error), EXIT_USAGE)
     _serve(config)
 
 
-def _config(flags: AgentFlags, identity: Embedded | Remote | SvidFiles) -> Config:
+def _config(flags: AgentFlags, identity: Embedded | Remote | SvidFiles, cluster: Cluster | None = None) -> Config:
     """The whole configuration, checked. Raises ConfigError."""
     config = Config(
-        manifests=flags.manifests.absolute(),
+        source=cluster or Directory(flags.manifests.absolute()),
         state=flags.state.absolute(),
         node=flags.node,
         trust_domain=flags.trust_domain,

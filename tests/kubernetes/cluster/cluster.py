@@ -158,7 +158,8 @@ class Cluster:
         first = self.processes.named(f"{node.name}.init")
         if first is None:
             raise ClusterError(f"node {node.name} is off")
-        return ["nsenter", "-t", str(first.pid), "--mount", "--net", "--pid", "--uts", "--ipc"]
+        namespaces = ("--mount", "--net", "--pid", "--uts", "--ipc", "--cgroup")
+        return [str(HERE / "in-cgroup.sh"), node.cgroup, "nsenter", "-t", str(first.pid), *namespaces]
 
     # The control plane
 
@@ -292,9 +293,11 @@ class Cluster:
             f"-6 route add default via {layout.address_v6}",
         )
         plugins = self._packages / "usr/lib/cni"
+        make_cgroups(node.cgroup)
         outer = self.processes.start(
             f"{node.name}.outer",
             [
+                *(str(HERE / "in-cgroup.sh"), node.cgroup),
                 *("nsenter", f"--net=/run/netns/{node.netns}"),
                 *(
                     "unshare",
@@ -306,6 +309,7 @@ class Cluster:
                     "--mount-proc",
                     "--uts",
                     "--ipc",
+                    "--cgroup",
                 ),
                 *(str(HERE / "node-init.sh"), node.name, str(directory), str(plugins)),
             ],
@@ -313,7 +317,6 @@ class Cluster:
         children = Path(f"/proc/{outer.pid}/task/{outer.pid}/children")
         self._until((directory / "ready").exists, f"{node.name} starts", NODE_SECONDS, needs=(f"{node.name}.outer",))
         self.processes.note(f"{node.name}.init", int(children.read_text().split()[0]))
-        make_cgroups(node.cgroup)
         (directory / "containerd.toml").write_text(configuration.containerd(node))
         environ = {
             "PATH": f"{self._packages / 'usr/sbin'}:{self._packages / 'usr/bin'}:{PATH}",

@@ -123,7 +123,6 @@ def kubelet(node: Node) -> dict[str, Any]:
         "failSwapOn": False,
         "cgroupsPerQOS": True,
         "enforceNodeAllocatable": ["pods"],
-        "cgroupRoot": f"/{node.cgroup}",
         "oomScoreAdj": 0,  # less needs CAP_SYS_RESOURCE
         "imageMinimumGCAge": "24h",  # there is no registry to fetch them from again
         "imageGCHighThresholdPercent": 100,

@@ -9,6 +9,21 @@ mount --make-rprivate /
 awk '$2 ~ "^/run/" { print $2 }' /proc/mounts | sort -r | while read -r each; do umount -l "$each"; done
 mount -t tmpfs -o mode=755 run /run
 mkdir -p /run/lock /run/netns
+# Cgroups as a machine of one's own has them: what is below this node's is all that there is.
+if [ -e /sys/fs/cgroup/cgroup.controllers ]; then
+  umount /sys/fs/cgroup
+  mount -t cgroup2 cgroup2 /sys/fs/cgroup
+  # No group that has processes may have groups with controllers below it (cgroups(7), "no internal processes").
+  mkdir -p /sys/fs/cgroup/init
+  while read -r pid; do echo "$pid" >/sys/fs/cgroup/init/cgroup.procs; done </sys/fs/cgroup/cgroup.procs
+  sed 's/[^ ]*/+&/g' /sys/fs/cgroup/cgroup.controllers >/sys/fs/cgroup/cgroup.subtree_control
+else
+  awk '$3 ~ "^cgroup2?$" { print $2, $3, $4 }' /proc/mounts | while read -r where kind options; do
+    options=$(echo "$options" | tr , '\n' | grep -vxE 'rw|relatime|nosuid|nodev|noexec' | paste -sd, -)
+    umount "$where"
+    mount -t "$kind" ${options:+-o "$options"} cgroup "$where"
+  done
+fi
 for each in etc opt var; do
   mkdir -p "$directory/layers/$each/upper" "$directory/layers/$each/work"
   mount -t overlay "$name-$each" \

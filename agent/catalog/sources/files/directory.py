@@ -28,11 +28,12 @@ from asyncinotify import Event, Inotify
 from msgspec import Struct
 
 from agent.catalog.join import Assembly, Problem
-from agent.catalog.memory import Memory
+from agent.catalog.remarks import Remarks
 from agent.catalog.snapshot import CatalogChange
-from agent.catalog.source import OnChange
+from agent.catalog.source import OnChange, SourceState
 from agent.catalog.sources.files import links
 from agent.catalog.sources.files.reading import Pieces, read
+from agent.catalog.sources.files.remembered import FilesMemory
 from agent.catalog.standing import Reading, Standings
 from agent.manifests.document import MAX_FILE
 from agent.manifests.fault import Fault, Remark
@@ -61,7 +62,6 @@ POLL_PAUSES = 100
 SETTLED_NS = 50_000_000
 """A file that changed less than this before it was read may change again without another time stamp."""
 
-MAX_SAID = 100
 """Faults, and remarks, that one look at the directory writes to the log."""
 MEMORY_SECONDS = 1.0
 """How long a change may wait until it is written down as last good."""
@@ -110,7 +110,7 @@ class FilesSource:
         self,
         directory: Path,
         on_change: OnChange,
-        memory: Memory | None = None,
+        memory: FilesMemory | None = None,
     ) -> None:
         self._directory = directory
         self._on_change = on_change
@@ -119,10 +119,15 @@ class FilesSource:
         self._standings = Standings()
         self._assembly = Assembly()
         self._faults: tuple[Fault, ...] = ()
-        self._remarks: frozenset[Remark] = frozenset()
+        self._remarks = Remarks("manifest: ", f"; quietwire authz check {directory} names all")
         self._to_remember = asyncio.Event()
         self._unwatched = ""
         """Why the directory cannot be watched, so that it is said once."""
+
+    @property
+    def state(self) -> SourceState:
+        """See `Source`: a directory that cannot be read is a fault of its own."""
+        return SourceState()
 
     def load(self) -> None:
         """Reads the directory now, on the calling thread."""
@@ -216,7 +221,7 @@ class FilesSource:
                 if entry.name.endswith(SUFFIXES) and not entry.name.startswith("."):
                     yield entry
 
-    async def _remember(self, memory: Memory) -> None:
+    async def _remember(self, memory: FilesMemory) -> None:
         while True:
             await self._to_remember.wait()
             self._to_remember.clear()
@@ -224,21 +229,8 @@ class FilesSource:
                 self._to_remember.set()
             await asyncio.sleep(MEMORY_SECONDS)
 
-    def _say(self, remarks: tuple[Remark, ...]) -> None:
-        """Warns of what is new, up to a bound: a wish that has no meaning may stand on every pod."""
-        new = [each for each in remarks if each not in self._remarks]
-        for each in new[:MAX_SAID]:
-            log.warning("manifest: %s", each, extra={"fields": {"event": "remark", **each.origin.fields}})
-        if len(new) > MAX_SAID:
-            log.warning(
-                "manifests: %d more such things; quietwire authz check %s names all",
-                len(new) - MAX_SAID,
-                self._directory,
-            )
-        self._remarks = frozenset(remarks)
-
     def _publish(self, scan: _Scan) -> None:
-        self._say(scan.remarks)
+        self._remarks.say(scan.remarks)
         if scan.news:
             self._to_remember.set()
         if scan.change is not None or scan.faults != self._faults:
@@ -251,7 +243,7 @@ class FilesSource:
             found = sorted(self._listed(), key=lambda entry: entry.name)
         except OSError as error:
             unread = Fault(Origin(str(self._directory)), "", f"cannot be read: {error.strerror}", last_good=True)
-            return _Scan(None, tuple(sorted({unread, *self._faults})), tuple(self._remarks))
+            return _Scan(None, tuple(sorted({unread, *self._faults})), tuple(self._remarks.standing))
         files: dict[str, _File] = {}
         through = links.entries(_absolute(self._directory))
         if len(through) == 1:

@@ -24,6 +24,12 @@ class Followed(Struct, frozen=True):
         """In its newest version."""
         return self.versions[0]
 
+    @property
+    def object_kind(self) -> str:
+        """As its objects' keys have it."""
+        kind = self.kind
+        return f"{kind.kind}.{GATEWAY_GROUP}" if (kind.kind, kind.group) == ("HTTPRoute", GATEWAY_GROUP) else kind.kind
+
 
 def _policy(plural: str, kind: str, *versions: str, group: str = POLICY_GROUP) -> Followed:
     return Followed(tuple(Kind(group, version, plural, kind) for version in versions), optional=True)

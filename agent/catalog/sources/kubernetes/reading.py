@@ -9,9 +9,10 @@ from msgspec import Struct
 
 from agent.kubernetes.kind import Kind
 from agent.objects import fields, meanings
-from agent.objects.decode import RawObject, decode, key_of
+from agent.objects.decode import RawObject, RawPod, decode, key_of
 from agent.objects.field import FaultError, Field
 from agent.objects.key import ObjectKey
+from agent.objects.model import MESHED_CONDITION
 
 log = logging.getLogger("quietwire.catalog")
 
@@ -71,15 +72,30 @@ def read(kind: Kind, raw: bytes) -> Decoded:
     whole = {**value, "kind": kind.kind, "apiVersion": kind.api_version}
     try:
         document = _field(_pruned(whole, _SHAPES.get(kind.kind)), "")
-        found = decode(name, document)
+        found = _published(decode(name, document), value)
         remarks = tuple(words for _, words in _remarks(name, document)) if found is not None else ()
         return Decoded(name, uid, found, remarks=remarks, started=_started(value))
     except FaultError as fault:
-        return Decoded(name, uid, None, fault.reason, fault.path, fault.stand_in, started=_started(value))
+        stand_in = _published(fault.stand_in, value)
+        return Decoded(name, uid, None, fault.reason, fault.path, stand_in, started=_started(value))
     except Exception as error:  # an object that nobody thought of must not end all others
         log.exception("%s could not be read by a fault of ours", name)
         reason = f"cannot be used, by a fault of the agent ({type(error).__name__}: {error})"
         return Decoded(name, uid, None, reason, started=_started(value))
+
+
+def _published(found: RawObject | None, value: Mapping[str, Any]) -> RawObject | None:
+    """A pod with what its node's agent said of it in the object."""
+    if not isinstance(found, RawPod):
+        return found
+    status = value.get("status")
+    conditions = status.get("conditions") if isinstance(status, dict) else None
+    said = [
+        each.get("status") == "True"
+        for each in (conditions if isinstance(conditions, list) else ())
+        if isinstance(each, dict) and each.get("type") == MESHED_CONDITION
+    ]
+    return msgspec.structs.replace(found, pod=msgspec.structs.replace(found.pod, published=any(said)))
 
 
 def _remarks(name: ObjectKey, document: Field) -> list[tuple[int, str]]:

@@ -90,7 +90,7 @@ class Standings:
             return
         good = former is not None and not former.stand_in
         now = former if good else self._stand_in(decoded)
-        origin = Origin(object=str(key), path=decoded.path)
+        origin = Origin(object=str(key), path=decoded.path, uid=decoded.uid)
         self._faults[key] = Fault(origin, str(key), decoded.fault, last_good=good, closed=now is not None and not good)
         if now is None:
             self._drop(key)

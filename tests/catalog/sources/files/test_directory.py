@@ -87,7 +87,7 @@ def test_a_pod_is_read_and_its_addresses_are_canonical(source: Source) -> None:
     pod = only(source.load())
     assert (pod.key, pod.service_account, pod.node, pod.netns) == ("demo/web", "web", "node-a", "web")
     assert pod.ips == ("192.0.2.1", "2001:db8::1")
-    assert pod.settings.meshed
+    assert pod.settings.injected
     assert source.faults == ()
 
 
@@ -130,7 +130,7 @@ def test_pods_that_are_not_meshed(source: Source, how: str) -> None:
         else POD.replace("nodeName", "hostNetwork: true\n      nodeName")
     )
     source.write("a.yaml", text)
-    assert not only(source.load()).settings.meshed
+    assert not only(source.load()).settings.injected
 
 
 def test_pods_that_have_finished_are_not_there(source: Source) -> None:
