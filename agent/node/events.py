@@ -102,7 +102,7 @@ def of_waiting(waiting: Iterable[tuple[Pod, str]]) -> set[Told]:
             pod.name,
             pod.uid,
             "NotCaptured",
-            f"it is refused, each way, until it is meshed: {why}",
+            f"it is not meshed yet: {why}",
         )
         for pod, why in waiting
     }

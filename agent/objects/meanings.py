@@ -50,7 +50,11 @@ def _all(prefix: str, why: str, names: str, meaning: Meaning = Meaning.NOTHING) 
 
 
 NAMES: dict[str, Known] = {
-    annotations.INJECT: Known(Meaning.HONOURED, "enabled and ingress: meshed, as without it; disabled: not", _BOTH),
+    annotations.INJECT: Known(
+        Meaning.HONOURED,
+        "enabled and ingress: meshed; disabled: not; without it: meshed on a host, and not in a cluster",
+        _BOTH,
+    ),
     annotations.SKIP_INBOUND: Known(Meaning.HONOURED, "inbound ports that are not captured", _BOTH),
     annotations.SKIP_OUTBOUND: Known(Meaning.HONOURED, "outbound ports that are not captured", _BOTH),
     annotations.SKIP_SUBNETS: Known(Meaning.HONOURED, "peers that are not captured, in both directions", _BOTH),

@@ -42,6 +42,42 @@ def test_ports_that_the_agent_cannot_listen_on_are_named(words: list[str], said:
     assert said in done.err
 
 
+KUBECONFIG = """
+apiVersion: v1
+kind: Config
+current-context: here
+contexts: [{name: here, context: {cluster: here, user: me}}]
+clusters: [{name: here, cluster: {server: "https://192.0.2.100:6443"}}]
+users: [{name: me, user: {token: secret}}]
+"""
+
+
+def agent_in_a_cluster(tmp_path: Path, *words: str) -> str:
+    flags = {"--state": tmp_path / "state", "--run-dir": tmp_path / "run", "--svid-source": f"files:{tmp_path}"}
+    done = quietwire("agent", *words, *(f"{name}={given}" for name, given in flags.items()), "--workers=0")
+    assert done.code == 2
+    return done.err
+
+
+def test_a_kubeconfig_says_which_cluster_and_a_context_which_of_its_own(tmp_path: Path) -> None:
+    file = tmp_path / "kubeconfig"
+    file.write_text(KUBECONFIG)
+    assert "--workers 0 must be" in agent_in_a_cluster(tmp_path, f"--kubeconfig={file}"), "all else is well"
+    said = agent_in_a_cluster(tmp_path, f"--kubeconfig={file}", "--context=there")
+    assert "--kubernetes" in said
+    assert "there" in said
+    assert "here" in said, "what there is"
+
+
+def test_without_a_kubeconfig_the_cluster_is_that_of_the_pod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    said = agent_in_a_cluster(tmp_path, "--kubernetes")
+    assert f"{tmp_path}/none" in said
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "192.0.2.100")
+    assert "serviceaccount/token" in agent_in_a_cluster(tmp_path, "--kubernetes"), "it has none: this is no pod"
+
+
 @pytest.mark.parametrize(
     ("flag", "value", "words"),
     [

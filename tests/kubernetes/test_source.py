@@ -4,17 +4,21 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from agent.catalog.index import CatalogIndex
 from agent.catalog.snapshot import Catalog, CatalogChange
+from agent.catalog.sources.kubernetes.remembered import ClusterMemory
 from agent.catalog.sources.kubernetes.source import KubernetesSource
+from agent.catalog.sources.kubernetes.standing import Held
 from agent.kubernetes.access import from_kubeconfig
 from agent.kubernetes.client import Client
 from agent.manifests.fault import Fault
+from agent.objects.decode import RawNamespace
 from agent.objects.key import ObjectKey, pod_key
 from agent.objects.model import Pod, Service
 from agent.tasks import spawn
@@ -75,10 +79,34 @@ class Said(logging.Handler):
             self.heard.set()
 
 
+class Noticed(ClusterMemory):
+    """A memory that tells when it was written."""
+
+    def __init__(self, path: Path, server: str) -> None:
+        super().__init__(path, server)
+        self._written = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def save(self, held: Mapping[ObjectKey, Held]) -> bool:
+        done = super().save(held)
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._written.set)
+        return done
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        self._loop = asyncio.get_running_loop()
+        while not holds():
+            await self._written.wait()
+            self._written.clear()
+        self._loop = None
+
+
 @contextlib.asynccontextmanager
-async def followed(cluster: Cluster) -> AsyncIterator[tuple[KubernetesSource, Told]]:
+async def followed(
+    cluster: Cluster, memory: ClusterMemory | None = None
+) -> AsyncIterator[tuple[KubernetesSource, Told]]:
     told = Told()
-    source = KubernetesSource(Client(from_kubeconfig([cluster.layout.kubeconfig])), told.take)
+    source = KubernetesSource(Client(from_kubeconfig([cluster.layout.kubeconfig])), told.take, memory)
     await source.start()
     task = spawn(source.run(), name="source")
     try:
@@ -167,10 +195,13 @@ def test_what_is_in_the_cluster_is_known_and_what_happens_to_it(cluster: Cluster
 @pytest.mark.disruptive
 def test_while_the_api_server_is_away_what_is_known_stays_and_then_it_is_what_is_there(cluster: Cluster) -> None:
     apply(cluster, a_pod("stays"), a_service())
+    cluster.kubectl("wait", "-n", NAMESPACE, "--for=condition=Ready", "pod", "--all")
 
     async def work() -> None:
         async with followed(cluster) as (source, told):
-            known = await told.until(lambda: told.endpoints("web"))
+            stays = told.pod("stays")
+            assert stays is not None
+            known = await told.until(lambda: stays.ips[0] in told.endpoints("web") and told.endpoints("web"))
             cluster.processes.end([each for each in cluster.processes.all if each.name == "kube-apiserver"])
             while len(source.failures) < 5:
                 await source.stirred()
@@ -206,3 +237,48 @@ def test_a_source_that_starts_while_the_api_server_is_away_waits_for_it(
             return {node.name for node in told.index.catalog.nodes}
 
     inside(cluster, work, 120.0)
+
+
+@pytest.mark.disruptive
+def test_a_restart_without_an_api_server_goes_by_what_was_known_and_then_by_what_is_there(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = "agent.catalog.sources.kubernetes.source"
+    monkeypatch.setattr(f"{module}.SOON_SECONDS", 0.0)
+    monkeypatch.setattr(f"{module}.MEMORY_AFTER_SECONDS", 0.2)
+    memory = Noticed(tmp_path / "known", "the cluster")
+    apply(cluster, a_pod("kept"), a_pod("goes"), a_service())
+
+    async def before() -> None:
+        async with followed(cluster, memory) as (source, told):
+            await told.until(lambda: len(told.endpoints("web")) >= 2)
+            assert not source.state.remembered
+            annotate = ("annotate", "namespace", NAMESPACE, "config.linkerd.io/default-inbound-policy=deny")
+            await asyncio.to_thread(cluster.kubectl, *annotate)
+            await memory.until(lambda: any(_denies(held) for held in memory.load().values()))
+
+    async def after() -> None:
+        async with followed(cluster, memory) as (source, told):
+            assert source.state.remembered
+            assert {kind for kind, _ in source.state.unheard} >= {"pods", "services", "namespaces"}
+            assert source.state.since is not None
+            assert told.pod("goes") is not None
+            kept = told.pod("kept")
+            assert kept is not None
+            assert kept.settings.default_policy == "deny"
+            assert kept.ips[0] in told.endpoints("web")
+            await asyncio.to_thread(cluster.restart, "kube-apiserver")
+            await asyncio.to_thread(cluster.kubectl, "delete", "pod", "-n", NAMESPACE, "goes", "--now")
+            await told.until(lambda: told.pod("goes") is None)
+            while (state := source.state).remembered or state.unheard:
+                await source.stirred()
+            assert state.since is None
+            assert told.pod("kept") is not None
+
+    inside(cluster, before)
+    cluster.processes.end([each for each in cluster.processes.all if each.name == "kube-apiserver"])
+    inside(cluster, after, 120.0)
+
+
+def _denies(held: Held) -> bool:
+    return isinstance(held.raw, RawNamespace) and "deny" in held.raw.annotations.values()

@@ -76,6 +76,29 @@ def test_a_pod() -> None:
     assert pod.probe_ports == (8080,)
 
 
+@pytest.mark.parametrize(
+    ("conditions", "published"),
+    [
+        ([], False),
+        ([{"type": "Ready", "status": "True"}], False),
+        ([{"type": "quietwire.io/meshed", "status": "False"}], False),
+        ([{"type": "Ready", "status": "False"}, {"type": "quietwire.io/meshed", "status": "True"}], True),
+    ],
+)
+def test_a_pod_is_meshed_for_others_when_its_agent_has_said_so_in_a_condition(
+    conditions: list[dict[str, str]], published: bool
+) -> None:
+    sound = raw(PODS, a_pod(conditions=conditions)).found
+    assert isinstance(sound, RawPod)
+    assert sound.pod.published is published
+    assert sound.pod.meshed is published
+    broken = a_pod(conditions=conditions)
+    broken["metadata"]["annotations"] = {"config.linkerd.io/skip-inbound-ports": "no port"}
+    stand_in = raw(PODS, broken).stand_in
+    assert isinstance(stand_in, RawPod)
+    assert stand_in.pod.published is published, "a fault makes no one dial it in plaintext"
+
+
 def test_an_object_of_a_list_does_not_say_what_it_is() -> None:
     value = a_pod()
     del value["kind"], value["apiVersion"]
