@@ -248,10 +248,13 @@ def test_a_restart_without_an_api_server_goes_by_what_was_known_and_then_by_what
     monkeypatch.setattr(f"{module}.MEMORY_AFTER_SECONDS", 0.2)
     memory = Noticed(tmp_path / "known", "the cluster")
     apply(cluster, a_pod("kept"), a_pod("goes"), a_service())
+    cluster.kubectl("wait", "-n", NAMESPACE, "--for=condition=Ready", "pod", "--all")
 
     async def before() -> None:
         async with followed(cluster, memory) as (source, told):
-            await told.until(lambda: len(told.endpoints("web")) >= 2)
+            await told.until(
+                lambda: {ip for name in ("kept", "goes") for ip in ips(told, name)} <= told.endpoints("web")
+            )
             assert not source.state.remembered
             annotate = ("annotate", "namespace", NAMESPACE, "config.linkerd.io/default-inbound-policy=deny")
             await asyncio.to_thread(cluster.kubectl, *annotate)
@@ -278,6 +281,12 @@ def test_a_restart_without_an_api_server_goes_by_what_was_known_and_then_by_what
     inside(cluster, before)
     cluster.processes.end([each for each in cluster.processes.all if each.name == "kube-apiserver"])
     inside(cluster, after, 120.0)
+
+
+def ips(told: Told, name: str) -> tuple[str, ...]:
+    """The IPv4 address of a pod."""
+    pod = told.pod(name)
+    return pod.ips[:1] if pod is not None else ()
 
 
 def _denies(held: Held) -> bool:
