@@ -24,7 +24,7 @@ from agent.authority.store import Store
 from agent.identity import anchors, bundle_document, pem_file, x509_svid
 from agent.identity.csr import new_request, public_key
 from agent.identity.provider import Unacceptable
-from agent.identity.received import signed_by
+from agent.identity.received import signed_by, weak_hash
 from agent.identity.spiffe import SpiffeId
 from agent.identity.svid import Bundle, Svid
 from agent.identity.x509_svid import NotAnSvid
@@ -40,6 +40,7 @@ _REMEDIES = {
     "subtree violation": "its name constraints must let this SPIFFE ID's trust domain in",
     "Missing Authority Key Identifier": "make it anew with authorityKeyIdentifier=keyid",
     "unhandled critical extension": "make it anew without the extension that OpenSSL does not know",
+    "too small": "make it anew with a key of P-256, or of RSA with 2048 bits or more",
     "too weak": "make it anew with a key of P-256, or of RSA with 2048 bits or more",
 }
 """What to do about OpenSSL's words."""
@@ -187,9 +188,8 @@ def _check_root(
             raise IssuerError(f"the issuer is under a root of {files.roots} that is none: {odd[root]}")
         if last in odd:
             raise IssuerError(f"the issuer stands in {files.roots} in its root's place: {odd[last]}")
-        hashed = last.signature_hash_algorithm
-        if hashed is not None and hashed.name in {"sha1", "md5"}:
-            raise IssuerError(f"{_name(last)} is signed with {hashed.name}, which nobody takes; sign it with SHA-256")
+        if hashed := weak_hash(last):
+            raise IssuerError(f"{_name(last)} is signed with {hashed}, which nobody takes; sign it with SHA-256")
         raise IssuerError(f"{_name(last)} of {files.certificate} does not chain to a root of {files.roots}")
     if all(root.not_valid_before_utc.timestamp() > now for root in above):
         _check_time(above[0], now)

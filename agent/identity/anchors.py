@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives import serialization
 from msgspec import Struct
 
 from agent.identity import x509_svid
-from agent.identity.received import signed_by
+from agent.identity.received import signed_by, weak_hash
 
 
 class Sorted(Struct, frozen=True):
@@ -50,6 +50,8 @@ def problem_of(certificate: x509.Certificate) -> str | None:
         return f"{name} has no subject key identifier, which RFC 5280 demands of a CA"
     except x509_svid.UNREADABLE as error:  # NotAnSvid among them
         return str(error)
+    if certificate.subject == certificate.issuer and (hashed := weak_hash(certificate)):
+        return f"{name} signs itself with {hashed}, which is not verified any more: make it anew with SHA-256"
     if not signed_by(certificate, certificate):
         return f"{name} is not signed by itself: it is between a root and what it signs, and no root"
     return None

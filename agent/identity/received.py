@@ -13,6 +13,9 @@ from agent.identity.spiffe import SpiffeId
 from agent.identity.svid import Svid
 from agent.identity.x509_svid import NotAnSvid
 
+WEAK_HASHES = frozenset({"md5", "sha1"})
+"""Signatures by these are not verified any more (OpenSSL from its security level 1 on, and pyca/cryptography)."""
+
 
 class UnexpectedSvidError(ValueError):
     """The answer is not what was asked for; `str` says how it differs."""
@@ -96,6 +99,15 @@ def signed_by(child: x509.Certificate, parent: x509.Certificate) -> bool:
     except (InvalidSignature, UnsupportedAlgorithm, *x509_svid.UNREADABLE):
         return False  # what cannot be verified is not signed
     return True
+
+
+def weak_hash(certificate: x509.Certificate) -> str:
+    """The hash of a certificate's signature, where it is one that nobody verifies any more; empty: it is none."""
+    try:
+        hashed = certificate.signature_hash_algorithm
+    except UnsupportedAlgorithm:
+        return ""  # it has no name to tell, and verifies nowhere either
+    return hashed.name if hashed is not None and hashed.name in WEAK_HASHES else ""
 
 
 def _valid(certificate: x509.Certificate, now: float) -> bool:

@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import re
 import sqlite3
 import time
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from agent.authority.service import WARN_EVERY_SECONDS, AuthorityService
 from agent.authority.store import Store
 from agent.identity import pem_file
 from agent.identity.csr import new_request, public_key
+from tests.authority import by_openssl
 from tests.authority.running import TD, WEB, Authority, Everywhere
 from tests.authority.test_pki import ca_under
 
@@ -147,6 +149,23 @@ async def test_every_event_of_an_issuer_is_logged(following: Case, given: Given)
     given.put("third", case.now)
     await case.look()
     assert len(case.said("taken over")) == 1
+    case.ledger.close()
+
+
+@pytest.mark.parametrize("kind", by_openssl.WRONG)
+async def test_one_that_no_peer_would_take_leaves_the_former_in_force(following: Case, given: Given, kind: str) -> None:
+    case, (made, words) = following, by_openssl.WRONG[kind]
+    before = case.service.publication
+    by_openssl.lay(given.directory, **made)
+    await case.look(60)
+    assert in_force(case) == "CN=first"
+    assert case.service.publication == before
+    ((level, said),) = case.said("cannot be put in force, the former stays")
+    assert level == logging.ERROR
+    assert re.search(words, said)
+    by_openssl.lay(given.directory)
+    await case.look(60)
+    assert in_force(case) == "CN=i"
     case.ledger.close()
 
 

@@ -1,7 +1,6 @@
 """An issuer that is given: what is accepted, and each thing that is not."""
 
 import os
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +16,8 @@ from agent.authority import ca, pki
 from agent.authority.ca import PrivateKey, Signer
 from agent.authority.pki import GivenFiles, IssuerError
 from agent.identity.spiffe import SpiffeId
+from agent.tls import trial
+from tests.authority import by_openssl
 from tests.authority.running import TD, WEB, Authority, newer
 from tests.identity.odd_roots import ODD
 from tests.tls.pki import Pki, signing
@@ -101,7 +102,7 @@ def put_long_chain(files: Files, root: Signer) -> Signer:
 
 def ca_under(
     above: Signer, name: str, now: float, *, begins: float = -60, ends: float = 86400, key: PrivateKey | None = None,
-    is_ca: bool = True, may_sign: bool = True, identifier: bool = True, authority: bool = True,
+    is_ca: bool = True, may_sign: bool = True, identifier: bool = True,
 ) -> Signer:  # fmt: skip
     own = key or ec.generate_private_key(ec.SECP256R1())
     builder = (
@@ -114,9 +115,8 @@ def ca_under(
         .not_valid_after(ca._time(now + ends))
         .add_extension(x509.BasicConstraints(ca=is_ca, path_length=None), critical=True)
         .add_extension(ca._key_usage(sign_certificates=may_sign), critical=True)
+        .add_extension(ca._authority_key(above), critical=False)
     )
-    if authority:
-        builder = builder.add_extension(ca._authority_key(above), critical=False)
     if identifier:
         builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(own.public_key()), critical=False)
     return Signer(builder.sign(above.key, hashes.SHA256()), own)
@@ -262,75 +262,101 @@ def test_a_root_whose_key_no_bundle_can_have_is_left_out(files: Files) -> None:
     assert "CN=edwards: an anchor's key is neither ECDSA" in words
 
 
-USUAL = """
-basicConstraints=critical,CA:true
-keyUsage=critical,keyCertSign,cRLSign
-subjectKeyIdentifier=hash
-authorityKeyIdentifier=keyid
-"""
-OF_A_ROOT = USUAL.replace("authorityKeyIdentifier=keyid\n", "")
-
-
-def by_openssl(
-    files: Files, *, root: str = OF_A_ROOT, issuer: str = USUAL, digest: str = "sha256", key: str = "ec"
-) -> None:
-    """Lays what somebody makes by openssl(1), from a page that he has found."""
-    where = files.directory
-    (where / "root.cnf").write_text(f"[req]\ndistinguished_name=name\nx509_extensions=more\n[name]\n[more]\n{root}")
-    (where / "issuer.cnf").write_text(issuer)
-    curve = "ec -pkeyopt ec_paramgen_curve:P-256"
-    root_key, hashed = curve if key == "ec" else key, f"-{digest}"
-    for words in (
-        f"req -x509 -config root.cnf -newkey {root_key} -nodes -keyout root.key -out ca.crt -subj /CN=r {hashed}",
-        f"req -newkey {curve} -nodes -keyout tls.key -out i.csr -subj /CN=i",
-        f"x509 -req -in i.csr -CA ca.crt -CAkey root.key -CAcreateserial -out tls.crt -extfile issuer.cnf {hashed}",
-    ):
-        subprocess.run(["openssl", *words.split()], cwd=where, check=True, capture_output=True)
-
-
-def changed(text: str, old: str, new: str = "") -> str:
-    assert old in text
-    return text.replace(old, new)
-
-
-USAGE = "keyUsage=critical,keyCertSign,cRLSign\n"
-
-
-@pytest.mark.parametrize(
-    ("made", "words"),
-    [
-        ({"root": changed(OF_A_ROOT, USAGE)}, "under a root of .* that is none: CN=r has no key usage"),
-        ({"root": changed(OF_A_ROOT, "critical,CA:true", "CA:true")}, "not marked critical; make it anew with basic"),
-        ({"root": changed(OF_A_ROOT, "CA:true", "CA:true,pathlen:0")}, "path length .* exceeded; a root above an issu"),
-        ({"issuer": changed(USUAL, USAGE)}, "CN=i has no key usage extension"),
-        ({"issuer": changed(USUAL, "critical,CA:true", "CA:true")}, "not marked critical; make it anew with basicCon"),
-        ({"issuer": USUAL + "extendedKeyUsage=serverAuth\n"}, "certificate purpose; .* needs serverAuth and client"),
-        ({"issuer": USUAL + "1.2.3.4=critical,ASN1:UTF8String:x\n"}, "unhandled critical extension; make it anew"),
-        ({"digest": "sha1"}, "CN=i is signed with sha1, which nobody takes; sign it with SHA-256"),
-        ({"key": "rsa:1024"}, "key too weak; make it anew with a key of P-256"),
-    ],
-)
-def test_what_is_made_by_hand_is_refused_with_what_to_do_about_it(
-    files: Files, made: dict[str, str], words: str
-) -> None:
-    by_openssl(files)
+@pytest.mark.parametrize("kind", by_openssl.WRONG)
+def test_what_is_made_by_hand_is_refused_with_what_to_do_about_it(files: Files, kind: str) -> None:
+    made, words = by_openssl.WRONG[kind]
+    by_openssl.make(files.directory)
     assert pki.given(files.paths, TD, time.time()).left_out == (), "as it should be made"
-    by_openssl(files, **made)
+    by_openssl.make(files.directory, **made)
     with pytest.raises(IssuerError, match=words):
         pki.given(files.paths, TD, time.time())
 
 
 def test_an_issuer_in_place_of_its_root_is_refused_with_what_belongs_there(files: Files) -> None:
-    by_openssl(files)
+    by_openssl.make(files.directory)
     files.write("ca.crt", (files.directory / "tls.crt").read_bytes())
     with pytest.raises(IssuerError, match="in its root's place: CN=i is not signed by itself: it is between"):
         pki.given(files.paths, TD, time.time())
 
 
-def test_an_issuer_without_an_authority_key_identifier_is_refused(files: Files) -> None:
-    _own(files, "nameless", authority=False)
-    with pytest.raises(IssuerError, match="Missing Authority Key Identifier; make it anew"):
+def test_an_intermediate_in_place_of_the_root_is_refused_with_what_belongs_there(files: Files) -> None:
+    by_openssl.issuer_below(files.directory)
+    files.write("ca.crt", (files.directory / "above-tls.crt").read_bytes())
+    for chain in ("tls.crt", "b.crt"):
+        files.write("tls.crt", (files.directory / chain).read_bytes())
+        with pytest.raises(IssuerError, match="CN=i is not signed by itself: it is between a root and what it signs"):
+            pki.given(files.paths, TD, time.time())
+
+
+def test_a_root_that_signs_itself_with_sha_1_is_told_so(files: Files) -> None:
+    by_openssl.make(files.directory)
+    by_openssl.openssl(files.directory, "req -x509 -config root.cnf -key root.key -out ca.crt -subj /CN=r -sha1")
+    with pytest.raises(IssuerError, match="that is none: CN=r signs itself with sha1, which is not verified any more"):
         pki.given(files.paths, TD, time.time())
+
+
+GOOD: dict[str, Callable[[Path], None]] = {
+    "keys of P-256": by_openssl.make,
+    "keys of P-384, and SHA-384": lambda where: by_openssl.make(
+        where, key="P-384", issuer_key="P-384", digest="sha384"
+    ),
+    "a root of RSA 2048": lambda where: by_openssl.make(where, key="rsa:2048"),
+    "an issuer of RSA 2048": lambda where: by_openssl.make(where, issuer_key="rsa:2048"),
+    "path lengths that fit": lambda where: by_openssl.make(
+        where,
+        root=by_openssl.changed(by_openssl.OF_A_ROOT, "CA:true", "CA:true,pathlen:1"),
+        issuer=by_openssl.changed(by_openssl.USUAL, "CA:true", "CA:true,pathlen:0"),
+    ),
+    "an issuer for servers and clients": lambda where: by_openssl.make(
+        where, issuer=by_openssl.USUAL + "extendedKeyUsage=serverAuth,clientAuth\n"
+    ),
+    "name constraints that let the mesh in": lambda where: by_openssl.make(
+        where, issuer=by_openssl.USUAL + f"nameConstraints=critical,permitted;URI:{TD},permitted;DNS:{TD}\n"
+    ),
+    "an issuer with the trust domain's SPIFFE ID": lambda where: by_openssl.make(
+        where, issuer=by_openssl.USUAL + f"subjectAltName=URI:spiffe://{TD}\n"
+    ),
+    "an authority key identifier with name and serial": lambda where: by_openssl.make(
+        where, issuer=by_openssl.changed(by_openssl.USUAL, "=keyid", "=keyid:always,issuer:always")
+    ),
+    "constraints of certificate policies": lambda where: by_openssl.make(where, issuer=OF_POLICIES),
+    "an intermediate between issuer and root": by_openssl.issuer_below,
+    "a key in openssl's former form, behind its curve": by_openssl.former_key,
+    "CRLF, and words around the certificates": by_openssl.wordy,
+}
+OF_POLICIES = by_openssl.USUAL + "certificatePolicies=1.2.3.4\npolicyConstraints=critical,requireExplicitPolicy:0\n"
+
+
+@pytest.mark.parametrize("shape", GOOD)
+def test_a_good_issuer_is_taken_in_each_of_its_shapes(tmp_path: Path, shape: str) -> None:
+    GOOD[shape](tmp_path)
+    found = pki.given(GivenFiles(*(tmp_path / name for name in ("tls.crt", "tls.key", "ca.crt"))), TD, time.time())
+    assert found.left_out == ()
+    assert found.upper == () or shape.startswith("an intermediate")
+    assert [root.subject.rfc4514_string() for root in found.roots] == ["CN=r"]
+
+
+async def test_agents_are_served_under_an_issuer_whose_policies_nobody_judges(tmp_path: Path) -> None:
+    """RFC 5280 has verifiers judge certificate policies, and OpenSSL does so only where it is asked to."""
+    given = Files(tmp_path / "given", Pki(TD))
+    by_openssl.make(given.directory, issuer=OF_POLICIES)
+    authority = Authority(tmp_path, given=given.paths)
+    client = authority.client()
+    issued = await client.issue(WEB)
+    trial.check(issued, await newer(client, 0), now=time.time())
+    authority.stop()
+
+
+async def test_an_authority_that_starts_with_an_issuer_that_nobody_takes_ends_with_the_reason(tmp_path: Path) -> None:
+    given = Files(tmp_path / "given", Pki(TD))
+    by_openssl.make(given.directory)
+    given.write("ca.crt", (given.directory / "tls.crt").read_bytes())
+    authority = Authority(tmp_path, given=given.paths)
+    assert authority.said == {}, "it serves nobody"
+    said = authority.stop()
+    assert "the authority cannot start: the issuer stands in" in said
+    assert "Traceback" not in said
+    assert authority.process.returncode == 1
 
 
 def test_a_root_that_was_renewed_with_its_key_counts_by_the_certificate_that_lives(files: Files) -> None:

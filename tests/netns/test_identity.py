@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -22,6 +23,7 @@ import pytest
 from agent.authority.ledger import Book, Kind
 from agent.lab.mesh import Mesh
 from agent.lab.stage import Player
+from tests.authority import by_openssl
 from tests.netns.test_certificates import context
 from tests.netns.world import MARKER, Echo, Load, World, alive
 from tests.tls.pki import Pki
@@ -592,6 +594,11 @@ def test_svids_from_files_serve_and_are_followed_live(make_world: Callable[..., 
     echo.close()
 
 
+def is_refused(words: str, line: dict[str, Any]) -> bool:
+    said = str(line.get("msg"))
+    return "cannot be put in force" in said and re.search(words, said) is not None
+
+
 def test_an_issuer_that_is_given_is_used_and_its_replacement_is_followed(
     make_world: Callable[..., World], tmp_path: Path
 ) -> None:
@@ -614,6 +621,9 @@ def test_an_issuer_that_is_given_is_used_and_its_replacement_is_followed(
     refused = world.mesh.wait_for_log(lambda line: "cannot be put in force" in str(line.get("msg")), 10)
     assert refused is not None
     assert "holds no PEM certificates" in refused["msg"]
+    for made, words in by_openssl.WRONG.values():
+        by_openssl.lay(given, **made)
+        assert world.mesh.wait_for_log(partial(is_refused, words), 10), words
 
     one.write_issuer(given, more_roots=two.bundle().anchors_pem)
     world.until(lambda: world.authority("bundle", "--pem").count("BEGIN") == 2, "both roots are trusted")
