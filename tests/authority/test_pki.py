@@ -295,6 +295,7 @@ def test_a_root_that_signs_itself_with_sha_1_is_told_so(files: Files) -> None:
         pki.given(files.paths, TD, time.time())
 
 
+OF_POLICIES = by_openssl.USUAL + "certificatePolicies=1.2.3.4\npolicyConstraints=critical,requireExplicitPolicy:0\n"
 GOOD: dict[str, Callable[[Path], None]] = {
     "keys of P-256": by_openssl.make,
     "keys of P-384, and SHA-384": lambda where: by_openssl.make(
@@ -324,7 +325,6 @@ GOOD: dict[str, Callable[[Path], None]] = {
     "a key in openssl's former form, behind its curve": by_openssl.former_key,
     "CRLF, and words around the certificates": by_openssl.wordy,
 }
-OF_POLICIES = by_openssl.USUAL + "certificatePolicies=1.2.3.4\npolicyConstraints=critical,requireExplicitPolicy:0\n"
 
 
 @pytest.mark.parametrize("shape", GOOD)

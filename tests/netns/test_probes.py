@@ -15,11 +15,18 @@ from tests.netns.world import Echo, World, alive
 STRICT = {DEFAULT_POLICY: "deny"}
 HTTP, TCP, GRPC, INIT, SELECTED, STARTED, STOPPED = 8080, 8081, 8082, 8083, 8084, 8085, 8086
 PROBED = (HTTP, TCP, GRPC, INIT, SELECTED, STARTED, STOPPED)
-DEAD = 8099
-"""Probed, and nobody listens."""
+LIVE, READY, BEGUN, BESIDE, AFTER, BEFORE = DEAD = (8091, 8092, 8093, 8094, 8095, 8096)
+"""Probed in each way, and nobody listens."""
 OTHER, ELSEWHERE = 9000, 9001
 CONTAINERS: dict[str, Any] = {
-    "initContainers": [{"name": "sidecar", "startupProbe": {"tcpSocket": {"port": INIT}}}],
+    "initContainers": [
+        {
+            "name": "sidecar",
+            "restartPolicy": "Always",
+            "startupProbe": {"tcpSocket": {"port": INIT}},
+            "readinessProbe": {"tcpSocket": {"port": BESIDE}},
+        }
+    ],
     "containers": [
         {
             "name": "main",
@@ -30,7 +37,13 @@ CONTAINERS: dict[str, Any] = {
         },
         {"name": "second", "readinessProbe": {"httpGet": {"port": SELECTED}}},
         {"name": "third", "livenessProbe": {"httpGet": {"port": ELSEWHERE, "host": "192.0.2.1"}}},
-        {"name": "fifth", "readinessProbe": {"tcpSocket": {"port": DEAD}}},
+        {
+            "name": "fifth",
+            "livenessProbe": {"tcpSocket": {"port": LIVE}},
+            "readinessProbe": {"tcpSocket": {"port": READY}},
+            "startupProbe": {"tcpSocket": {"port": BEGUN}},
+            "lifecycle": {"postStart": {"tcpSocket": {"port": AFTER}}, "preStop": {"httpGet": {"port": BEFORE}}},
+        },
         {
             "name": "sixth",
             "lifecycle": {"postStart": {"httpGet": {"port": STARTED}}, "preStop": {"tcpSocket": {"port": STOPPED}}},
@@ -98,12 +111,15 @@ def test_another_nodes_addresses_are_nothing(place: Place, version: int) -> None
     assert not reaches(place.world, place.world.node, place.elsewhere.address(version), HTTP)
 
 
+@pytest.mark.parametrize("port", DEAD, ids=["liveness", "readiness", "startup", "sidecar", "postStart", "preStop"])
 @pytest.mark.parametrize("version", VERSIONS)
-def test_a_probe_sees_that_nobody_listens_and_from_elsewhere_nobody_sees_anything(place: Place, version: int) -> None:
+def test_a_probe_sees_that_nobody_listens_and_from_elsewhere_nobody_sees_anything(
+    place: Place, version: int, port: int
+) -> None:
     world, address = place.world, place.probed.address(version)
     with pytest.raises(ConnectionRefusedError):
-        world.connect(world.node, address, DEAD)
-    with world.connect(place.stranger, address, DEAD) as sock:  # the agent's listener, which refuses
+        world.connect(world.node, address, port)
+    with world.connect(place.stranger, address, port) as sock:  # the agent's listener, which refuses
         assert not alive(sock)
 
 
