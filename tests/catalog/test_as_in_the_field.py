@@ -262,16 +262,22 @@ SIDECARS = "Server linkerd-viz/proxy-admin: none of the pods that it selects has
 
 
 @pytest.mark.parametrize(
-    ("chart", "policies", "found"),
-    [(VIZ, 6, [SIDECARS]), (MULTICLUSTER, 4, []), (EMOJIVOTO, 2, [])],
+    ("chart", "policies", "probed", "found"),
+    [(VIZ, 6, (9995,), [SIDECARS]), (MULTICLUSTER, 4, (), []), (EMOJIVOTO, 2, (), [])],
     ids=["viz", "multicluster", "emojivoto"],
 )
-def test_a_known_chart_is_read_without_a_fault(source: Source, chart: str, policies: int, found: list[str]) -> None:
-    """Each of its kinds, and what is none of ours beside them; a port that only a sidecar has is remarked on."""
+def test_a_known_chart_is_read_without_a_fault(
+    source: Source, chart: str, policies: int, probed: tuple[int, ...], found: list[str]
+) -> None:
+    """Each of its kinds, and what is none of ours beside them; a port that only a sidecar has is remarked on.
+
+    A probe's path may have a query.
+    """
     source.write("chart.yaml", chart)
     source.load()
     assert [str(fault) for fault in source.faults] == []
     assert len(source.catalog.policies) == policies
     (pod,) = source.catalog.pods
     assert pod.settings.injected
+    assert pod.probe_ports == probed
     assert [str(each) for each in findings(source.catalog.pods, source.catalog.policies)] == found

@@ -86,6 +86,22 @@ def test_slices_go_before_endpoints_that_are_mirrored_and_beside_those_that_are_
     assert found.reached() == reached
 
 
+@pytest.mark.parametrize("sliced", [True, False])
+def test_the_api_servers_own_service_leads_to_it_by_its_slice_or_by_its_endpoints(*, sliced: bool) -> None:
+    """The API server writes both, on an address of its node, and asks for no mirror of the one."""
+    own: Manifest = service("kubernetes", ports=[{"name": "https", "port": 443, "targetPort": 6443}])
+    both = [
+        endpoints("203.0.113.1", name="kubernetes", labels=UNMIRRORED),
+        endpoint_slice(endpoint("203.0.113.1", ready=True), name="kubernetes", of="kubernetes"),
+    ]
+    for each in (own, *both):
+        each["metadata"]["namespace"] = "default"
+    both[0]["subsets"][0]["ports"] = both[1]["ports"] = [{"name": "https", "port": 6443, "protocol": "TCP"}]
+    found = Services(own, *(both if sliced else both[:1]))
+    assert found.faults == ()
+    assert [(each.address, each.port) for each in found.front(port=443).endpoints] == [("203.0.113.1", 6443)]
+
+
 def test_endpoints_of_a_service_with_a_selector_say_nothing() -> None:
     found = Services(service(**SELECTED), endpoints("203.0.113.7"), pod("a", "192.0.2.1"))
     assert found.reached() == ["192.0.2.1"]

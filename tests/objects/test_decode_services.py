@@ -44,6 +44,30 @@ def test_a_namespace_that_is_empty_is_the_default_one() -> None:
     assert Services(bare).front().service == "default/web"
 
 
+def test_ports_of_other_protocols_are_neighbours_and_no_ports_of_tcps() -> None:
+    """One number may be several ports: a DNS server's, or what is spoken over SCTP and TCP."""
+    neighbours = [
+        *({"name": f"dns-{name}", "port": 53, "protocol": name.upper()} for name in ("udp", "tcp")),
+        *({"name": f"diameter-{name}", "port": 3868, "protocol": name.upper()} for name in ("sctp", "tcp")),
+        {"name": "only-sctp", "port": 3869, "protocol": "SCTP"},
+    ]
+    numbers = [{"containerPort": 1053, "protocol": "UDP"}, {"containerPort": 1054, "protocol": "SCTP", "name": "only"}]
+    by_selector = Services(
+        service(**SELECTED, ports=neighbours), pod("a", "192.0.2.1", containers=[{"name": "c", "ports": numbers}])
+    )
+    moved = [each | {"port": each["port"] + (1000 if each["protocol"] == "TCP" else 2000)} for each in neighbours]
+    by_slice = Services(service(ports=neighbours), endpoint_slice(endpoint("192.0.2.1")) | {"ports": moved})
+    for found, more in ((by_selector, 0), (by_slice, 1000)):
+        assert found.faults == ()
+        for number in (53, 3868):
+            assert [(each.address, each.port) for each in found.front(port=number).endpoints] == [
+                ("192.0.2.1", number + more)
+            ]
+        assert found.index.front_at(CLUSTER_IP, 3869) is None
+    (only,) = by_selector.index.catalog.pods
+    assert only.container_ports == ()
+
+
 def test_a_slice_port_without_a_number_is_no_port() -> None:
     without = endpoint_slice(endpoint("192.0.2.1")) | {"ports": [{"name": ""}]}
     found = Services(service(), without)
