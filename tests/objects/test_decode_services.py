@@ -46,7 +46,7 @@ def test_a_namespace_that_is_empty_is_the_default_one() -> None:
 
 def test_ports_of_other_protocols_are_neighbours_and_no_ports_of_tcps() -> None:
     """One number may be several ports: a DNS server's, or what is spoken over SCTP and TCP."""
-    neighbours = [
+    neighbours: list[dict[str, Any]] = [
         *({"name": f"dns-{name}", "port": 53, "protocol": name.upper()} for name in ("udp", "tcp")),
         *({"name": f"diameter-{name}", "port": 3868, "protocol": name.upper()} for name in ("sctp", "tcp")),
         {"name": "only-sctp", "port": 3869, "protocol": "SCTP"},
