@@ -51,6 +51,37 @@ def test_a_service_reaches_only_its_ready_endpoints_and_both_of_them(make_world:
         echo.close()
 
 
+def test_pods_and_services_as_lists_of_the_api_are_served_under_the_former_name_of_a_service_account(
+    make_world: Callable[..., World],
+) -> None:
+    """Items say neither kind nor apiVersion, and a spec may have `serviceAccount` alone."""
+    world = make_world(workers=1)
+    client, server = world.pod("client"), world.pod("server")
+    items = []
+    for player in (client, server):
+        path = world.mesh.manifests / f"pod-{player.name}.yaml"
+        item = json.loads(path.read_text())
+        del item["kind"], item["apiVersion"], item["spec"]["serviceAccountName"]
+        item["spec"]["serviceAccount"] = f"old-{player.name}"
+        items.append(item)
+        path.unlink()
+    serves = {"clusterIP": CLUSTER_IP, "selector": {"app": "server"}, "ports": [{"port": 80, "targetPort": PORT}]}
+    for kind, those in (
+        ("PodList", items),
+        ("ServiceList", [{"metadata": {"name": "echo", "namespace": "demo"}, "spec": serves}]),
+    ):
+        listed = {"kind": kind, "apiVersion": "v1", "metadata": {"resourceVersion": "7"}, "items": those}
+        world.mesh.write(f"{kind.lower()}.yaml", listed)
+    echo = Echo(world, server, PORT)
+    world.start()
+    assert asks(world, client, CLUSTER_IP, 80) == b"hello"
+    ended = world.closed(direction="inbound", outcome="completed")
+    echo.close()
+    assert (ended["client_id"], ended["server_id"]) == tuple(
+        f"spiffe://example.test/ns/demo/sa/old-{player.name}" for player in (client, server)
+    )
+
+
 def test_of_two_endpoints_the_one_with_fewer_open_connections_is_taken(make_world: Callable[..., World]) -> None:
     world = make_world(workers=1)
     client, one, two = (world.pod(name) for name in ("client", "one", "two"))

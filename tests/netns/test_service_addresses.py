@@ -262,6 +262,44 @@ def test_a_pod_that_leaves_serves_what_it_has_and_new_connections_only_as_the_la
         sock.close()
 
 
+def test_a_pod_that_is_not_ready_serves_where_the_service_publishes_it(two: Two) -> None:
+    world = two.world
+    for each in two.pods:
+        world.declare(each, labels={"role": "echo"}, ready=False)
+    world.write(service(**PLAIN_SERVICE))
+    world.start()
+    assert is_refused(world, two.client, CLUSTER_IP, 80)
+    world.write(service(**PLAIN_SERVICE, publishNotReadyAddresses=True))
+    world.until(lambda: not is_refused(world, two.client, CLUSTER_IP, 80), "it is published")
+    world.until(lambda: min(came_of(two, 10)) > 0, "and so is the other")
+    world.write(service(**PLAIN_SERVICE))
+    world.until(lambda: is_refused(world, two.client, CLUSTER_IP, 80), "it is no more")
+
+
+def test_an_endpoint_of_a_slice_that_is_terminating_serves_while_none_is_ready(two: Two) -> None:
+    world, (one, other) = two.world, two.pods
+    leaving = {"conditions": {"ready": False, "serving": True, "terminating": True}}
+    gone = {"conditions": {"ready": False, "serving": False, "terminating": True}}
+    world.write(service(**PLAIN_SERVICE), endpoints((one, leaving), (other, {})))
+    world.start()
+    assert came_of(two, 20) == [0, 20]
+    world.write(endpoints((one, leaving), (other, {"conditions": {"ready": False}})))
+    world.until(lambda: served(two, [5, 0]), "it is the last resort")
+    world.write(endpoints((one, gone), (other, {"conditions": {"ready": False}})))
+    world.until(lambda: is_refused(world, two.client, CLUSTER_IP, 80), "and serves nobody when it serves no more")
+
+
+def test_hints_lead_to_endpoints_of_this_node_and_elsewhere_where_there_is_none(two: Two) -> None:
+    world, (one, other) = two.world, two.pods
+    there, here = ({"nodeName": node, "hints": {"forNodes": [{"name": node}]}} for node in ("node-b", "node-a"))
+    near = service(**PLAIN_SERVICE, trafficDistribution="PreferSameNode")
+    world.write(near, endpoints((one, there), (other, here)))
+    world.start()
+    assert came_of(two, 20) == [0, 20]
+    world.write(endpoints((one, there)))
+    world.until(lambda: served(two, [5, 0]), "it is preferred, and not demanded")
+
+
 def deleted(world: World, player: Player) -> None:
     """A pod has been deleted, and has its grace period."""
     path = world.mesh.manifests / f"pod-{player.name}.yaml"
