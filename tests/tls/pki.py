@@ -89,16 +89,18 @@ class Pki:
         subject: str = "",
         constrained: bool = True,
         authority_key_identifier: bool = True,
+        names: Sequence[x509.GeneralName] = (),
         more: Sequence[tuple[x509.ExtensionType, bool]] = (),
     ) -> Svid:
         """A leaf with these URI SANs (none at all is possible), valid from `begins` to `ends` seconds from now.
 
-        The rest makes it a wrong one: `usage` names the bits of its key usage, and None leaves the extension out.
+        `names` are SANs besides. The rest makes it a wrong one: `usage` names the bits of its key usage, and None
+        leaves the extension out.
         """
         key = ec.generate_private_key(ec.SECP256R1())
         now = datetime.datetime.now(datetime.UTC)
         not_before, not_after = now + datetime.timedelta(seconds=begins), now + datetime.timedelta(seconds=ends)
-        names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(uri) for uri in uris]
+        sans: list[x509.GeneralName] = [*(x509.UniformResourceIdentifier(uri) for uri in uris), *names]
         extensions: list[tuple[x509.ExtensionType, bool]] = [
             (x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False),
             *more,
@@ -107,7 +109,7 @@ class Pki:
             issuer = self.issuer.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
             extensions.append((x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(issuer), False))
         if san:
-            extensions.append((x509.SubjectAlternativeName(names or [x509.DNSName("nobody.test")]), san_critical))
+            extensions.append((x509.SubjectAlternativeName(sans or [x509.DNSName("nobody.test")]), san_critical))
         if constrained:
             extensions.append((x509.BasicConstraints(ca=is_ca, path_length=None), True))
         if usage is not None:
@@ -155,6 +157,7 @@ def signing(
     *,
     name: str = "between",
     is_ca: bool = True,
+    path_length: int | None = None,
     usage: Sequence[str] | None = ("key_cert_sign", "crl_sign"),
     usage_critical: bool = True,
     more: Sequence[tuple[x509.ExtensionType, bool]] = (),
@@ -171,7 +174,7 @@ def signing(
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - datetime.timedelta(seconds=60))
         .not_valid_after(now + datetime.timedelta(days=300))
-        .add_extension(x509.BasicConstraints(ca=is_ca, path_length=None), critical=True)
+        .add_extension(x509.BasicConstraints(ca=is_ca, path_length=path_length), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .add_extension(
             x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(

@@ -5,24 +5,24 @@ import time
 import msgspec
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from agent.authority import ca
-from agent.authority.ca import Signer
 from agent.authority.pki import MAX_CHAIN
 from agent.identity import peer
 from agent.identity.peer import PeerRefused
+from agent.identity.svid import Svid
 from agent.outcome import Outcome
 from agent.tls import contexts as module
 from agent.tls._store import SessionStore, size_for
 from agent.tls.contexts import Certificate, Contexts
 from agent.tls.machine import TlsFailure, TlsMachine
-from tests.tls.pki import TRUST_DOMAIN, Pki, key_usage, signing
+from tests.tls.paths import ALLOWED, FORBIDDEN, boundless, deep, uris
+from tests.tls.pki import TRUST_DOMAIN, Pki, signing
 from tests.tls.test_machine import joined
 from tests.tls.wrong import RIGHT, WRONG
 
 PKI = Pki()
+BOUNDLESS = boundless()
 
 
 def contexts(name: str | None = None, *, sessions: bool = False) -> Contexts:
@@ -38,36 +38,15 @@ def judged(mine: Contexts, machine: TlsMachine) -> tuple[Certificate, ...]:
     return mine.certificates(machine, leaf, peer.identify(leaf, trust_domain=TRUST_DOMAIN, now=time.time()))
 
 
-def root() -> Signer:
-    """A root that says nothing of how long the chains under it may be."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name, valid = PKI.root.certificate.subject, PKI.root.certificate
-    certificate = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(valid.not_valid_before_utc)
-        .not_valid_after(valid.not_valid_after_utc)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .add_extension(key_usage("key_cert_sign"), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-    )
-    return Signer(certificate.sign(key, hashes.SHA256()), key)
+def shown(svid: Svid, *, server: bool, pki: Pki = BOUNDLESS) -> tuple[Certificate, ...]:
+    """Somebody shows this to another one, who trusts the root and has an SVID that another root vouches for.
 
-
-def deep(between: int) -> tuple[Contexts, Contexts]:
-    """Somebody with so many certificates between leaf and root, and another one under the same root."""
-    pki = Pki()
-    pki.root = root()
-    near = pki.under(signing(pki.root))
-    signers = [pki.root]
-    for number in range(between):
-        signers.append(signing(signers[-1], name=f"number {number}"))
-    svid = pki.under(signers[-1]).svid("far")
-    leaf = x509.load_pem_x509_certificates(svid.chain_pem)[0]
-    chain = b"".join(ca.pem(each) for each in (leaf, *(above.certificate for above in reversed(signers[1:]))))
-    return (
-        Contexts(msgspec.structs.replace(svid, chain_pem=chain), pki.bundle()),
-        Contexts(near.svid("near"), pki.bundle()),
-    )
+    Raises TlsFailure, PeerRefused.
+    """
+    own = Pki()
+    mine = Contexts(own.svid("near"), pki.bundle())
+    theirs = Contexts(svid, own.bundle())
+    return judged(mine, joined(mine, theirs)[0] if server else joined(theirs, mine)[1])
 
 
 @pytest.mark.parametrize("server", [False, True], ids=["the client's", "the server's"])
@@ -147,8 +126,7 @@ def test_every_signer_is_judged_and_the_trust_domain_of_the_one_that_signs_leave
     signs: str, above: str, problem: str | None, server: bool
 ) -> None:
     """X509-SVID, section 3: a signing certificate is of the trust domain of the leaves that it issues itself."""
-    pki = Pki()
-    pki.root = root()
+    pki = boundless()
     upper = signing(pki.root, [above] if above else [], name="upper")
     svid = pki.under(signing(upper, [signs] if signs else [], name="lower")).svid("somebody")
     long = msgspec.structs.replace(svid, chain_pem=svid.chain_pem + ca.pem(upper.certificate))
@@ -163,13 +141,35 @@ def test_every_signer_is_judged_and_the_trust_domain_of_the_one_that_signs_leave
 
 
 @pytest.mark.parametrize("server", [False, True], ids=["the client's", "the server's"])
+@pytest.mark.parametrize("name", FORBIDDEN)
+def test_a_path_that_is_forbidden_or_too_long_is_refused_in_either_role(name: str, server: bool) -> None:
+    with pytest.raises((TlsFailure, PeerRefused)) as caught:
+        shown(FORBIDDEN[name].make(BOUNDLESS), server=server)
+    assert isinstance(caught.value, (TlsFailure, PeerRefused))
+    assert caught.value.outcome is FORBIDDEN[name].outcome
+
+
+@pytest.mark.parametrize("server", [False, True], ids=["the client's", "the server's"])
+@pytest.mark.parametrize("name", ALLOWED)
+def test_a_path_that_is_allowed_is_taken_in_either_role(name: str, server: bool) -> None:
+    svid = ALLOWED[name](BOUNDLESS)
+    assert shown(svid, server=server)[1].serial == svid.serial
+
+
+@pytest.mark.parametrize("server", [False, True], ids=["the client's", "the server's"])
+def test_what_constrains_an_anchor_binds_who_is_below_it(server: bool) -> None:
+    """A root that an operator gives may be one for other names."""
+    ours, others = (boundless(x509.NameConstraints(uris(host), None)) for host in ("example.test", "other.test"))
+    shown(ours.svid("somebody"), server=server, pki=ours)
+    with pytest.raises(TlsFailure, match="permitted subtree violation"):
+        shown(others.svid("somebody"), server=server, pki=others)
+
+
+@pytest.mark.parametrize("server", [False, True], ids=["the client's", "the server's"])
 def test_a_chain_as_long_as_an_issuer_may_be_given_with_is_taken_and_a_much_longer_one_is_not(server: bool) -> None:
-    far, near = deep(MAX_CHAIN)
-    judged(near, joined(near, far)[0] if server else joined(far, near)[1])
-    far, near = deep(MAX_CHAIN + 2)
-    with pytest.raises(TlsFailure, match="certificate chain too long") as caught:
-        joined(near, far) if server else joined(far, near)
-    assert caught.value.outcome is Outcome.CERTIFICATE_UNTRUSTED
+    shown(deep(BOUNDLESS, MAX_CHAIN), server=server)
+    with pytest.raises(TlsFailure, match="certificate chain too long"):
+        shown(deep(BOUNDLESS, MAX_CHAIN + 2), server=server)
 
 
 @pytest.mark.parametrize("server", [False, True], ids=["the client's", "the server's"])

@@ -162,7 +162,9 @@ RIGHT: dict[str, Callable[[Pki], Svid]] = {
     "with a subject, and a SAN that is not critical": lambda pki: pki.certificate(
         [VICTIM], subject="victim", san_critical=False
     ),
-    "with a DNS SAN besides": lambda pki: pki.svid("victim"),
+    "with a DNS SAN besides": lambda pki: pki.certificate(
+        [VICTIM], names=[x509.DNSName("victim.demo.serviceaccount.identity.example.test")]
+    ),
     "with keyEncipherment and keyAgreement": lambda pki: pki.certificate(
         [VICTIM], usage=("digital_signature", "key_encipherment", "key_agreement")
     ),
