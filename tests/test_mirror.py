@@ -51,7 +51,6 @@ ELSEWHERE = {
     "agent/cli/work/node.py": "tests/cli/test_up_flags.py",
     "agent/link/affinity_memory.py": "tests/proxy/test_affinity.py",
     "agent/manifests/parts.py": "tests/catalog/test_incumbents_and_faults.py",
-    "agent/node/authority_process.py": "tests/netns/test_crashes.py",
     "agent/node/config.py": "tests/node/test_identity_source.py",
     "agent/node/remembered.py": "tests/netns/test_remembered.py",
     "agent/node/rules.py": "tests/netns/test_rules_changed.py",

@@ -1,7 +1,7 @@
 """The authority as a child of `quietwire up`. It is spoken to over its HTTPS API only.
 
 Two things pass outside that API, as they would by an operator's hand: where it listens and which bundle to trust at
-first (by a pipe, once), and the one-time join tokens of this node's agent (by the ledger, as `quietwire authority
+first (by a socket, once), and the one-time join tokens of this node's agent (by the ledger, as `quietwire authority
 token create` makes them). One that ends is started again, on the same port.
 """
 
@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import signal
+import socket
 import sqlite3
 import sys
 import time
@@ -58,23 +59,23 @@ class AuthorityProcess:
 
     async def start(self) -> None:
         """Starts it and waits until it accepts connections. Raises AuthorityError, naming what it said last."""
-        listening_read, listening_write = os.pipe()
+        # Not a pipe: uvloop closes what it reads a pipe by twice, and the second time perhaps another thread's file.
+        ours, theirs = socket.socketpair()
         try:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                *("-m", "agent.authority", "--parent", str(os.getpid())),
-                *("--config", encode(replace(self._config, listening_fd=listening_write)), *self._log_flags),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.DEVNULL,
-                pass_fds=(listening_write,),
-            )
-        finally:
-            os.close(listening_write)
+            with theirs:
+                process = await asyncio.create_subprocess_exec(
+                    sys.executable,
+                    *("-m", "agent.authority", "--parent", str(os.getpid())),
+                    *("--config", encode(replace(self._config, listening_fd=theirs.fileno())), *self._log_flags),
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=asyncio.subprocess.DEVNULL,
+                    pass_fds=(theirs.fileno(),),
+                )
+        except BaseException:
+            ours.close()
+            raise
         self._process = process
-        reader = asyncio.StreamReader()
-        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
-            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(listening_read, "rb", buffering=0)
-        )
+        reader, writer = await asyncio.open_unix_connection(sock=ours)
         try:
             async with asyncio.timeout(START_SECONDS):
                 line = await reader.readline()
@@ -83,7 +84,7 @@ class AuthorityProcess:
             await process.wait()
             raise AuthorityError(f"the authority did not start in {START_SECONDS:g} s") from None
         finally:
-            transport.close()
+            writer.close()
         if not line:
             status = await process.wait()
             raise AuthorityError(f"the authority ended at its start (status {status}); its log lines above say why")
