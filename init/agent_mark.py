@@ -12,6 +12,7 @@ import os
 import stat
 from pathlib import Path
 
+from init import on_disk
 from init.constants import MARK_MASK, REPLY_MARK
 from init.kernel import cookie, inode
 
@@ -31,7 +32,7 @@ def read(path: Path = KEY_FILE) -> bytes | None:
     None fails closed: rules without the mark except nothing from capture, and nothing can be dialled past them.
     """
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=on_disk.without_waiting) as file:
             status = os.fstat(file.fileno())
             key = file.read(KEY_BYTES + 1)
     except OSError:

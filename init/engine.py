@@ -18,7 +18,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from init import conntrack, foreign_nat, kernel, nft, privileged, tables
+from init import conntrack, foreign_nat, kernel, nft, on_disk, privileged, tables
 from init.agent_mark import mark_of_namespace
 from init.constants import MARK_MASK, MEMORY_DIRECTORY
 from init.kernel import KernelError, Memory
@@ -209,15 +209,15 @@ def probe() -> str:
         return "nft"
     memory = Path(MEMORY_DIRECTORY) / "backend-that-works"
     try:
-        known = memory.read_text(encoding="ascii").strip()
-        if known in {"legacy", "nft"}:
-            return known
+        known = on_disk.read(memory).strip()
+        if known in {b"legacy", b"nft"}:
+            return known.decode()
     except OSError:
-        known = ""
+        known = b""  # found out below
     answer, _ = _in_child(lambda send: send("legacy" if _legacy_works() else "nft"))
     found = answer[0] if answer else "nft"
     try:
-        kernel.replace_file(memory, found.encode())
+        kernel.remember(memory, found.encode())
     except OSError:
         return found  # found out again next time
     return found
@@ -232,18 +232,18 @@ def stand_ins_work(backend: str) -> bool:
     """
     memory = Path(MEMORY_DIRECTORY) / f"stand-ins-by-{backend}"
     try:
-        known = memory.read_text(encoding="ascii").strip()
-        if known in {"yes", "no"}:
-            return known == "yes"
+        known = on_disk.read(memory).strip()
+        if known in {b"yes", b"no"}:
+            return known == b"yes"
     except OSError:
-        known = ""
+        known = b""  # found out below
     families = tuple(family for family in Family if family is Family.IPV4 or kernel.has_ipv6())
     answers = [_in_child(partial(_try_stand_ins, backend, family))[0] for family in families]
     if [None] in answers:
         return True
     works = all(answer == [True] for answer in answers)
     with contextlib.suppress(OSError):  # found out again next time
-        kernel.replace_file(memory, b"yes" if works else b"no")
+        kernel.remember(memory, b"yes" if works else b"no")
     return works
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from init import on_disk
 from init.constants import MARK_MASK, MEMORY_DIRECTORY, REPLY_MARK, ROUTE_TABLE, RULE_PRIORITY
 from init.model import Family
 
@@ -58,7 +59,7 @@ class Memory:
         """The memory of the current namespace; empty where there is none, or none that can be read."""
         memory = cls(cookie=cookie())
         try:
-            known = json.loads(memory.path.read_text(encoding="utf-8"))
+            known = json.loads(on_disk.read(memory.path))
             if known["cookie"] != memory.cookie:
                 return memory  # of a namespace that is gone
             memory.backend = known["backend"]
@@ -94,7 +95,7 @@ class Memory:
         Somebody else may have applied or removed rules since the memory was loaded.
         """
         try:
-            known = json.loads(self.path.read_text(encoding="utf-8"))
+            known = json.loads(on_disk.read(self.path))
             if (known["cookie"], known["backend"]) != (self.cookie, self.backend):
                 return
         except (OSError, ValueError, KeyError, TypeError):
@@ -103,7 +104,7 @@ class Memory:
 
     def _write(self, known: dict[str, Any]) -> None:
         try:
-            replace_file(self.path, json.dumps(known).encode())
+            remember(self.path, json.dumps(known).encode())
         except OSError:
             return  # without a memory all is read, and `remove` takes back rules and routes only
 
@@ -115,18 +116,10 @@ class Memory:
             return  # what it says is believed only where the namespace has the same inode and cookie
 
 
-def replace_file(path: Path, content: bytes) -> None:
-    """Puts a new file in a path's place, whole or not at all. Raises OSError.
-
-    It is made anew and never opened: where a link lay, whoever laid it would have us write to any file.
-    """
+def remember(path: Path, content: bytes) -> None:
+    """Keeps what another process will want to know, in a directory for nobody else. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.unlink(missing_ok=True)
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    with os.fdopen(fd, "wb") as file:
-        file.write(content)
-    temporary.rename(path)
+    on_disk.replace(path, content)
 
 
 def cookie() -> int:

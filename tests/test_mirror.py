@@ -60,6 +60,7 @@ ELSEWHERE = {
     "agent/policy/model.py": "tests/policy/test_authorize.py",
     "init/batch.py": "tests/netns/test_init.py",
     "init/engine.py": "tests/netns/test_init.py",
+    "init/kernel.py": "tests/netns/test_init.py",
     "init/legacy.py": "tests/init/test_model.py",
     "init/nft.py": "tests/init/test_model.py",
     "init/xtables.py": "tests/netns/test_init.py",

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from agent.authority import ca, ledger
 from agent.authority.ca import Signer
+from init import on_disk
 
 FILE_MODE = 0o600
 DIRECTORY_MODE = 0o700
@@ -73,7 +74,7 @@ class Store:
     @contextmanager
     def claim(self) -> Iterator[None]:
         """Holds the directory for one running authority. Raises StoreError."""
-        fd = os.open(self.directory / RUNNING, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
+        fd = os.open(self.directory / RUNNING, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
         try:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -110,6 +111,8 @@ class Store:
         """Deletes the keys of a root that has left the bundle; the certificates stay for the record."""
         for name in (f"root-{number}", f"issuer-{number}"):
             self.write(f"{name}.pem", ca.pem(self._certificate(name)))
+            for left in self.directory.glob(f".{name}.pem.*"):
+                left.unlink(missing_ok=True)  # kill -9 in the midst of a write leaves one, perhaps with the key
 
     def root_certificate(self, number: int) -> x509.Certificate:
         """A root, without its key. Raises StoreError."""
@@ -135,23 +138,7 @@ class Store:
 
         Raises OSError, with the file.
         """
-        temporary = self.directory / f".{name}.new"
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, FILE_MODE)
-        try:
-            with os.fdopen(fd, "wb") as file:
-                os.fchmod(fd, FILE_MODE)
-                file.write(data)
-                file.flush()
-                os.fsync(fd)
-        except OSError as error:
-            error.filename = str(temporary)  # write(2) names none
-            raise
-        os.rename(temporary, self.directory / name)
-        directory = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        on_disk.replace(self.directory / name, data, durable=True)
 
     def _write_signer(self, name: str, signer: Signer) -> None:
         key = signer.key.private_bytes(
@@ -180,6 +167,6 @@ class Store:
         try:
             if path.stat().st_mode & 0o077:
                 os.chmod(path, FILE_MODE)  # somebody opened it up; a copy may be out, but it is no reason to stop
-            return path.read_bytes()
+            return on_disk.read(path)
         except OSError as error:
             raise StoreError(f"{path} cannot be read: {error.strerror}; restore it from a backup") from error

@@ -14,7 +14,6 @@ Nothing that a client does may end the agent, or keep the other pods from being 
 
 import asyncio
 import contextlib
-import errno
 import json
 import logging
 import os
@@ -29,6 +28,7 @@ from agent.capture.accepting import Listener, Told
 from agent.capture.caller import Caller, CallerUnknown
 from agent.capture.netns import identify
 from agent.tasks import spawn
+from init import on_disk
 from init.netns import is_netns
 
 log = logging.getLogger("quietwire.enrolment")
@@ -107,7 +107,7 @@ class EnrolmentSocket:
 
         One that a dead agent left is replaced, and its directory, 0700, stays.
         """
-        _own_directory(self._path.parent)
+        on_disk.make_private(self._path.parent)
         self._path.unlink(missing_ok=True)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         former = os.umask(0o177)
@@ -229,22 +229,6 @@ class EnrolmentSocket:
             for task in (handler, more):
                 task.cancel()
             await asyncio.wait({handler, more})
-
-
-def _own_directory(path: Path) -> None:
-    """Makes the directory, or makes one that is there ours alone. Raises OSError, where it is somebody else's too."""
-    path.mkdir(mode=0o700, exist_ok=True)
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        owner = os.fstat(fd).st_uid
-        if owner != os.geteuid():
-            raise PermissionError(
-                errno.EPERM,
-                f"{path} is of user {owner}, who could put another socket in the place of the agent's: remove it",
-            )
-        os.fchmod(fd, 0o700)
-    finally:
-        os.close(fd)
 
 
 def _holds(who: Caller) -> dict[str, int]:

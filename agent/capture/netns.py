@@ -79,7 +79,7 @@ def visit(fd: int, home: int, work: Callable[[], T]) -> T:
 
 
 MS_BIND = 0x1000
-MNT_DETACH = 2
+MNT_DETACH, UMOUNT_NOFOLLOW = 2, 8
 """sys/mount.h"""
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -87,7 +87,8 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 def pin(fd: int, path: Path) -> None:
     """Mounts a namespace onto a new file: it lives until `unpin`, and can be opened there. Raises OSError."""
-    os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o000))
+    unpin(path)  # whatever lies there: a mount would go to where a link leads
+    os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o000))
     if _libc.mount(f"/proc/self/fd/{fd}".encode(), os.fsencode(path), None, MS_BIND, None) != 0:
         number = ctypes.get_errno()
         path.unlink()
@@ -95,8 +96,8 @@ def pin(fd: int, path: Path) -> None:
 
 
 def unpin(path: Path) -> None:
-    """Takes the mount and the file away, as far as they are there. Raises OSError."""
-    if _libc.umount2(os.fsencode(path), MNT_DETACH) != 0:
+    """Takes the mount and the file away, as far as they are there; of a link only itself. Raises OSError."""
+    if _libc.umount2(os.fsencode(path), MNT_DETACH | UMOUNT_NOFOLLOW) != 0:
         number = ctypes.get_errno()
         if number not in {errno.EINVAL, errno.ENOENT}:  # it is no mount (any more)
             raise OSError(number, os.strerror(number), str(path))

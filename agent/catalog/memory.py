@@ -1,15 +1,14 @@
 """What was last good, across restarts: an agent that starts without its source still enforces what it knew."""
 
-import contextlib
 import hashlib
 import logging
-import os
 from pathlib import Path
 from typing import Generic, TypeVar
 
 import msgspec
 
 from agent import disk
+from init import on_disk
 
 log = logging.getLogger("quietwire.catalog")
 
@@ -45,7 +44,7 @@ class Memory(Generic[T]):
         Without it the agent starts as the first time, which is the safe side: what is not known is closed, or waits.
         """
         try:
-            return _decode(self._path.read_bytes(), self._kind)
+            return _decode(on_disk.read(self._path), self._kind)
         except FileNotFoundError:
             return None
         except (OSError, _UnusableError) as error:
@@ -61,17 +60,9 @@ class Memory(Generic[T]):
     def save(self, known: T) -> bool:
         """Remembers this; whether it could. A disk that is full is said, once, and not fatal."""
         body = msgspec.msgpack.encode(known)
-        temporary = self._path.with_suffix(".new")
         try:
-            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            with os.fdopen(fd, "wb") as file:
-                file.write(VERSION + hashlib.sha256(body).digest() + body)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(self._path)
+            on_disk.replace(self._path, VERSION + hashlib.sha256(body).digest() + body, durable=True)
         except OSError as error:
-            with contextlib.suppress(OSError):
-                temporary.unlink()  # half of it, on a disk that has no room
             reason = disk.reason(error)
             if reason != self._unwritten:
                 log.error(

@@ -4,9 +4,7 @@ Its token is used up, so a restart without this would need an operator. The bund
 rotated since the one that was given at first. Workloads' keys are never written.
 """
 
-import contextlib
 import logging
-import os
 from pathlib import Path
 
 from cryptography import x509
@@ -18,6 +16,7 @@ from agent.identity import pem_file, x509_svid
 from agent.identity.received import issuer_of
 from agent.identity.spiffe import SpiffeId
 from agent.identity.svid import Svid
+from init import on_disk
 
 log = logging.getLogger("quietwire.identity")
 
@@ -92,18 +91,10 @@ class FileCredential:
             self._write(name, data)
 
     def _write(self, name: str, data: bytes) -> None:
-        temporary = self._directory / f".{name}.new"
         try:
             self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            with os.fdopen(fd, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(fd)
-            os.rename(temporary, self._directory / name)
+            on_disk.replace(self._directory / name, data, durable=True)
         except OSError as error:
-            with contextlib.suppress(OSError):
-                temporary.unlink()  # half of it, on a disk that has no room
             reason = disk.reason(error)
             _, said = self._unwritten.get(name, (b"", ""))
             if reason != said:

@@ -1,14 +1,12 @@
 """Files that somebody else puts there, read whole and never waited for; and certificates, if that is what they hold."""
 
-import errno
-import os
-import stat
 from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from agent.identity.x509_svid import UNREADABLE
+from init import on_disk
 
 MAX_BYTES = 1024 * 1024
 """Of one file: hundreds of certificates."""
@@ -16,17 +14,7 @@ MAX_BYTES = 1024 * 1024
 
 def read(path: Path) -> bytes:
     """What a regular file holds. Raises OSError, also where it is none (a FIFO would be waited for) or is too large."""
-    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-    try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):  # of a directory no file object can be made, which would close it
-            raise OSError(errno.EINVAL, "it is no regular file", str(path))
-        with os.fdopen(fd, "rb", closefd=False) as file:
-            data = file.read(MAX_BYTES + 1)
-    finally:
-        os.close(fd)
-    if len(data) > MAX_BYTES:
-        raise OSError(errno.EFBIG, f"it has more than {MAX_BYTES} bytes", str(path))
-    return data
+    return on_disk.read(path, MAX_BYTES)
 
 
 def certificates(pem: bytes) -> bytes:

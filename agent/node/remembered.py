@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from agent.capture.netns import NetnsId, identify, pin, unpin
 from agent.objects.key import PodKey
+from init import on_disk
 from init.netns import NetnsError, open_netns
 
 log = logging.getLogger("quietwire.enrolment")
@@ -51,8 +52,9 @@ class Remembered:
 
     def load(self) -> list[Handed]:
         """What was remembered and is still what it was; the rest is forgotten, and said. Raises OSError."""
-        if not self._directory.is_dir():
+        if not os.path.lexists(self._directory):
             return []
+        on_disk.make_private(self._directory)
         found: list[Handed] = []
         for entry in self._read():
             identity = NetnsId(entry.device, entry.inode)
@@ -80,7 +82,7 @@ class Remembered:
         entry = _Entry(handed.key, handed.uid, *identity)
         if self._entries.get(identity) == entry:
             return
-        self._directory.mkdir(mode=0o700, exist_ok=True)
+        on_disk.make_private(self._directory)
         if identity not in self._entries:
             pin(handed.fd, self._pin(identity))
         self._entries[identity] = entry
@@ -98,7 +100,7 @@ class Remembered:
     def _read(self) -> list[_Entry]:
         path = self._directory / INDEX
         try:
-            return msgspec.json.decode(path.read_bytes(), type=list[_Entry])
+            return msgspec.json.decode(on_disk.read(path), type=list[_Entry])
         except FileNotFoundError:
             return []
         except (OSError, ValueError) as error:  # msgspec's are ValueErrors; their pods stay refused
@@ -106,6 +108,4 @@ class Remembered:
             return []
 
     def _write(self) -> None:
-        new = self._directory / f"{INDEX}.new"
-        new.write_bytes(msgspec.json.encode(list(self._entries.values())))
-        new.replace(self._directory / INDEX)
+        on_disk.replace(self._directory / INDEX, msgspec.json.encode(list(self._entries.values())))

@@ -37,7 +37,7 @@ def needed(what: str, directory: Path) -> Iterator[None]:
 def lock(config: Config) -> int:
     """Makes the run directory ours alone: two agents on one socket would fight. Raises ConfigError, OSError."""
     config.run_dir.mkdir(parents=True, exist_ok=True)
-    fd = os.open(config.run_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fd = os.open(config.run_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

@@ -107,7 +107,7 @@ def test_a_full_state_directory_keeps_new_pods_out_until_there_is_room_and_other
             world.until(lambda: "is the authority's disk full?" in str(world.ready()["waiting"]), "late gets no SVID")
             unwritten = world.mesh.wait_for_log(lambda line: f"to {state}/last-good.msgpack" in str(line.get("msg")))
             assert unwritten is not None
-            assert "No space left on device: make room there" in unwritten["msg"]
+            assert f"No space left on device ({state}/last-good.msgpack): make room there" in unwritten["msg"]
             with pytest.raises(ConnectionRefusedError):
                 world.connect(late, target.ipv4, PORT)
             assert alive(sock)
