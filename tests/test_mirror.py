@@ -18,6 +18,7 @@ ELSEWHERE = {
     "agent/authority/control.py": "tests/authority/test_rotation.py",
     "agent/authority/refusal.py": "tests/authority/test_service.py",
     "agent/authority/store.py": "tests/authority/test_issuer.py",
+    "agent/authority/token_review.py": "tests/kubernetes/test_attestation.py",
     "agent/capture/_conntrack.pyx": "tests/netns/test_source.py",
     "agent/capture/netns.py": "tests/netns/test_capture.py",
     "agent/capture/sources.py": "tests/netns/test_source.py",

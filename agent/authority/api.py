@@ -30,6 +30,8 @@ MAX_WAIT_SECONDS = 60.0
 TRUSTS, ISSUERS = "quietwire-trusts", "quietwire-issuers"
 """Request headers of an agent's poll: the bundle sequence it has in force, and under which issuers its SVIDs are."""
 REFRESH_HINT_SECONDS = 300
+RETRY_AFTER_SECONDS = 1
+"""Of what could not be answered now (RFC 9110, section 10.2.3)."""
 REFUSALS_PER_SECOND, REFUSALS_AT_ONCE = 5.0, 50
 """Of the log's lines."""
 PEER_CHAIN = "quietwire.peer_chain"
@@ -41,11 +43,12 @@ Serve = Callable[[Request, Caller | None], Awaitable[Response]]
 
 
 class JoinBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """POST /v1/join."""
+    """POST /v1/join: with one of the two proofs, a one-time token or the service account token of the agent's pod."""
 
-    token: str
     node: str
     csr: str
+    token: str | None = None
+    service_account_token: str | None = None
 
 
 class CsrBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -61,7 +64,12 @@ def application(service: AuthorityService) -> Starlette:
     async def join(request: Request, _: Caller | None) -> Response:
         body = msgspec.json.decode(await _body(request), type=JoinBody)
         address = "nobody" if request.client is None else network(request.client.host)
-        return _signed(await service.join(body.token, body.node, body.csr, address))
+        match body.token, body.service_account_token:
+            case str(token), None:
+                return _signed(await service.join(token, body.node, body.csr, address))
+            case None, str(token):
+                return _signed(await service.join_from_pod(token, body.node, body.csr, address))
+        raise Refusal(Code.BAD_REQUEST, "to join takes one of token and service_account_token")
 
     async def svid(request: Request, caller: Caller | None) -> Response:
         body = msgspec.json.decode(await _body(request), type=CsrBody)
@@ -174,7 +182,9 @@ def _signed(signed: Signed) -> Response:
 
 
 def _error(status: int, code: str, message: str) -> Response:
-    return Response(msgspec.json.encode({"code": code, "message": message}), status, media_type="application/json")
+    headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if status == 503 else None
+    body = msgspec.json.encode({"code": code, "message": message})
+    return Response(body, status, headers, media_type="application/json")
 
 
 class _Said:

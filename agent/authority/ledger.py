@@ -230,12 +230,21 @@ class Book:
             if problem is not None:
                 return problem
             self._db.execute("UPDATE tokens SET used = ? WHERE hash = ?", (now, _hash(token)))
-            self._db.execute(
-                "INSERT INTO agents (node, joined, seen) VALUES (?, ?, ?) "
-                "ON CONFLICT (node) DO UPDATE SET joined = excluded.joined, seen = excluded.seen, trusts = 0",
-                (node, now, now),
-            )
+            self._joined(node, now)
         return None
+
+    def join(self, node: str, subject: Subject, now: float) -> None:
+        """An agent joins that was attested without a token. Raises Revoked, and then it has not joined."""
+        with self.transaction():
+            self.check(subject)
+            self._joined(node, now)
+
+    def _joined(self, node: str, now: float) -> None:
+        self._db.execute(
+            "INSERT INTO agents (node, joined, seen) VALUES (?, ?, ?) "
+            "ON CONFLICT (node) DO UPDATE SET joined = excluded.joined, seen = excluded.seen, trusts = 0",
+            (node, now, now),
+        )
 
     def knows_agent(self, node: str) -> bool:
         """Whether an agent of this node has joined."""

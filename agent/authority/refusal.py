@@ -19,6 +19,13 @@ class Code(StrEnum):
     NO_SUCH_WORKLOAD = "no_such_workload"
     UNKNOWN_CALLER = "unknown_caller"
     BAD_TOKEN = "bad_token"  # noqa: S105 - a code, not a secret
+    NOT_AUTHENTICATED = "not_authenticated"
+    WRONG_AUDIENCE = "wrong_audience"
+    WRONG_SERVICE_ACCOUNT = "wrong_service_account"
+    WRONG_NODE = "wrong_node"
+    NO_NODE = "no_node"
+    POD_GONE = "pod_gone"
+    REVIEW_UNAVAILABLE = "review_unavailable"
     WRONG_IDENTITY = "wrong_identity"
     REVOKED = "revoked"
     RATE_LIMITED = "rate_limited"
@@ -32,6 +39,13 @@ STATUS = {
     Code.TOO_LARGE: 413,
     Code.UNKNOWN_CALLER: 401,
     Code.BAD_TOKEN: 401,
+    Code.NOT_AUTHENTICATED: 401,
+    Code.WRONG_AUDIENCE: 401,
+    Code.WRONG_SERVICE_ACCOUNT: 403,
+    Code.WRONG_NODE: 403,
+    Code.NO_NODE: 403,
+    Code.POD_GONE: 403,
+    Code.REVIEW_UNAVAILABLE: 503,
     Code.NO_SUCH_WORKLOAD: 403,
     Code.WRONG_IDENTITY: 403,
     Code.REVOKED: 403,

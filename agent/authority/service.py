@@ -11,6 +11,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from agent.authority import control, csr, rotation
+from agent.authority.attestation import Attested
 from agent.authority.control import Expiry
 from agent.authority.ledger import AUTHORITY, Book, Ledger, Publication, Revoked, Subject
 from agent.authority.limits import RateLimit
@@ -46,6 +47,13 @@ class Workloads(Protocol):
         """Whether a pod of this service account is on this node."""
 
 
+class Attestor(Protocol):
+    """Who knows agents by the service account tokens of their pods."""
+
+    async def attest(self, token: str, node: str) -> Attested:
+        """The agent of this node. Raises Refusal."""
+
+
 class Caller(Struct, frozen=True):
     """Who calls, by a client certificate that was verified."""
 
@@ -72,6 +80,7 @@ class AuthorityService:
         svid_seconds: float,
         agent_seconds: float | None = None,
         given: GivenFiles | None = None,
+        attestor: Attestor | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.trust_domain = trust_domain
@@ -81,6 +90,7 @@ class AuthorityService:
         self._svid_seconds = svid_seconds
         self._agent_seconds = max(svid_seconds, AGENT_SECONDS) if agent_seconds is None else agent_seconds
         self._given = given
+        self._attestor = attestor
         self._taken: object = None
         """The state of ledger and files that was put in force, and the last one that was tried."""
         self._tried: object = None
@@ -343,6 +353,27 @@ class AuthorityService:
             raise _bad_token(problem, node)
         log.info("agent of node %s joined", node)
         return await self.sign(requested, node, self._agent_seconds)
+
+    async def join_from_pod(self, token: str, node: str, csr_pem: str, address: str) -> Signed:
+        """Attests an agent by the service account token of its pod; `address` as for `join`. Raises Refusal."""
+        if self._attestor is None:
+            raise Refusal(
+                Code.NOT_AUTHENTICATED,
+                "this authority is of no cluster and knows no service accounts: join with a one-time token, or run it "
+                "with --kubernetes",
+            )
+        requested = csr.read(csr_pem, self.trust_domain)
+        self._check_agent_id(requested.spiffe_id, node)
+        self._limit(self._joins, address)  # all of them: each has the API server asked
+        found = await self._attestor.attest(token, node)
+        try:
+            await self._ledger.do(Book.join, found.node, Subject(requested.spiffe_id, found.node), self._clock())
+        except Revoked as revoked:
+            raise _revoked(revoked) from None
+        except sqlite3.Error as error:
+            raise _not_recorded(error) from error
+        log.info("agent of node %s joined, from pod %s/%s", found.node, found.account.namespace, found.pod)
+        return await self.sign(requested, found.node, self._agent_seconds)
 
     async def renew(self, caller: Caller | None, csr_pem: str) -> Signed:
         """A new SVID for the calling agent itself. Raises Refusal."""

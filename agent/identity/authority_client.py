@@ -12,6 +12,8 @@ import random
 import ssl
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from enum import StrEnum
+from pathlib import Path
 from typing import Any, Protocol
 
 import h11
@@ -38,7 +40,35 @@ SKEW_SECONDS = 30.0
 SKEW_SAID_EVERY_SECONDS = 600.0
 
 Tokens = Callable[[], Awaitable[str]]
-"""Gives a join token. Raises ProviderError where there is none."""
+"""Gives what an agent joins with. Raises ProviderError where there is none."""
+
+
+class Proof(StrEnum):
+    """What `Tokens` gives, by the name that it has in the request."""
+
+    JOIN_TOKEN = "token"  # noqa: S105 - the name of a field, not a secret
+    """One-time, made by an operator."""
+    SERVICE_ACCOUNT = "service_account_token"
+    """Of the agent's own pod, projected into it for the authority's audience."""
+
+
+def projected(path: Path) -> Tokens:
+    """The service account token in a file of the pod, read each time: the kubelet puts a new one there."""
+
+    async def token() -> str:
+        try:
+            found = (await asyncio.to_thread(path.read_text, encoding="ascii")).strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ProviderError(
+                "no_token",
+                f"the service account token {path} cannot be read: {error}; it has to be projected into the agent's "
+                f"pod (volumes, projected, serviceAccountToken, with the authority's audience)",
+            ) from error
+        if not found:
+            raise ProviderError("no_token", f"the service account token {path} is empty")
+        return found
+
+    return token
 
 
 class Credential(Protocol):
@@ -62,7 +92,7 @@ class _NoAnswer(Exception):
 
 
 class AuthorityClient:
-    """One agent's connection to its authority. Joins with a one-time token, then uses its own SVID."""
+    """One agent's connection to its authority. Joins with what proves who it is, then uses its own SVID."""
 
     pushes = False
 
@@ -74,6 +104,7 @@ class AuthorityClient:
         trust_domain: str,
         node: str,
         tokens: Tokens,
+        proof: Proof = Proof.JOIN_TOKEN,
         credential: Credential | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -81,6 +112,7 @@ class AuthorityClient:
         self._trust_domain = trust_domain
         self._node = node
         self._tokens = tokens
+        self._proof = proof
         self._credential = credential
         self._clock = clock
         self._agent_id = SpiffeId.for_agent(trust_domain, node)
@@ -208,7 +240,7 @@ class AuthorityClient:
                 f"says why, and `quietwire authority status`. It joins again in {self._join_at - now:.0f} s",
             )
         token = await self._tokens()
-        body = {"token": token, "node": self._node}
+        body = {self._proof.value: token, "node": self._node}
         try:
             agent = await self._sign("/v1/join", self._agent_id, body, anonymous=True)
         except ProviderError as error:

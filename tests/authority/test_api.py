@@ -324,3 +324,17 @@ async def test_an_agent_that_the_ledger_does_not_know_is_nobody_until_it_joins(m
         assert await DOORS[name][1](mesh) == "unknown_caller"
     assert await DOORS["join"][1](mesh) == "yes"
     assert await DOORS["svid web"][1](mesh) == "yes"
+
+
+@pytest.mark.parametrize(
+    ("proofs", "code"),
+    [
+        ({}, "bad_request"),
+        ({"token": "a", "service_account_token": "b"}, "bad_request"),
+        ({"service_account_token": "b"}, "not_authenticated"),
+    ],
+    ids=["none", "both", "of a pod, where there is no cluster"],
+)
+async def test_who_joins_shows_one_proof(mesh: Mesh, proofs: dict[str, str], code: str) -> None:
+    body = {"node": "node-a", "csr": new_request(AGENT).csr_pem.decode(), **proofs}
+    assert await mesh.ask(None, "POST", "/v1/join", body) == code

@@ -5,6 +5,7 @@ import json
 import logging
 import ssl
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import h11
@@ -22,6 +23,7 @@ from agent.identity.authority_client import (
     SKEW_SECONDS,
     AuthorityClient,
     _split,
+    projected,
 )
 from agent.identity.http import Answer
 from agent.identity.peer import PeerRefused
@@ -564,3 +566,22 @@ async def test_clocks_that_differ_by_more_are_warned_of_now_and_then(
     assert words.startswith("this clock is 40 s ahead of the authority's")
     assert await said(None) == []
     assert skew() == -40
+
+
+async def test_a_projected_token_is_read_each_time_for_the_kubelet_renews_it(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    tokens = projected(file)
+    file.write_text("first\n")
+    assert await tokens() == "first"
+    file.write_text("second")
+    assert await tokens() == "second"
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\xff\xfe"])
+async def test_without_a_projected_token_there_is_nothing_to_join_with(tmp_path: Path, content: bytes | None) -> None:
+    file = tmp_path / "token"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(ProviderError, match="service account token") as caught:
+        await projected(file)()
+    assert caught.value.code == "no_token"

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -104,7 +104,7 @@ class KubernetesSource:
     """All objects of a cluster that mean something to a mesh. `on_change` is told as by any source.
 
     What is in force is remembered in `memory`, where one is given, for a start without an API server, and for objects
-    that cannot be read any more when an agent starts.
+    that cannot be read any more when an agent starts. `followed`: of these kinds only, for whoever asks for no more.
     """
 
     def __init__(
@@ -113,6 +113,7 @@ class KubernetesSource:
         on_change: OnChange,
         memory: ClusterMemory | None = None,
         *,
+        followed: Sequence[Followed] = FOLLOWED,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._client = client
@@ -125,7 +126,7 @@ class KubernetesSource:
         self._remarks = Remarks()
         self._stirred = asyncio.Event()
         self._state = asyncio.Event()
-        self._sinks = {each: _Kind(each, self._standings, self._stirred.set) for each in FOLLOWED}
+        self._sinks = {each: _Kind(each, self._standings, self._stirred.set) for each in followed}
         self._followers: list[Follower] = []
         self._running: list[asyncio.Task[None]] = []
         """What never ends by itself."""
@@ -148,7 +149,7 @@ class KubernetesSource:
     def waiting(self) -> list[str]:
         """Kinds that have never been listed."""
         if not self._followers:
-            return [str(each.kind) for each in FOLLOWED]
+            return [str(each.kind) for each in self._sinks]
         return [str(each.kind) for each in self._followers if not each.complete]
 
     @property
@@ -156,7 +157,7 @@ class KubernetesSource:
         """See `Source`."""
         unheard = {kind: str(failure) for kind, failure in self.failures.items()}
         if self._unreachable and not self._followers:
-            unheard = {str(each.kind): self._unreachable for each in FOLLOWED}
+            unheard = {str(each.kind): self._unreachable for each in self._sinks}
         return SourceState(
             self._told and not self._listed, tuple(sorted(unheard.items())), self._unheard_since if unheard else None
         )
