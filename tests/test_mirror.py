@@ -16,8 +16,8 @@ TYPED = "tests/cli/typed.py"
 ELSEWHERE = {
     "agent/authority/ca.py": "tests/authority/test_pki.py",
     "agent/authority/control.py": "tests/authority/test_rotation.py",
+    "agent/authority/directory.py": "tests/authority/test_issuer.py",
     "agent/authority/refusal.py": "tests/authority/test_service.py",
-    "agent/authority/store.py": "tests/authority/test_issuer.py",
     "agent/authority/token_review.py": "tests/kubernetes/test_attestation.py",
     "agent/capture/_conntrack.pyx": "tests/netns/test_source.py",
     "agent/capture/netns.py": "tests/netns/test_capture.py",

@@ -15,7 +15,7 @@ from agent.authority import ca, pki, rotation
 from agent.authority.ledger import AUTHORITY, MINTED, Agent, Book, Issuance, Kind, Publication, Subject
 from agent.authority.pki import GivenFiles, InForce, IssuerError
 from agent.authority.rotation import RotationError, Stage
-from agent.authority.store import Store
+from agent.authority.store import Keys
 from agent.identity.csr import new_request, public_key
 from agent.identity.expiry import Nearness, nearness
 from agent.identity.spiffe import SpiffeId
@@ -77,10 +77,10 @@ class Status(Struct, frozen=True, rename={"issuer_key_id": "issuer"}):
     """Why the issuer that is given cannot be used now; an authority that runs keeps the former one."""
 
 
-def in_force(book: Book, store: Store, now: float) -> InForce:
+def in_force(book: Book, keys: Keys, now: float) -> InForce:
     """What is signed with and trusted. Raises StoreError, or IssuerError where an issuer is given."""
     files = book.given()
-    return pki.own(store, book.rotation()) if files is None else pki.given(as_files(files), store.trust_domain(), now)
+    return pki.own(keys, book.rotation()) if files is None else pki.given(as_files(files), keys.trust_domain(), now)
 
 
 def as_files(paths: tuple[str, str, str]) -> GivenFiles:
@@ -89,10 +89,10 @@ def as_files(paths: tuple[str, str, str]) -> GivenFiles:
     return GivenFiles(certificate, key, roots)
 
 
-def publish(book: Book, store: Store, now: float) -> tuple[InForce, Publication]:
+def publish(book: Book, keys: Keys, now: float) -> tuple[InForce, Publication]:
     """Puts in force and publishes what ledger and files say."""
     with book.transaction():
-        found = in_force(book, store, now)
+        found = in_force(book, keys, now)
         return found, book.publish(found.trust, now)
 
 
@@ -103,30 +103,30 @@ def renewal_is_due(issuer: x509.Certificate, root: x509.Certificate, now: float)
     return ends - now <= (ends - begins) * ISSUER_RENEWED_AT and ends < root.not_valid_after_utc.timestamp()
 
 
-def renew_issuer(book: Book, store: Store, now: float) -> bool:
+def renew_issuer(book: Book, keys: Keys, now: float) -> bool:
     """Replaces an issuer of our own where that is due, under the same root; whether it did. Raises StoreError."""
     number = book.rotation().issuer
-    due = book.given() is None and renewal_is_due(store.issuer(number).certificate, store.root_certificate(number), now)
+    due = book.given() is None and renewal_is_due(keys.issuer(number).certificate, keys.root_certificate(number), now)
     if due:
-        store.renew_issuer(number, store.trust_domain(), now)
+        keys.renew_issuer(number, keys.trust_domain(), now)
     return due
 
 
 # -- rotation --
 
 
-def start(book: Book, store: Store, now: float, *, auto: bool = False) -> None:
+def start(book: Book, keys: Keys, now: float, *, auto: bool = False) -> None:
     """Makes a new root and puts it into the bundle. Raises RotationError."""
     if book.given() is not None:
         raise RotationError("the issuer and the roots are given to this authority: put the new root into those files")
     wanted = rotation.start(book.rotation(), now, auto=auto)
-    store.create(wanted.latest, store.trust_domain(), now)
+    keys.create(wanted.latest, keys.trust_domain(), now)
     with book.transaction():
         book.set_rotation(rotation.start(book.rotation(), now, auto=auto))
-        publish(book, store, now)
+        publish(book, keys, now)
 
 
-def advance(book: Book, store: Store, now: float, *, force: bool = False) -> None:
+def advance(book: Book, keys: Keys, now: float, *, force: bool = False) -> None:
     """The next stage. Raises RotationError, naming what holds it back unless it is forced."""
     with book.transaction():
         former = book.rotation()
@@ -139,25 +139,25 @@ def advance(book: Book, store: Store, now: float, *, force: bool = False) -> Non
             # Nothing unexpired is under what leaves. Forced, it is thrown out, with the connections that it vouched
             # for.
             for number in set(former.anchors) - set(wanted.anchors):
-                book.retire(store.root_certificate(number).fingerprint(hashes.SHA256()).hex())
-        publish(book, store, now)
-    tidy(book, store)
+                book.retire(keys.root_certificate(number).fingerprint(hashes.SHA256()).hex())
+        publish(book, keys, now)
+    tidy(book, keys)
 
 
-def abort(book: Book, store: Store, now: float) -> None:
+def abort(book: Book, keys: Keys, now: float) -> None:
     """The way back. Raises RotationError."""
     with book.transaction():
         book.set_rotation(rotation.abort(book.rotation(), now))
-        publish(book, store, now)
-    tidy(book, store)
+        publish(book, keys, now)
+    tidy(book, keys)
 
 
-def tidy(book: Book, store: Store) -> None:
+def tidy(book: Book, keys: Keys) -> None:
     """Deletes the keys of roots that are trusted no more."""
     state = book.rotation()
     for number in range(1, state.latest + 1):
         if number not in state.anchors:
-            store.forget(number)
+            keys.forget(number)
 
 
 def known_agents(book: Book, now: float) -> list[Agent]:
@@ -232,9 +232,9 @@ def sign(
     return ca.pem(leaf) + found.chain_pem
 
 
-def mint(book: Book, store: Store, spiffe_id: SpiffeId, seconds: float, now: float) -> MintedSvid:
+def mint(book: Book, keys: Keys, spiffe_id: SpiffeId, seconds: float, now: float) -> MintedSvid:
     """An SVID with its key, for a workload that has no agent. Recorded like any other."""
-    found = in_force(book, store, now)
+    found = in_force(book, keys, now)
     request = new_request(spiffe_id)
     chain = sign(book, found, spiffe_id, public_key(request), MINTED, now, seconds)
     leaf = ca.load_leaf(chain)
@@ -275,13 +275,13 @@ def _published(publication: Publication) -> tuple[Expiry, ...]:
     )
 
 
-def status(book: Book, store: Store, now: float) -> Status:
+def status(book: Book, keys: Keys, now: float) -> Status:
     """Where the authority stands. Raises StoreError; IssuerError where nothing was ever in force."""
     state, publication = book.rotation(), book.publication()
     refused: str | None = None
     left_out: tuple[str, ...] = ()
     try:
-        found = in_force(book, store, now)
+        found = in_force(book, keys, now)
     except IssuerError as error:
         if publication is None:
             raise
@@ -290,7 +290,7 @@ def status(book: Book, store: Store, now: float) -> Status:
         left_out, issuer_key_id, ends = found.left_out, ca.key_id(found.issuer.certificate), expiries(found)
     warnings = tuple(warning for expiry in ends if (warning := expiry.warning(now)) is not None)
     return Status(
-        trust_domain=store.trust_domain(),
+        trust_domain=keys.trust_domain(),
         sequence=0 if publication is None else publication.sequence,
         stage=state.stage,
         since=state.since,

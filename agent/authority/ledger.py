@@ -1,20 +1,18 @@
 """The ledger: tokens, agents, every issuance, revocations, the rotation, and what is published. SQLite in WAL mode.
 
-`Book` is the ledger as a value of its moment: synchronous, each method one transaction, for the command line and for
-the authority's one writer thread. `Ledger` is that thread. What a method has returned is on disk: kill -9 at any
-point loses nothing that was acknowledged. Two processes may write; SQLite keeps them apart.
+`Book` is the ledger as a value of its moment: synchronous, each method one transaction. In a file, what a method has
+returned is on disk: kill -9 at any point loses nothing that was acknowledged, and two processes may write, for SQLite
+keeps them apart. In memory it is a copy of what is kept elsewhere.
 """
 
-import asyncio
 import hashlib
 import secrets
 import sqlite3
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -22,7 +20,6 @@ from msgspec import Struct
 from agent.authority.rotation import Rotation
 from agent.identity.spiffe import SpiffeId
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 FILE = "ledger.sqlite"
@@ -156,9 +153,11 @@ class LedgerReplacedError(Exception):
 
 
 class Book:
-    """The ledger, opened. Not for two threads."""
+    """The ledger, opened: a file's, or one in memory where there is no path. Not for two threads."""
 
-    def __init__(self, path: Path) -> None:
+    seen_seconds = SEEN_SECONDS
+
+    def __init__(self, path: Path | None) -> None:
         self._path = path
         self._db = _open(path)
         self._file = _file(path)
@@ -254,7 +253,7 @@ class Book:
         """An agent says which bundle it trusts, and under which issuers the SVIDs are that it uses."""
         with self.transaction():
             row = self._db.execute("SELECT trusts, issuers, seen FROM agents WHERE node = ?", (node,)).fetchone()
-            if row is not None and (row[:2] != (trusts, ",".join(issuers)) or now - row[2] > SEEN_SECONDS):
+            if row is not None and (row[:2] != (trusts, ",".join(issuers)) or now - row[2] > self.seen_seconds):
                 self._db.execute(
                     "UPDATE agents SET trusts = ?, issuers = ?, seen = ? WHERE node = ?",
                     (trusts, ",".join(issuers), now, node),
@@ -431,31 +430,10 @@ class Book:
             self._db.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (name, msgspec.msgpack.encode(value)))
 
 
-class Ledger:
-    """The book on a thread of its own; awaiting a call means that it is done, durably."""
-
-    def __init__(self, path: Path) -> None:
-        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ledger")
-        try:
-            self._book = self._executor.submit(Book, path).result()
-        except BaseException:
-            self._executor.shutdown()
-            raise
-
-    async def do(self, work: Callable[Concatenate[Book, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Calls a method of the book: `await ledger.do(Book.use_token, token, node, now)`."""
-        return await asyncio.get_running_loop().run_in_executor(
-            self._executor, lambda: work(self._book, *args, **kwargs)
-        )
-
-    def close(self) -> None:
-        """Closes the book, after what is under way."""
-        self._executor.submit(self._book.close).result()
-        self._executor.shutdown()
-
-
-def _file(path: Path) -> tuple[int, int] | None:
+def _file(path: Path | None) -> tuple[int, int] | None:
     """Which file that is; None where there is none."""
+    if path is None:
+        return None
     try:
         status = path.stat()
     except FileNotFoundError:
@@ -463,9 +441,10 @@ def _file(path: Path) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def _open(path: Path) -> sqlite3.Connection:
-    path.touch(mode=0o600)
-    db = sqlite3.connect(path, isolation_level=None, timeout=BUSY_SECONDS)
+def _open(path: Path | None) -> sqlite3.Connection:
+    if path is not None:
+        path.touch(mode=0o600)
+    db = sqlite3.connect(path or ":memory:", isolation_level=None, timeout=BUSY_SECONDS)
     try:
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")

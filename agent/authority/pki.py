@@ -20,7 +20,7 @@ from agent.authority import ca
 from agent.authority.ca import Signer
 from agent.authority.ledger import Trust
 from agent.authority.rotation import Rotation
-from agent.authority.store import Store
+from agent.authority.store import Keys
 from agent.identity import anchors, bundle_document, pem_file, x509_svid
 from agent.identity.csr import new_request, public_key
 from agent.identity.provider import Unacceptable
@@ -107,10 +107,10 @@ class GivenFiles(Struct, frozen=True):
         return tuple(found)
 
 
-def own(store: Store, rotation: Rotation) -> InForce:
+def own(keys: Keys, rotation: Rotation) -> InForce:
     """What a rotation's stage says. Raises StoreError."""
     return InForce(
-        store.issuer(rotation.issuer), (), tuple(store.root_certificate(number) for number in rotation.anchors)
+        keys.issuer(rotation.issuer), (), tuple(keys.root_certificate(number) for number in rotation.anchors)
     )
 
 

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from agent.authority.ledger import Ledger
+from agent.authority.directory import StateDirectory
 from agent.authority.pki import GivenFiles
 from agent.authority.server import AuthorityServer
 from agent.authority.service import AuthorityService
+from agent.authority.sqlite_store import SqliteStore
 from agent.authority.store import Store
 from agent.authority.workloads import CatalogWorkloads
 from agent.catalog.sources.files.directory import FilesSource
@@ -49,17 +50,17 @@ async def serve(config: AuthorityConfig) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         if signal.getsignal(number) is not signal.SIG_IGN:
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    store = Store(config.state / SUBDIRECTORY)
-    store.prepare(config.trust_domain)
-    with store.claim():
-        ledger = Ledger(store.ledger)
+    directory = StateDirectory(config.state / SUBDIRECTORY)
+    directory.prepare(config.trust_domain)
+    with directory.claim():
+        store = SqliteStore(directory)
         try:
-            await _serve(config, store, ledger, stop)
+            await _serve(config, store, stop)
         finally:
-            ledger.close()
+            await store.close()
 
 
-async def _serve(config: AuthorityConfig, store: Store, ledger: Ledger, stop: asyncio.Event) -> None:
+async def _serve(config: AuthorityConfig, store: Store, stop: asyncio.Event) -> None:
     workloads = CatalogWorkloads()
     # Without it a fault would cost a pod its SVID when the authority starts again.
     memory = FilesMemory(config.state / SUBDIRECTORY / "last-good.msgpack", config.manifests)
@@ -67,7 +68,6 @@ async def _serve(config: AuthorityConfig, store: Store, ledger: Ledger, stop: as
     await source.start()
     service = AuthorityService(
         store,
-        ledger,
         workloads,
         trust_domain=config.trust_domain,
         svid_seconds=config.svid_seconds,

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import shlex
-import sqlite3
 import time
 from collections.abc import Callable
 from typing import Protocol
@@ -13,13 +12,13 @@ from msgspec import Struct
 from agent.authority import control, csr, rotation
 from agent.authority.attestation import Attested
 from agent.authority.control import Expiry
-from agent.authority.ledger import AUTHORITY, Book, Ledger, Publication, Revoked, Subject
+from agent.authority.ledger import AUTHORITY, Book, Publication, Revoked, Subject
 from agent.authority.limits import RateLimit
 from agent.authority.pki import GivenFiles, InForce, IssuerError
 from agent.authority.refusal import Code, Refusal
 from agent.authority.retry import Retry
 from agent.authority.rotation import RotationError, Stage
-from agent.authority.store import Store, StoreError
+from agent.authority.store import Store, StoreError, StoreUnavailableError
 from agent.identity.expiry import Nearness
 from agent.identity.spiffe import SpiffeId
 
@@ -73,7 +72,6 @@ class AuthorityService:
     def __init__(
         self,
         store: Store,
-        ledger: Ledger,
         workloads: Workloads,
         *,
         trust_domain: str,
@@ -85,7 +83,6 @@ class AuthorityService:
     ) -> None:
         self.trust_domain = trust_domain
         self._store = store
-        self._ledger = ledger
         self._workloads = workloads
         self._svid_seconds = svid_seconds
         self._agent_seconds = max(svid_seconds, AGENT_SECONDS) if agent_seconds is None else agent_seconds
@@ -108,33 +105,31 @@ class AuthorityService:
     async def start(self) -> None:
         """Makes what a first start needs, and puts it in force. Raises StoreError, IssuerError."""
         self._taken = self._tried = await self._state()
-        self.in_force, self.publication = await self._ledger.do(self._first)
+        self.in_force, self.publication = await self._store.do(self._first)
         self._say_issuer("is in force")
         self._warn()
 
     def _first(self, book: Book) -> tuple[InForce, Publication]:
-        store, now, given = self._store, self._clock(), self._given
+        keys, now, given = self._store.keys, self._clock(), self._given
         if not book.has_begun():
-            store.check_new()
+            keys.check_new()
             book.begin()  # what is cut short from here on is no lost ledger
-        store.begun()
+        keys.begun()
         if given is None:
             state = book.rotation()
             if state.since == 0.0:
                 if book.issued():
-                    raise StoreError(
-                        f"{store.directory} has issued before, but not with roots of its own: give the issuer"
-                    )
-                store.create(state.root, self.trust_domain, now)
+                    raise StoreError(f"{keys.where} has issued before, but not with roots of its own: give the issuer")
+                keys.create(state.root, self.trust_domain, now)
                 book.set_rotation(rotation.first(now))
             book.set_given(None)
-            control.tidy(book, store)
+            control.tidy(book, keys)
             # One that expired while nobody ran is no reason to stay down.
-            if control.renew_issuer(book, store, now):
+            if control.renew_issuer(book, keys, now):
                 log.info("the issuer was in the last third of its life: a new one is made")
         else:
             book.set_given((str(given.certificate), str(given.key), str(given.roots)))
-        return control.publish(book, store, now)
+        return control.publish(book, keys, now)
 
     # -- what others changed --
 
@@ -156,16 +151,18 @@ class AuthorityService:
                 await self._advance(changed)
                 await self._renew_issuer(changed)
                 self._trouble.succeeded()
-        except (StoreError, sqlite3.Error, OSError) as error:
+        except (StoreError, StoreUnavailableError, OSError) as error:
             self._taken = None  # part of it may be done
-            reason = f"{'the ledger' if isinstance(error, sqlite3.Error) else 'the state'} cannot be used: {error}"
+            reason = (
+                f"{'the ledger' if isinstance(error, StoreUnavailableError) else 'the state'} cannot be used: {error}"
+            )
             if self._trouble.failed(now, reason):
                 log.error("%s; what is in force stays, and this is tried again", reason)
         self._warn()
 
     async def _state(self) -> object:
         """Differs once somebody else has written to the ledger, or a file of a given issuer is another one."""
-        return await self._ledger.do(Book.changes), None if self._given is None else self._given.state()
+        return await self._store.changes(), None if self._given is None else self._given.state()
 
     async def _follow(self, changed: Callable[[], None], how: str) -> None:
         state = await self._state()
@@ -177,7 +174,7 @@ class AuthorityService:
         problem: Exception | None
         try:
             problem = await self._reload(changed, how)
-        except sqlite3.Error as error:
+        except StoreUnavailableError as error:
             problem = error
         if problem is None:
             self._taken = state
@@ -197,7 +194,7 @@ class AuthorityService:
     async def _reload(self, changed: Callable[[], None], how: str) -> StoreError | IssuerError | None:
         """Puts in force and publishes what ledger and files say, both or neither; why the issuer was refused."""
         former, published = self.in_force, self.publication
-        found, publication, problem = await self._ledger.do(self._take, former, self._clock())
+        found, publication, problem = await self._store.do(self._take, former, self._clock())
         self.in_force, self.publication = found, publication
         if found.issuer.certificate != former.issuer.certificate:
             self._say_issuer(how)
@@ -214,18 +211,18 @@ class AuthorityService:
         with book.transaction():
             problem = None
             try:
-                found = control.in_force(book, self._store, now)
+                found = control.in_force(book, self._store.keys, now)
             except (StoreError, IssuerError) as error:
                 found, problem = former, error
             # Also then: revocations are in the same ledger, and do not wait.
             return found, book.publish(found.trust, now), problem
 
     async def _advance(self, changed: Callable[[], None]) -> None:
-        state = await self._ledger.do(Book.rotation)
+        state = await self._store.do(Book.rotation)
         if state.stage is Stage.NONE or not state.auto:
             return
         try:
-            await self._ledger.do(control.advance, self._store, self._clock())
+            await self._store.do(control.advance, self._store.keys, self._clock())
         except RotationError:
             return  # `status` names what holds it back
         log.info("the root's rotation has left stage %s", state.stage)
@@ -239,7 +236,7 @@ class AuthorityService:
         ):
             return
         # Which of the roots it is under, the ledger knows.
-        if await self._ledger.do(control.renew_issuer, self._store, now):
+        if await self._store.do(control.renew_issuer, self._store.keys, now):
             self._taken = None
             await self._follow(changed, "renewed")
 
@@ -324,17 +321,17 @@ class AuthorityService:
     async def check_caller(self, caller: Caller) -> None:
         """What every door asks before it opens to who shows a certificate. Raises Refusal where it is revoked."""
         try:
-            await self._ledger.do(Book.check_caller, caller.spiffe_id, caller.serial)
+            await self._store.do(Book.check_caller, caller.spiffe_id, caller.serial)
         except Revoked as revoked:
             raise _revoked(revoked) from None
-        except sqlite3.Error as error:  # who cannot be looked up is not let in
+        except StoreUnavailableError as error:  # who cannot be looked up is not let in
             raise Refusal(Code.NOT_RECORDED, f"the ledger cannot be read ({error}): is the disk well?") from error
 
     async def join(self, token: str, node: str, csr_pem: str, address: str) -> Signed:
         """Attests an agent by its one-time token; `address` is whose attempts count together. Raises Refusal."""
         try:
-            problem = await self._ledger.do(Book.token_problem, token, node, self._clock())
-        except sqlite3.Error as error:
+            problem = await self._store.do(Book.token_problem, token, node, self._clock())
+        except StoreUnavailableError as error:
             raise _not_recorded(error) from error
         if problem is not None:
             # Only these are limited: whoever has a token that is good is kept out by nobody else's attempts.
@@ -343,11 +340,11 @@ class AuthorityService:
         requested = csr.read(csr_pem, self.trust_domain)
         self._check_agent_id(requested.spiffe_id, node)
         try:
-            await self._ledger.do(Book.check, Subject(requested.spiffe_id, node))  # before the token is used up
-            problem = await self._ledger.do(Book.use_token, token, node, self._clock())
+            await self._store.do(Book.check, Subject(requested.spiffe_id, node))  # before the token is used up
+            problem = await self._store.do(Book.use_token, token, node, self._clock())
         except Revoked as revoked:
             raise _revoked(revoked) from None
-        except sqlite3.Error as error:
+        except StoreUnavailableError as error:
             raise _not_recorded(error) from error
         if problem is not None:  # another one was quicker
             raise _bad_token(problem, node)
@@ -367,10 +364,10 @@ class AuthorityService:
         self._limit(self._joins, address)  # all of them: each has the API server asked
         found = await self._attestor.attest(token, node)
         try:
-            await self._ledger.do(Book.join, found.node, Subject(requested.spiffe_id, found.node), self._clock())
+            await self._store.do(Book.join, found.node, Subject(requested.spiffe_id, found.node), self._clock())
         except Revoked as revoked:
             raise _revoked(revoked) from None
-        except sqlite3.Error as error:
+        except StoreUnavailableError as error:
             raise _not_recorded(error) from error
         log.info("agent of node %s joined, from pod %s/%s", found.node, found.account.namespace, found.pod)
         return await self.sign(requested, found.node, self._agent_seconds)
@@ -403,8 +400,8 @@ class AuthorityService:
     async def confirm(self, node: str, trusts: int, issuers: tuple[str, ...]) -> None:
         """An agent says what it trusts and uses."""
         try:
-            await self._ledger.do(Book.confirm, node, trusts, issuers, self._clock())
-        except sqlite3.Error as error:
+            await self._store.do(Book.confirm, node, trusts, issuers, self._clock())
+        except StoreUnavailableError as error:
             log.error("what the agent of node %s trusts could not be recorded: %s", node, error)
 
     async def sign(self, requested: csr.Requested, node: str, seconds: float) -> Signed:
@@ -415,12 +412,12 @@ class AuthorityService:
                 Code.ISSUER_EXPIRED, f"the issuer, or what is above it, expired at {control.moment(found.expires)}"
             )
         try:
-            chain = await self._ledger.do(
+            chain = await self._store.do(
                 control.sign, found, requested.spiffe_id, requested.public_key, node, now, seconds
             )
         except Revoked as revoked:
             raise _revoked(revoked) from None
-        except sqlite3.Error as error:
+        except StoreUnavailableError as error:
             raise _not_recorded(error) from error
         log.info("issued %s to node %s", requested.spiffe_id, node)
         return Signed(chain.decode())
@@ -432,7 +429,7 @@ class AuthorityService:
 
     async def _node_of(self, caller: Caller | None) -> str:
         node = None if caller is None else caller.spiffe_id.agent
-        if caller is None or node is None or not await self._ledger.do(Book.knows_agent, node):
+        if caller is None or node is None or not await self._store.do(Book.knows_agent, node):
             who = "without a client certificate" if caller is None else f"as {caller.spiffe_id}"
             raise Refusal(Code.UNKNOWN_CALLER, f"called {who}: only agents that have joined may ask; join with a token")
         self._limit(self._requests, node)
@@ -460,7 +457,7 @@ def _bad_token(problem: str, node: str) -> Refusal:
     return Refusal(Code.BAD_TOKEN, f"{problem}; make a new one: quietwire authority token create --node {shown}")
 
 
-def _not_recorded(error: sqlite3.Error) -> Refusal:
+def _not_recorded(error: StoreUnavailableError) -> Refusal:
     return Refusal(
         Code.NOT_RECORDED,
         f"the ledger cannot be written ({error}), so nothing was issued: is the authority's disk full?",

@@ -1,102 +1,63 @@
-"""The state directory: the ledger, and roots and issuers by number. Never a silent new root.
+"""What an authority needs of wherever it keeps its state: one interface, whatever is behind it.
 
-    ledger.sqlite                      what is in force
-    root-1.pem  issuer-1.pem           certificate and key, mode 0600, written whole or not at all
-    begun                              a ledger has been here
-
-A number's files are on disk before the ledger speaks of them; files that it does not speak of mean nothing.
+`sqlite_store` keeps it in a directory of one host, `kubernetes` in a cluster's own store. Either way what is decided is
+decided by `ledger.Book`: a work is a function of the book, and is done, durably, when `do` has returned. It may be
+called more than once, where somebody else has written meanwhile: then it decides anew, and what it did before did not
+happen. So a work has no effects but on the book and the keys.
 """
 
-import fcntl
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from agent.authority import ca, ledger
+from agent.authority import ca
 from agent.authority.ca import Signer
-from init import on_disk
+from agent.authority.ledger import Book
 
-FILE_MODE = 0o600
-DIRECTORY_MODE = 0o700
-TRUST_DOMAIN = "trust-domain"
-RUNNING = "running"
-BEGUN = "begun"
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class StoreError(Exception):
-    """The state cannot be used; `str` says which file, why, and what to do."""
+    """The state cannot be used; `str` says what of it, why, and what to do."""
 
 
-class Store:
-    """Reads and writes the state directory."""
+class StoreUnavailableError(Exception):
+    """Nothing can be read or written now, so nothing was done; it may be tried again. `str` says why."""
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
 
-    @property
-    def ledger(self) -> Path:
-        """The ledger's file."""
-        return self.directory / ledger.FILE
+class Keys(ABC):
+    """Roots and issuers by number, with their keys, as PEM under a name. Never a silent new root."""
 
     @property
-    def exists(self) -> bool:
-        """Whether an authority has been started here."""
-        return (self.directory / TRUST_DOMAIN).exists() and self.ledger.exists()
+    @abstractmethod
+    def where(self) -> str:
+        """Where they are, for people."""
 
-    def prepare(self, trust_domain: str) -> None:
-        """Makes the directory, or checks that it is this trust domain's. Raises StoreError."""
-        self.directory.mkdir(parents=True, exist_ok=True, mode=DIRECTORY_MODE)
-        os.chmod(self.directory, DIRECTORY_MODE)
-        if not (self.directory / TRUST_DOMAIN).exists():
-            if self.ledger.exists():
-                raise StoreError(
-                    f"{self.directory} has a ledger, but no file '{TRUST_DOMAIN}': restore it from a backup, or move "
-                    f"the directory away to begin a new trust domain (every SVID is then issued anew)"
-                )
-            self.write(TRUST_DOMAIN, f"{trust_domain}\n".encode())
-        made_for = self.trust_domain()
-        if made_for != trust_domain:
-            raise StoreError(
-                f"{self.directory} is the state of trust domain {made_for}, not {trust_domain}: "
-                f"give each trust domain its own --state"
-            )
-
+    @abstractmethod
     def trust_domain(self) -> str:
-        """The trust domain that this directory was made for. Raises StoreError."""
-        return self._read(TRUST_DOMAIN).decode("utf-8", "replace").strip()
+        """The trust domain that they were made for. Raises StoreError."""
 
-    @contextmanager
-    def claim(self) -> Iterator[None]:
-        """Holds the directory for one running authority. Raises StoreError."""
-        fd = os.open(self.directory / RUNNING, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
-        try:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise StoreError(f"another authority runs on {self.directory}: there is one per state") from None
-            yield
-        finally:
-            os.close(fd)
-
+    @abstractmethod
     def check_new(self) -> None:
         """For a ledger that knows of nothing: whether another one was here before. Raises StoreError."""
-        if (self.directory / BEGUN).exists() or any(self.directory.glob("root-*.pem")):
-            raise StoreError(
-                f"the ledger in {self.directory} is empty, and there was another: it says who is revoked and what is "
-                f"trusted. Restore {self.ledger.name} from a backup, or move the directory away to begin a new trust "
-                f"domain (every SVID is then issued anew)"
-            )
 
+    @abstractmethod
     def begun(self) -> None:
         """Remembers outside of the ledger that there is one."""
-        if not (self.directory / BEGUN).exists():
-            self.write(BEGUN, b"")
+
+    @abstractmethod
+    def read(self, name: str) -> bytes:
+        """What is under a name, `root-1.pem`. Raises StoreError."""
+
+    @abstractmethod
+    def write(self, name: str, data: bytes) -> None:
+        """Puts it there, whole or not at all. It means nothing before the ledger speaks of it."""
 
     def create(self, number: int, trust_domain: str, now: float) -> None:
         """Makes a root and its issuer."""
@@ -111,8 +72,6 @@ class Store:
         """Deletes the keys of a root that has left the bundle; the certificates stay for the record."""
         for name in (f"root-{number}", f"issuer-{number}"):
             self.write(f"{name}.pem", ca.pem(self._certificate(name)))
-            for left in self.directory.glob(f".{name}.pem.*"):
-                left.unlink(missing_ok=True)  # kill -9 in the midst of a write leaves one, perhaps with the key
 
     def root_certificate(self, number: int) -> x509.Certificate:
         """A root, without its key. Raises StoreError."""
@@ -129,16 +88,9 @@ class Store:
             issuer.certificate.verify_directly_issued_by(self.root_certificate(number))
         except (ValueError, TypeError, InvalidSignature) as error:
             raise StoreError(
-                f"issuer-{number}.pem in {self.directory} was not signed by root-{number}.pem: restore both"
+                f"issuer-{number}.pem in {self.where} was not signed by root-{number}.pem: restore both"
             ) from error
         return issuer
-
-    def write(self, name: str, data: bytes) -> None:
-        """Writes a file of mode 0600 so that it is there whole or not at all, also after a power cut.
-
-        Raises OSError, with the file.
-        """
-        on_disk.replace(self.directory / name, data, durable=True)
 
     def _write_signer(self, name: str, signer: Signer) -> None:
         key = signer.key.private_bytes(
@@ -148,25 +100,40 @@ class Store:
 
     def _certificate(self, name: str) -> x509.Certificate:
         try:
-            return x509.load_pem_x509_certificate(self._read(f"{name}.pem"))
+            return x509.load_pem_x509_certificate(self.read(f"{name}.pem"))
         except ValueError as error:
-            raise StoreError(f"{name}.pem in {self.directory} has no certificate: {error}") from error
+            raise StoreError(f"{name}.pem in {self.where} has no certificate: {error}") from error
 
     def _signer(self, name: str) -> Signer:
         certificate = self._certificate(name)
         try:
-            key = serialization.load_pem_private_key(self._read(f"{name}.pem"), password=None)
+            key = serialization.load_pem_private_key(self.read(f"{name}.pem"), password=None)
         except (ValueError, TypeError) as error:
-            raise StoreError(f"{name}.pem in {self.directory} has no key: {error}; restore it from a backup") from error
+            raise StoreError(f"{name}.pem in {self.where} has no key: {error}; restore it from a backup") from error
         if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
-            raise StoreError(f"the key in {name}.pem in {self.directory} is not its certificate's: restore a backup")
+            raise StoreError(f"the key in {name}.pem in {self.where} is not its certificate's: restore a backup")
         return Signer(certificate, key)
 
-    def _read(self, name: str) -> bytes:
-        path = self.directory / name
-        try:
-            if path.stat().st_mode & 0o077:
-                os.chmod(path, FILE_MODE)  # somebody opened it up; a copy may be out, but it is no reason to stop
-            return on_disk.read(path)
-        except OSError as error:
-            raise StoreError(f"{path} cannot be read: {error.strerror}; restore it from a backup") from error
+
+class Store(Protocol):
+    """Where the state is."""
+
+    @property
+    def keys(self) -> Keys:
+        """Roots and issuers. What is written there within a work is part of it."""
+
+    async def do(self, work: Callable[Concatenate[Book, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Does a work of the book: `await store.do(Book.use_token, token, node, now)`.
+
+        Raises what the work raises, and then nothing happened that it had not finished; StoreUnavailableError where it
+        could not be kept, StoreError where it cannot be.
+        """
+
+    async def changes(self) -> object:
+        """Differs once somebody else has changed what is in force. Raises StoreUnavailableError."""
+
+    async def refresh(self) -> None:
+        """Hears of everything that others have done until now. Raises StoreUnavailableError."""
+
+    async def close(self) -> None:
+        """Lets go of it, after what is under way."""

@@ -20,9 +20,9 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from agent.authority.__main__ import encode
+from agent.authority.directory import StateDirectory
 from agent.authority.ledger import Book
 from agent.authority.run import SUBDIRECTORY, AuthorityConfig
-from agent.authority.store import Store
 from agent.flags import HostPort
 from agent.identity.provider import ProviderError
 
@@ -118,7 +118,7 @@ class AuthorityProcess:
             raise ProviderError("no_token", f"no join token could be made: {error}") from error
 
     def _token(self) -> str:
-        book = Book(Store(self._config.state / SUBDIRECTORY).ledger)
+        book = Book(StateDirectory(self._config.state / SUBDIRECTORY).ledger)
         try:
             return book.create_token(self._node, time.time() + TOKEN_SECONDS)
         finally:

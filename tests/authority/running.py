@@ -13,10 +13,10 @@ import msgspec
 import pytest
 
 from agent.authority.__main__ import encode
+from agent.authority.directory import StateDirectory
 from agent.authority.ledger import Book
 from agent.authority.pki import GivenFiles
 from agent.authority.run import SUBDIRECTORY, AuthorityConfig
-from agent.authority.store import Store
 from agent.flags import HostPort
 from agent.identity.authority_client import AuthorityClient
 from agent.identity.provider import ProviderError, Report
@@ -54,7 +54,7 @@ class Authority:
     ) -> None:
         self.base = directory / "state"
         self.state = self.base / SUBDIRECTORY
-        self.store = Store(self.state)
+        self.store = StateDirectory(self.state)
         self.manifests = directory / "manifests"
         self.manifests.mkdir(exist_ok=True)
         (self.manifests / "pods.yaml").write_text(POD)

@@ -16,9 +16,10 @@ from starlette.routing import Route
 
 from agent.authority import control
 from agent.authority.api import application
-from agent.authority.ledger import Issuance, Kind, Ledger, Subject
+from agent.authority.directory import StateDirectory
+from agent.authority.ledger import Issuance, Kind, Subject
 from agent.authority.service import AuthorityService
-from agent.authority.store import Store
+from agent.authority.sqlite_store import SqliteStore
 from agent.identity.authority_client import AuthorityClient
 from agent.identity.csr import new_request
 from agent.identity.provider import ProviderError
@@ -153,11 +154,11 @@ async def test_whatever_is_revoked_is_revoked_at_every_door_until_it_is_taken_ba
 
 
 async def test_every_endpoint_of_the_api_is_in_the_table(tmp_path: Path) -> None:
-    store = Store(tmp_path)
+    store = StateDirectory(tmp_path)
     store.prepare(TD)
-    ledger = Ledger(store.ledger)
-    routes = application(AuthorityService(store, ledger, Everywhere(), trust_domain=TD, svid_seconds=60)).routes
-    ledger.close()
+    ledger = SqliteStore(store)
+    routes = application(AuthorityService(ledger, Everywhere(), trust_domain=TD, svid_seconds=60)).routes
+    await ledger.close()
     assert all(isinstance(route, Route) for route in routes)
     assert {getattr(route, "path", "") for route in routes} == {path for path, _ in DOORS.values()}
 

@@ -15,10 +15,11 @@ from cryptography.hazmat.primitives import serialization
 
 from agent.authority import ca, control, rotation
 from agent.authority.ca import Signer
-from agent.authority.ledger import Book, Kind, Ledger
+from agent.authority.directory import StateDirectory
+from agent.authority.ledger import Book, Kind
 from agent.authority.pki import GivenFiles
 from agent.authority.service import WARN_EVERY_SECONDS, AuthorityService
-from agent.authority.store import Store
+from agent.authority.sqlite_store import SqliteStore
 from agent.identity import pem_file
 from agent.identity.csr import new_request, public_key
 from tests.authority import by_openssl
@@ -36,11 +37,10 @@ class Case:
         self.changes = 0
         self.caplog = caplog
         caplog.set_level(logging.INFO, "quietwire.authority")
-        self.store = Store(directory / "state")
+        self.store = StateDirectory(directory / "state")
         self.store.prepare(TD)
-        self.ledger = Ledger(self.store.ledger)
+        self.ledger = SqliteStore(self.store)
         self.service = AuthorityService(
-            self.store,
             self.ledger,
             Everywhere(),
             trust_domain=TD,
@@ -149,7 +149,7 @@ async def test_every_event_of_an_issuer_is_logged(following: Case, given: Given)
     given.put("third", case.now)
     await case.look()
     assert len(case.said("taken over")) == 1
-    case.ledger.close()
+    await case.ledger.close()
 
 
 @pytest.mark.parametrize("kind", by_openssl.WRONG)
@@ -178,7 +178,7 @@ async def test_an_issuer_that_was_renewed_with_its_key_is_taken_over_too(followi
     await case.look()
     assert len(case.said("taken over")) == 1
     assert case.service.publication.trust.issuer_expires == longer.certificate.not_valid_after_utc.timestamp()
-    case.ledger.close()
+    await case.ledger.close()
 
 
 async def test_a_poll_is_not_ended_by_a_look_that_found_nothing_new(following: Case) -> None:
@@ -186,7 +186,7 @@ async def test_a_poll_is_not_ended_by_a_look_that_found_nothing_new(following: C
     case.elsewhere(lambda book: book.create_token("node-a", case.now + 60))
     await case.look()
     assert case.changes == 0
-    case.ledger.close()
+    await case.ledger.close()
 
 
 async def test_an_issuer_that_is_not_valid_yet_is_taken_over_the_moment_it_is(following: Case, given: Given) -> None:
@@ -203,7 +203,7 @@ async def test_an_issuer_that_is_not_valid_yet_is_taken_over_the_moment_it_is(fo
     await case.look(2)
     assert in_force(case) == "CN=early"
     assert len(case.said("taken over")) == 1
-    case.ledger.close()
+    await case.ledger.close()
 
 
 async def test_an_issuer_that_cannot_be_read_for_a_moment_is_tried_again_with_growing_pauses(
@@ -228,7 +228,7 @@ async def test_an_issuer_that_cannot_be_read_for_a_moment_is_tried_again_with_gr
     assert pauses == sorted(pauses)
     await case.look(61)
     assert in_force(case) == "CN=second"
-    case.ledger.close()
+    await case.ledger.close()
 
 
 async def test_a_ledger_that_cannot_be_written_puts_nothing_in_force_by_half(
@@ -251,7 +251,7 @@ async def test_a_ledger_that_cannot_be_written_puts_nothing_in_force_by_half(
     await case.look(1)
     assert in_force(case) == "CN=second"
     assert case.service.publication.trust.issuer_key_id == case.service.in_force.trust.issuer_key_id
-    case.ledger.close()
+    await case.ledger.close()
 
 
 async def test_a_revocation_does_not_wait_for_an_issuer_that_is_refused(following: Case, given: Given) -> None:
@@ -263,7 +263,7 @@ async def test_a_revocation_does_not_wait_for_an_issuer_that_is_refused(followin
     await case.look(0.2)
     assert case.service.publication.revoked_ids == (str(WEB),)
     assert case.changes == changes + 1
-    case.ledger.close()
+    await case.ledger.close()
 
 
 async def test_a_root_that_has_expired_is_left_out_and_said_and_spoils_nothing(following: Case, given: Given) -> None:
@@ -281,7 +281,7 @@ async def test_a_root_that_has_expired_is_left_out_and_said_and_spoils_nothing(f
     status = control.status(book, case.store, case.now)
     book.close()
     assert any("gone.test" in warning and "is left out" in warning for warning in status.warnings)
-    case.ledger.close()
+    await case.ledger.close()
 
 
 async def test_status_works_while_an_issuer_is_refused_and_says_so(following: Case, given: Given) -> None:
@@ -294,7 +294,7 @@ async def test_status_works_while_an_issuer_is_refused_and_says_so(following: Ca
     assert "tls.crt holds no PEM certificates" in status.refused
     assert status.issuer_key_id == case.service.in_force.trust.issuer_key_id
     assert {round(expiry.not_after - case.now) for expiry in status.expiries} >= {300 * DAY}
-    case.ledger.close()
+    await case.ledger.close()
 
 
 # -- our own: renewed --
@@ -312,7 +312,7 @@ async def test_an_issuer_of_our_own_is_renewed_in_the_last_third_of_its_life_and
     assert own.service.publication.trust.issuer_key_id == second, "every agent is told"
     ((level, said),) = own.said("renewed")
     assert (level, said.startswith(f"issuer {second[:16]} renewed, under 1 root(s), until ")) == (logging.INFO, True)
-    own.ledger.close()
+    await own.ledger.close()
 
 
 async def test_an_issuer_that_could_not_be_renewed_is_renewed_later(own: Case, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -324,14 +324,14 @@ async def test_an_issuer_that_could_not_be_renewed_is_renewed_later(own: Case, m
 
     own.now += 250 * DAY
     with monkeypatch.context() as patch:
-        patch.setattr(Store, "write", full)
+        patch.setattr(StateDirectory, "write", full)
         for _ in range(100):
             await own.look(0.2)
     assert own.service.in_force.trust.issuer_key_id == first
     assert len(own.said("No space left on device")) == 1
     await own.look(60)
     assert own.service.in_force.trust.issuer_key_id != first
-    own.ledger.close()
+    await own.ledger.close()
 
 
 async def test_an_issuer_that_expired_while_nobody_ran_is_renewed_at_the_start(tmp_path: Path) -> None:
@@ -361,7 +361,7 @@ async def test_an_issuer_that_ends_with_its_root_is_not_renewed_again_and_again_
         await own.look(0.2)
     assert len(own.service.in_force.roots) == 2
     assert own.service.in_force.trust.issuer_key_id == issuer
-    own.ledger.close()
+    await own.ledger.close()
 
 
 async def test_a_stage_whose_old_key_could_not_be_deleted_is_in_force_all_the_same(
@@ -376,13 +376,13 @@ async def test_a_stage_whose_old_key_could_not_be_deleted_is_in_force_all_the_sa
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Store, "forget", full)
+        patch.setattr(StateDirectory, "forget", full)
         await own.look(0.2)
         await own.look(0.2)
     assert list(own.service.in_force.roots) == [own.store.root_certificate(2)]
     assert own.service.publication.trust == own.service.in_force.trust
     assert len(own.said("No space left on device")) == 1
-    own.ledger.close()
+    await own.ledger.close()
 
 
 # -- warned of --
@@ -415,7 +415,7 @@ async def test_an_issuer_is_warned_of_at_thirty_days_louder_at_seven_and_at_its_
     assert [level for level, _ in case.said("expires in 7.0 days")] == [logging.ERROR], "though a day has not passed"
     await case.look(7 * DAY)
     assert [level for level, _ in case.said("has expired")] == [logging.CRITICAL]
-    case.ledger.close()
+    await case.ledger.close()
 
 
 async def test_a_root_of_our_own_is_warned_of_in_log_and_status(own: Case) -> None:
@@ -432,7 +432,7 @@ async def test_a_root_of_our_own_is_warned_of_in_log_and_status(own: Case) -> No
         warnings = [words for words in control.status(book, own.store, own.now).warnings if words.startswith("root")]
         book.close()
         assert len(warnings) == (level is not None)
-    own.ledger.close()
+    await own.ledger.close()
 
 
 async def test_an_issuer_with_an_hour_to_live_is_warned_of_the_moment_it_is_taken(
@@ -447,7 +447,7 @@ async def test_an_issuer_with_an_hour_to_live_is_warned_of_the_moment_it_is_take
     ((level, said),) = case.said("CN=third")[-1:]
     assert level == logging.ERROR
     assert "expires in 1.0 hours" in said
-    case.ledger.close()
+    await case.ledger.close()
 
 
 async def test_nothing_is_signed_beyond_an_issuer_that_nears_its_end(following: Case, given: Given) -> None:
@@ -458,4 +458,4 @@ async def test_nothing_is_signed_beyond_an_issuer_that_nears_its_end(following: 
     chain = await case.ledger.do(control.sign, found, WEB, public_key(request), "node-a", case.now, 3600.0)
     leaf = x509.load_pem_x509_certificate(chain)
     assert leaf.not_valid_after_utc.timestamp() == case.began + 600
-    case.ledger.close()
+    await case.ledger.close()

@@ -20,8 +20,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from agent.authority.csr import MAX_CSR
+from agent.authority.directory import StateDirectory
 from agent.authority.pki import GivenFiles
-from agent.authority.store import Store
 from agent.identity.csr import new_request
 from agent.identity.memfd import load_cert_chain
 from agent.identity.spiffe import SpiffeId
@@ -283,7 +283,7 @@ def _swap_key(state: Path) -> None:
 
 
 def _swap_root(state: Path) -> None:
-    Store(state).create(9, TD, time.time())
+    StateDirectory(state).create(9, TD, time.time())
     (state / "root-9.pem").rename(state / "root-1.pem")
 
 

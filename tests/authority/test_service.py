@@ -8,21 +8,22 @@ import pytest
 
 from agent.authority import control, service
 from agent.authority.attestation import Attested, ServiceAccount
-from agent.authority.ledger import Book, Kind, Ledger
+from agent.authority.directory import StateDirectory
+from agent.authority.ledger import Book, Kind
 from agent.authority.refusal import Code, Refusal
 from agent.authority.service import AuthorityService, Caller
-from agent.authority.store import Store
+from agent.authority.sqlite_store import SqliteStore
 from agent.identity.csr import new_request
 from agent.identity.spiffe import SpiffeId
 from tests.authority.running import TD, WEB, Everywhere
 
 
 async def test_who_asks_too_often_is_told_so_and_others_are_not(tmp_path: Path) -> None:
-    store = Store(tmp_path)
+    store = StateDirectory(tmp_path)
     store.prepare(TD)
-    ledger = Ledger(store.ledger)
+    ledger = SqliteStore(store)
     moment = time.time()
-    asked = AuthorityService(store, ledger, Everywhere(), trust_domain=TD, svid_seconds=60, clock=lambda: moment)
+    asked = AuthorityService(ledger, Everywhere(), trust_domain=TD, svid_seconds=60, clock=lambda: moment)
     await asked.start()
     callers = []
     for node in ("node-a", "node-b"):
@@ -39,7 +40,7 @@ async def test_who_asks_too_often_is_told_so_and_others_are_not(tmp_path: Path) 
     assert await asked.issue(callers[1], csr)
     moment += 1.5 / service.REQUESTS_PER_SECOND
     assert await asked.issue(callers[0], csr)
-    ledger.close()
+    await ledger.close()
 
 
 MOMENT = 1_800_000_000.0
@@ -58,17 +59,16 @@ class OfNodeA:
 
 
 @pytest.fixture
-async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
-    store = Store(tmp_path)
+async def ledger(tmp_path: Path) -> AsyncIterator[SqliteStore]:
+    store = StateDirectory(tmp_path)
     store.prepare(TD)
-    made = Ledger(store.ledger)
+    made = SqliteStore(store)
     yield made
-    made.close()
+    await made.close()
 
 
-async def serving(tmp_path: Path, ledger: Ledger, attestor: OfNodeA | None) -> AuthorityService:
+async def serving(tmp_path: Path, ledger: SqliteStore, attestor: OfNodeA | None) -> AuthorityService:
     made = AuthorityService(
-        Store(tmp_path),
         ledger,
         Everywhere(),
         trust_domain=TD,
@@ -90,7 +90,9 @@ async def refusal(attempt: object) -> Code:
     return caught.value.code
 
 
-async def test_an_agent_that_its_pod_attests_has_joined_and_is_on_the_record(tmp_path: Path, ledger: Ledger) -> None:
+async def test_an_agent_that_its_pod_attests_has_joined_and_is_on_the_record(
+    tmp_path: Path, ledger: SqliteStore
+) -> None:
     asked = await serving(tmp_path, ledger, OfNodeA())
     assert await asked.join_from_pod("good", "node-a", a_request(), "192.0.2.1")
     assert await ledger.do(Book.knows_agent, "node-a")
@@ -98,14 +100,14 @@ async def test_an_agent_that_its_pod_attests_has_joined_and_is_on_the_record(tmp
     assert (agent.joined, agent.expires) == (MOMENT, MOMENT + service.AGENT_SECONDS)
 
 
-async def test_who_is_not_attested_has_not_joined(tmp_path: Path, ledger: Ledger) -> None:
+async def test_who_is_not_attested_has_not_joined(tmp_path: Path, ledger: SqliteStore) -> None:
     asked = await serving(tmp_path, ledger, OfNodeA())
     assert await refusal(asked.join_from_pod("bad", "node-a", a_request(), "192.0.2.1")) is Code.NOT_AUTHENTICATED
     assert not await ledger.do(Book.knows_agent, "node-a")
 
 
 async def test_a_request_for_another_identity_is_refused_before_anybody_is_asked(
-    tmp_path: Path, ledger: Ledger
+    tmp_path: Path, ledger: SqliteStore
 ) -> None:
     attestor = OfNodeA()
     asked = await serving(tmp_path, ledger, attestor)
@@ -115,7 +117,9 @@ async def test_a_request_for_another_identity_is_refused_before_anybody_is_asked
 
 
 @pytest.mark.parametrize("kind", [Kind.AGENT, Kind.SPIFFE_ID])
-async def test_a_revoked_agent_does_not_come_back_by_a_new_token(tmp_path: Path, ledger: Ledger, kind: Kind) -> None:
+async def test_a_revoked_agent_does_not_come_back_by_a_new_token(
+    tmp_path: Path, ledger: SqliteStore, kind: Kind
+) -> None:
     asked = await serving(tmp_path, ledger, OfNodeA())
     value = "node-a" if kind is Kind.AGENT else str(SpiffeId.for_agent(TD, "node-a"))
     await ledger.do(control.revoke, kind, value, "sold", MOMENT)
@@ -123,7 +127,9 @@ async def test_a_revoked_agent_does_not_come_back_by_a_new_token(tmp_path: Path,
     assert not await ledger.do(Book.knows_agent, "node-a")
 
 
-async def test_the_api_server_is_not_asked_at_whatever_rate_a_stranger_likes(tmp_path: Path, ledger: Ledger) -> None:
+async def test_the_api_server_is_not_asked_at_whatever_rate_a_stranger_likes(
+    tmp_path: Path, ledger: SqliteStore
+) -> None:
     attestor = OfNodeA()
     asked = await serving(tmp_path, ledger, attestor)
     for _ in range(service.JOINS_AT_ONCE):
@@ -135,7 +141,7 @@ async def test_the_api_server_is_not_asked_at_whatever_rate_a_stranger_likes(tmp
 
 
 async def test_an_authority_of_no_cluster_says_that_it_knows_no_service_accounts(
-    tmp_path: Path, ledger: Ledger
+    tmp_path: Path, ledger: SqliteStore
 ) -> None:
     asked = await serving(tmp_path, ledger, None)
     assert await refusal(asked.join_from_pod("good", "node-a", a_request(), "192.0.2.1")) is Code.NOT_AUTHENTICATED

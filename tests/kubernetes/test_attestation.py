@@ -13,10 +13,10 @@ import pytest
 
 from agent.authority import token_review
 from agent.authority.attestation import ServiceAccount
-from agent.authority.ledger import Ledger
+from agent.authority.directory import StateDirectory
 from agent.authority.server import AuthorityServer
 from agent.authority.service import AuthorityService
-from agent.authority.store import Store
+from agent.authority.sqlite_store import SqliteStore
 from agent.authority.token_review import AUDIENCE, TokenReviews
 from agent.authority.workloads import CatalogWorkloads
 from agent.catalog.sources.kubernetes.kinds import PODS
@@ -152,12 +152,12 @@ class Running:
 
 @contextlib.asynccontextmanager
 async def authority(access: Access, directory: Path) -> AsyncIterator[Running]:
-    store = Store(directory / "authority")
+    store = StateDirectory(directory / "authority")
     store.prepare(TD)
-    ledger = Ledger(store.ledger)
+    ledger = SqliteStore(store)
     workloads = CatalogWorkloads()
     reviews = TokenReviews(Client(access), AGENTS)
-    service = AuthorityService(store, ledger, workloads, trust_domain=TD, svid_seconds=600, attestor=reviews)
+    service = AuthorityService(ledger, workloads, trust_domain=TD, svid_seconds=600, attestor=reviews)
     await service.start()
     server = AuthorityServer(service, host="127.0.0.1", port=0)
     running = Running(service, workloads, await server.start())
@@ -177,7 +177,7 @@ async def authority(access: Access, directory: Path) -> AsyncIterator[Running]:
             task.cancel()
         await asyncio.wait(tasks)
         reviews.close()
-        ledger.close()
+        await ledger.close()
 
 
 @pytest.fixture
@@ -310,7 +310,8 @@ def test_an_api_server_that_answers_nothing_is_waited_for_in_bounded_time(
 ) -> None:
     monkeypatch.setattr(token_review, "REVIEW_SECONDS", 1.0)
     token = in_pod(cluster, "agent-1")
-    (server,) = [each for each in cluster.processes.all if each.name == "kube-apiserver"]
+    server = cluster.processes.named("kube-apiserver")
+    assert server is not None
 
     async def work() -> None:
         async with authority(access, tmp_path) as running:

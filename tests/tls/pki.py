@@ -13,7 +13,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from agent.authority import ca
 from agent.authority.ca import PrivateKey, Signer
-from agent.authority.store import Store
+from agent.authority.directory import StateDirectory
 from agent.identity.spiffe import SpiffeId
 from agent.identity.svid import Bundle, Svid
 
@@ -37,7 +37,7 @@ class Pki:
     @classmethod
     def from_state(cls, directory: Path, trust_domain: str = TRUST_DOMAIN) -> "Pki":
         pki = cls(trust_domain)
-        store = Store(directory)
+        store = StateDirectory(directory)
         pki.root, pki.issuer = store.root(1), store.issuer(1)
         return pki
 

@@ -9,20 +9,21 @@ from typing import Any
 
 import msgspec
 
+from agent.authority.directory import StateDirectory
 from agent.authority.ledger import Book, Revoked
 from agent.authority.pki import IssuerError
 from agent.authority.rotation import RotationError
 from agent.authority.run import SUBDIRECTORY
-from agent.authority.store import Store, StoreError
+from agent.authority.store import StoreError
 from agent.cli.work.exits import EXIT_FAILED, EXIT_USAGE, fail
 from agent.flags import ConfigError
 from agent.identity.spiffe import SpiffeIdError
 
 
 @contextmanager
-def opened(state: Path) -> Iterator[tuple[Book, Store]]:
+def opened(state: Path) -> Iterator[tuple[Book, StateDirectory]]:
     """The ledger and the store of an authority; every fault is said, and ends."""
-    store = Store(state / SUBDIRECTORY)
+    store = StateDirectory(state / SUBDIRECTORY)
     if not store.exists:
         fail(
             f"{store.directory} holds no authority: start one once (quietwire up, or quietwire authority run), or name "

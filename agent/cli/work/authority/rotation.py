@@ -6,8 +6,8 @@ from functools import partial
 from pathlib import Path
 
 from agent.authority import control
+from agent.authority.directory import StateDirectory
 from agent.authority.ledger import Book
-from agent.authority.store import Store
 from agent.cli.work.authority.looking import status_lines
 from agent.cli.work.authority.opened import opened, show
 
@@ -27,7 +27,7 @@ def abort(state: Path, *, as_json: bool) -> None:
     _rotated("aborted", state, control.abort, as_json=as_json)
 
 
-def _rotated(verb: str, state: Path, work: Callable[[Book, Store, float], None], *, as_json: bool) -> None:
+def _rotated(verb: str, state: Path, work: Callable[[Book, StateDirectory, float], None], *, as_json: bool) -> None:
     with opened(state) as (book, store):
         work(book, store, time.time())
         found = control.status(book, store, time.time())
