@@ -166,7 +166,7 @@ async def test_one_that_no_peer_would_take_leaves_the_former_in_force(following:
     by_openssl.lay(given.directory)
     await case.look(60)
     assert in_force(case) == "CN=i"
-    case.ledger.close()
+    await case.ledger.close()
 
 
 async def test_an_issuer_that_was_renewed_with_its_key_is_taken_over_too(following: Case, given: Given) -> None:

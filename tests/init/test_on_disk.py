@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent.parent
 WRITES = re.compile(r"O_CREAT|\.write_(?:text|bytes)\(|\bopen\([^)]*[\"'][wax]b?\+?[\"']|\.touch\(")
 WRITERS = {
     "agent/authority/ledger.py": "SQLite's own file, which may lie behind a link; a new one needs its mode first",
-    "agent/authority/store.py": "a lock, which is refused where it is a link; nothing is written there",
+    "agent/authority/directory.py": "a lock, which is refused where it is a link; nothing is written there",
     "agent/capture/netns.py": "what a namespace is mounted on: made anew, or refused",
     "agent/cli/work/authority/minting.py": "where an operator wants it: made anew, or refused",
     "agent/node/start.py": "a lock, which is refused where it is a link; nothing is written there",

@@ -7,8 +7,8 @@ import pytest
 import uvloop
 from cryptography import x509
 
+from agent.authority.directory import StateDirectory
 from agent.authority.run import AuthorityConfig
-from agent.authority.store import Store
 from agent.flags import HostPort
 from agent.node.authority_process import AuthorityError, AuthorityListening, AuthorityProcess
 from tests.tls.pki import TRUST_DOMAIN
@@ -36,12 +36,12 @@ def test_one_that_serves_says_where_and_which_bundle_to_trust(tmp_path: Path) ->
 
     listening = uvloop.run(started())
     assert re.fullmatch(r"127\.0\.0\.1:[1-9]\d*", listening.address)
-    root = Store(tmp_path / "state" / "authority").root_certificate(1)
+    root = StateDirectory(tmp_path / "state" / "authority").root_certificate(1)
     assert x509.load_pem_x509_certificates(listening.bundle_pem.encode()) == [root]
 
 
 def test_one_that_ends_before_it_serves_is_an_error_with_its_status(tmp_path: Path) -> None:
-    Store(tmp_path / "state" / "authority").prepare("other.test")
+    StateDirectory(tmp_path / "state" / "authority").prepare("other.test")
 
     async def start() -> None:
         await process(tmp_path).start()
