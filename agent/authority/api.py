@@ -18,6 +18,7 @@ from agent.authority.limits import RateLimit
 from agent.authority.places import network
 from agent.authority.refusal import Code, Refusal
 from agent.authority.service import AuthorityService, Caller, Signed
+from agent.authority.store import StoreError, StoreUnavailableError
 from agent.identity import bundle_document, peer
 from agent.identity.svid import Bundle
 
@@ -116,6 +117,8 @@ def application(service: AuthorityService) -> Starlette:
         ],
         exception_handlers={
             Refusal: _Said().refused,
+            StoreError: _unusable,
+            StoreUnavailableError: _unusable,
             msgspec.DecodeError: _undecodable,
             HTTPException: _http_error,
             ClientDisconnect: _gone,
@@ -207,6 +210,12 @@ class _Said:
 
 async def _undecodable(_: Request, error: Any) -> Response:
     return _error(400, Code.BAD_REQUEST, f"the body is not the JSON that is expected: {error}")
+
+
+async def _unusable(_: Request, error: Any) -> Response:
+    # Closes: what is in force cannot be told, so nobody is let in and nothing is signed.
+    log.error("a request could not be answered: %s", error)
+    return _error(503, Code.NOT_RECORDED, f"the authority's state cannot be used now: {error}")
 
 
 async def _gone(_: Request, __: Any) -> Response:

@@ -119,10 +119,11 @@ def start(book: Book, keys: Keys, now: float, *, auto: bool = False) -> None:
     """Makes a new root and puts it into the bundle. Raises RotationError."""
     if book.given() is not None:
         raise RotationError("the issuer and the roots are given to this authority: put the new root into those files")
-    wanted = rotation.start(book.rotation(), now, auto=auto)
-    keys.create(wanted.latest, keys.trust_domain(), now)
     with book.transaction():
-        book.set_rotation(rotation.start(book.rotation(), now, auto=auto))
+        wanted = rotation.start(book.rotation(), now, auto=auto)
+        # In here, so that of two who start at once the second makes no other root of the first one's number.
+        keys.create(wanted.latest, keys.trust_domain(), now)
+        book.set_rotation(wanted)
         publish(book, keys, now)
 
 

@@ -67,7 +67,10 @@ class Signed(Struct, frozen=True):
 
 
 class AuthorityService:
-    """One trust domain's authority. `start` before anything else; `watch` for as long as it serves."""
+    """One trust domain's authority. `start` before anything else; `watch` for as long as it serves.
+
+    Of several replicas each signs; the one that `leads` goes on with a rotation, and renews the issuer.
+    """
 
     def __init__(
         self,
@@ -79,6 +82,7 @@ class AuthorityService:
         agent_seconds: float | None = None,
         given: GivenFiles | None = None,
         attestor: Attestor | None = None,
+        leads: Callable[[], bool] = lambda: True,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.trust_domain = trust_domain
@@ -88,6 +92,7 @@ class AuthorityService:
         self._agent_seconds = max(svid_seconds, AGENT_SECONDS) if agent_seconds is None else agent_seconds
         self._given = given
         self._attestor = attestor
+        self._leads = leads
         self._taken: object = None
         """The state of ledger and files that was put in force, and the last one that was tried."""
         self._tried: object = None
@@ -147,7 +152,7 @@ class AuthorityService:
         now = self._clock()
         try:
             await self._follow(changed, "taken over" if self._given is not None else "now in force")
-            if self._trouble.due(now):
+            if self._leads() and self._trouble.due(now):
                 await self._advance(changed)
                 await self._renew_issuer(changed)
                 self._trouble.succeeded()
@@ -412,15 +417,21 @@ class AuthorityService:
                 Code.ISSUER_EXPIRED, f"the issuer, or what is above it, expired at {control.moment(found.expires)}"
             )
         try:
-            chain = await self._store.do(
-                control.sign, found, requested.spiffe_id, requested.public_key, node, now, seconds
-            )
+            chain = await self._store.do(self._sign, requested, node, now, seconds)
         except Revoked as revoked:
             raise _revoked(revoked) from None
         except StoreUnavailableError as error:
             raise _not_recorded(error) from error
         log.info("issued %s to node %s", requested.spiffe_id, node)
         return Signed(chain.decode())
+
+    def _sign(self, book: Book, requested: csr.Requested, node: str, now: float, seconds: float) -> bytes:
+        found, publication = self.in_force, book.publication()
+        changed = publication is not None and publication.trust.issuer_key_id != found.trust.issuer_key_id
+        if changed and self._given is None:
+            # Another replica, or an operator, did so a moment ago: nothing is signed under an issuer that has left.
+            found = control.in_force(book, self._store.keys, now)
+        return control.sign(book, found, requested.spiffe_id, requested.public_key, node, now, seconds)
 
     async def sign_own(self, csr_pem: str) -> bytes:
         """The authority's own SVID. Raises Refusal."""
@@ -429,11 +440,17 @@ class AuthorityService:
 
     async def _node_of(self, caller: Caller | None) -> str:
         node = None if caller is None else caller.spiffe_id.agent
-        if caller is None or node is None or not await self._store.do(Book.knows_agent, node):
+        if caller is None or node is None or not await self._knows(node):
             who = "without a client certificate" if caller is None else f"as {caller.spiffe_id}"
             raise Refusal(Code.UNKNOWN_CALLER, f"called {who}: only agents that have joined may ask; join with a token")
         self._limit(self._requests, node)
         return node
+
+    async def _knows(self, node: str) -> bool:
+        if await self._store.do(Book.knows_agent, node):
+            return True
+        await self._store.refresh()  # it may have joined by another replica a moment ago
+        return await self._store.do(Book.knows_agent, node)
 
     def _limit(self, limit: RateLimit, who: str) -> None:
         if not limit.admits(who, self._clock()):

@@ -102,7 +102,8 @@ class Follower:
     """Follows one kind until it is cancelled, and tells `sink`. `changed` is called when its state is another.
 
     Of several `versions` the first that is served is followed. A kind that is `optional` may not be served at all: then
-    there is none of it. `streaming`: whether the server lists by a watch.
+    there is none of it. `streaming`: whether the server lists by a watch. `namespace` and `labels` (a label selector)
+    are of those that are followed, where it is not all.
     """
 
     def __init__(
@@ -113,6 +114,8 @@ class Follower:
         *,
         streaming: bool,
         optional: bool = False,
+        namespace: str = "",
+        labels: str = "",
         accept: str = JSON,
         accept_list: str = JSON,
         changed: Callable[[], None] = lambda: None,
@@ -131,6 +134,8 @@ class Follower:
         self._sink = sink
         self._streaming = streaming
         self._optional = optional
+        self._namespace = namespace
+        self._of_these = {"labelSelector": labels} if labels else {}
         self._versions = versions
         self._accept = accept
         self._accept_list = accept_list
@@ -146,6 +151,10 @@ class Follower:
     def resume(self, version: str) -> None:
         """Goes on from a version that was known before, in place of a list."""
         self._version = version
+
+    @property
+    def _path(self) -> str:
+        return self.kind.path_of(self._namespace)
 
     async def run(self) -> None:
         """Follows, whatever happens to the server."""
@@ -240,14 +249,13 @@ class Follower:
             "allowWatchBookmarks": "true",
             "timeoutSeconds": str(round(least + (most - least) * self._chance())),
             "resourceVersion": self._version,
+            **self._of_these,
         }
         listing = not self._version
         if listing:
             items |= {"sendInitialEvents": "true", "resourceVersionMatch": "NotOlderThan"}
         query = Query.of(**items)
-        async with self._client.lines(
-            self.kind.path, query, accept=self._accept, silent_seconds=SILENT_SECONDS
-        ) as lines:
+        async with self._client.lines(self._path, query, accept=self._accept, silent_seconds=SILENT_SECONDS) as lines:
             self._is_served()
             if listing:
                 self._sink.begin()
@@ -284,8 +292,8 @@ class Follower:
         """The list, page by page; a page that is forgotten begins it anew. Raises ApiError."""
         more, begun = "", False
         while True:
-            items = {"limit": str(PAGE), **({"continue": more} if more else {})}
-            answer = await self._client.get(self.kind.path, Query.of(**items), accept=self._accept_list)
+            items = {"limit": str(PAGE), **({"continue": more} if more else {}), **self._of_these}
+            answer = await self._client.get(self._path, Query.of(**items), accept=self._accept_list)
             try:
                 page = _pages.decode(answer)
             except (msgspec.MsgspecError, UnicodeDecodeError) as error:
