@@ -10,7 +10,7 @@ MUTATE ?= agent/policy
 MUTATION_SECONDS ?= 900
 NATIVE := $(wildcard agent/*/_*.pyx agent/*/_*.pxd)
 
-.PHONY: help demo test test-unit cluster cluster-down lint bench bench-smoke mutation fresh lock clean
+.PHONY: help demo test test-unit cluster cluster-down image lint bench bench-smoke mutation fresh lock clean
 
 help: ## what there is
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,10 @@ cluster: $(VENV)/.dev ## bring up a real Kubernetes of two nodes on this machine
 cluster-down: $(VENV)/.dev ## end it, and leave nothing but what was built (root)
 	@deploy/require-root.sh "make cluster-down"
 	$(BIN)/python -m tests.kubernetes.cluster down
+
+image: $(VENV)/.runtime ## make the container image from Debian's packages: build/quietwire-VERSION.tar; no registry (root)
+	@deploy/require-root.sh "make image"
+	$(BIN)/python -m deploy.image
 
 lint: $(VENV)/.dev ## ruff, mypy --strict, and that imports point downwards
 	$(BIN)/ruff check .

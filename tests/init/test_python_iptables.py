@@ -40,8 +40,22 @@ def said(before: str, after: str = "") -> str:
     return done.stdout
 
 
-def test_no_compiler_is_asked_where_libraries_are() -> None:
-    assert set(said("").split("\n")) <= {"", "/sbin/ldconfig -N -v"}, "only where the extensions are"
+def test_no_program_is_asked_where_libraries_and_extensions_are() -> None:
+    """An image has no ldconfig, and no compiler."""
+    assert said("").strip() == ""
+
+
+def test_whoever_says_where_the_extensions_are_is_heard_and_the_environment_is_as_it_was() -> None:
+    show = "import os; print(iptc.xtables._xtables_libdir, os.environ.get('XTABLES_LIBDIR'))"
+    assert said("import os; os.environ['XTABLES_LIBDIR'] = '/some/where'", show).split() == ["/some/where"] * 2
+    found, environment = said("", show).split()
+    assert found.endswith("/xtables")
+    assert environment == "None"
+
+
+def test_where_no_extensions_lie_beside_the_library_python_iptables_looks_for_itself() -> None:
+    hidden = "import pathlib; pathlib.Path.is_dir = lambda path: False"
+    assert "/sbin/ldconfig -N -v" in said(hidden)
 
 
 def test_a_library_that_has_another_name_is_searched_for() -> None:

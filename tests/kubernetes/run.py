@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from deploy.image import build
 from tests.kubernetes.cluster.cluster import Cluster, remove_orphans
 
 HERE = Path(__file__).parent
@@ -70,12 +71,15 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         building.wait()
     cluster = cluster_of_run()
     cluster.down()
-    for what in ("up", "quiet"):
+    for what in ("image", "quiet", "up"):
         lock_of(cluster, what).unlink(missing_ok=True)
 
 
 def lock_of(cluster: Cluster, what: str) -> Path:
-    """`up`: whoever has it brings the cluster up. `quiet`: whoever has it alone may disturb it."""
+    """`up`: whoever has it brings the cluster up. `quiet`: whoever has it alone may disturb it.
+
+    `image`: whoever has it puts our image into the nodes.
+    """
     return cluster.layout.directory.with_suffix(f".{what}")
 
 
@@ -106,3 +110,16 @@ def cluster() -> Cluster:
         else:
             made.up(owner=int(os.environ[RUN]))
     return made
+
+
+@pytest.fixture(scope="session")
+def quietwire_image(cluster: Cluster) -> str:
+    """This checkout's image, as a pod names it; every node has it."""
+    image = build.make(say)
+    loaded = cluster.layout.directory / "quietwire-image"
+    with lock_of(cluster, "image").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not loaded.exists():
+            cluster.load_everywhere(image.archive)
+            loaded.touch()
+    return image.name

@@ -6,8 +6,9 @@ import sys
 from collections.abc import Sequence
 
 from agent.process import die_with_parent
+from deploy.image import ImageError
+from deploy.image import build as image
 from tests.kubernetes.cluster.cluster import NODES, Cluster, ClusterError
-from tests.kubernetes.cluster.packages import PackageError
 from tests.kubernetes.cluster.programs import BuildError
 
 EXAMPLE = """examples:
@@ -33,27 +34,37 @@ def main(arguments: Sequence[str]) -> int:
     up.add_argument("--nodes", type=int, default=NODES, choices=range(1, 6), help="default: %(default)s")
     up.add_argument("--proxy-mode", default="iptables", choices=["iptables", "nftables"], help="kube-proxy's")
     verbs.add_parser("down", help="end it, and leave nothing")
+    verbs.add_parser("load", help="make the image of this checkout, and import it into every node; `up` does so too")
     kubectl = verbs.add_parser("kubectl", help="call kubectl as the cluster's administrator")
     kubectl.add_argument("words", nargs=argparse.REMAINDER)
     typed = parser.parse_args(arguments)
     if os.geteuid() != 0:
         parser.error("namespaces need root: sudo make cluster")
-    cluster = Cluster(typed.name, lambda words: print(words, file=sys.stderr, flush=True))
+
+    def say(words: str) -> None:
+        print(words, file=sys.stderr, flush=True)
+
+    cluster = Cluster(typed.name, say)
     try:
         if typed.verb == "build":
             if typed.parent is not None:
                 die_with_parent(typed.parent)
+            image.make(say)
             cluster.prepare()
         elif typed.verb == "up":
             cluster.up(typed.nodes, proxy_mode=typed.proxy_mode)
+            cluster.load_everywhere(image.make(say).archive)
             print(f"up: {sys.executable} -m tests.kubernetes.cluster kubectl get nodes", file=sys.stderr)
         elif typed.verb == "down":
             cluster.down()
+        elif typed.verb == "load":
+            cluster.prepare()
+            cluster.load_everywhere(image.make(say).archive)
         else:
             cluster.prepare()
             command = cluster.kubectl_command(*typed.words)
             os.execvp(command[0], command)  # noqa: S606 - its terminal and its exit code are kubectl's
-    except (BuildError, ClusterError, PackageError) as error:
+    except (BuildError, ClusterError, ImageError) as error:
         print(f"{error}", file=sys.stderr)
         return 1
     return 0

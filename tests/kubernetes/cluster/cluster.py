@@ -191,6 +191,16 @@ class Cluster:
             *words,
         ]
 
+    def helm(self, *words: str, seconds: float = COMMAND_SECONDS) -> str:
+        """What helm says, as the administrator. Raises ClusterError with what it says instead."""
+        own = self.layout.directory / "helm"
+        homes = [f"HELM_{what}_HOME={own / what.lower()}" for what in ("CACHE", "CONFIG", "DATA")]
+        return self._run(
+            *("nsenter", f"--net=/run/netns/{self.layout.hub}", "env", *homes, f"KUBECONFIG={self.layout.kubeconfig}"),
+            *(str(self._programs / "helm"), *words),
+            seconds=seconds,
+        )
+
     @contextlib.contextmanager
     def namespace(self, name: str) -> Iterator[str]:
         """A namespace in which pods can be made; deleted afterwards, which nobody waits for."""
@@ -349,6 +359,11 @@ class Cluster:
     def load_image(self, node: Node, archive: Path) -> None:
         """Imports an image into a node."""
         self._run(*self.ctr(node, "images", "import", str(archive)))
+
+    def load_everywhere(self, archive: Path) -> None:
+        """Imports an image into every node."""
+        for node in self.nodes:
+            self.load_image(node, archive)
 
     def _start_node(self, node: Node, proxy_mode: str) -> None:
         kubelet, proxy = node.directory / "kubelet.json", node.directory / "kube-proxy.json"
