@@ -9,7 +9,7 @@ from agent.objects.field import FaultError, Field
 from agent.objects.key import ObjectKey
 from agent.objects.policy import GATEWAY_GROUP, POLICY_GROUP, Route, TargetKind
 
-_VERSIONS = {
+VERSIONS = {
     ("HTTPRoute", POLICY_GROUP): ("v1beta3", "v1beta2", "v1beta1", "v1alpha1"),
     ("HTTPRoute", GATEWAY_GROUP): ("v1", "v1beta1", "v1alpha2"),
     ("GRPCRoute", GATEWAY_GROUP): ("v1", "v1alpha2"),
@@ -28,7 +28,7 @@ def group_of(ref: Field, default: str = "") -> str:
 def decode(key: ObjectKey, document: Field, group: str, version: str) -> Route | None:
     """The route of a document; None for other kinds. Raises FaultError with the line and the reason."""
     kind = key.kind.partition(".")[0]
-    versions = _VERSIONS.get((kind, group))
+    versions = VERSIONS.get((kind, group))
     if versions is None:
         return None
     if version not in versions:

@@ -87,6 +87,7 @@ class Cluster:
     def up(self, nodes: int = NODES, *, proxy_mode: str = "iptables", owner: int | None = None) -> None:
         """Brings it up, in place of one of this name. Raises ClusterError, and what `prepare` raises.
 
+        Without nodes it is an API server with controllers, and nothing runs in it.
         When `owner`, a process, has ended, the next who calls `remove_orphans` takes it down.
         """
         self.prepare()
@@ -109,6 +110,11 @@ class Cluster:
             for each in made:
                 each.result()
             say(f"{nodes} nodes have containerd and the images")
+        if nodes:
+            self._populate(nodes, proxy_mode, say)
+        (self.layout.directory / "up").touch()
+
+    def _populate(self, nodes: int, proxy_mode: str, say: Callable[[str], None]) -> None:
         self.kubectl("apply", "--server-side", "-f", str(HERE / "dns.yaml"))
         for number in range(1, nodes + 1):
             self._start_node(self.layout.node(number), proxy_mode)
@@ -118,7 +124,6 @@ class Cluster:
         say("the nodes are ready")
         self.kubectl("-n", "kube-system", "rollout", "status", "deploy/coredns", f"--timeout={NODE_SECONDS:g}s")
         say("DNS answers")
-        (self.layout.directory / "up").touch()
 
     def down(self) -> None:
         """Ends everything and takes everything away, also after a crash; there may be nothing."""

@@ -1,0 +1,1 @@
+"""The chart, and the parts of it that are made from the code."""
