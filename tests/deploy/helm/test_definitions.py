@@ -79,7 +79,7 @@ def with_field(value: Any, path: Path, name: str) -> Any:
     if not path:
         return {**value, name: "?"}
     copied = list(value) if isinstance(value, list) else dict(value)
-    copied[path[0]] = with_field(value[path[0]], path[1:], name)  # type: ignore[index, call-overload] # as in `places`
+    copied[path[0]] = with_field(value[path[0]], path[1:], name)  # type: ignore[index] # as in `places`
     return copied
 
 
