@@ -109,6 +109,14 @@ class ClusterFlags:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Joining:
+    """What an agent shows its authority at first: --join-token-file, or --token-file."""
+
+    join_token: Path | None
+    service_account_token: Path | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Issuing:
     """What `up` and `authority run` are told about issuing: --svid-ttl, and the files of an issuer that is given."""
 

@@ -26,11 +26,15 @@ class Embedded(Struct, frozen=True):
 
 
 class Remote(Struct, frozen=True):
-    """An authority elsewhere: HOST:PORT each, the bundle to trust at first, and where a join token lies."""
+    """An authority elsewhere: HOST:PORT each, the bundle to trust at first, and what the agent joins with.
+
+    That is a join token in a file, or the service account token that is projected into the agent's own pod.
+    """
 
     addresses: tuple[str, ...]
     bundle: Path
-    token_file: Path | None = None
+    join_token: Path | None = None
+    service_account_token: Path | None = None
 
 
 class SvidFiles(Struct, frozen=True):

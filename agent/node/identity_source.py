@@ -11,7 +11,7 @@ from cryptography import x509
 from agent.authority.run import AuthorityConfig
 from agent.flags import ConfigError
 from agent.identity import anchors, pem_file
-from agent.identity.authority_client import AuthorityClient
+from agent.identity.authority_client import AuthorityClient, Proof, projected
 from agent.identity.credential import FileCredential
 from agent.identity.files_provider import FilesProvider
 from agent.identity.provider import ProviderError, SvidProvider
@@ -125,23 +125,44 @@ async def _embedded(config: Config, embedded: Embedded, manifests: Path) -> Iden
 
 def _remote(config: Config, remote: Remote) -> AuthorityClient:
     credential = FileCredential(config.state / "agent", config.trust_domain, config.node)
-    kept = credential.bundle_pem()
-    if kept is None:
-        try:
-            kept = pem_file.certificates(remote.bundle.read_bytes())
-        except (OSError, ValueError) as error:
-            raise ConfigError(
-                f"--bundle {remote.bundle} cannot be used: {getattr(error, 'strerror', None) or error}; "
-                f"`quietwire authority bundle --pem` on the authority's machine prints it"
-            ) from None
+    tokens, proof = _from_file(remote.join_token), Proof.JOIN_TOKEN
+    if remote.service_account_token is not None:
+        tokens, proof = projected(remote.service_account_token), Proof.SERVICE_ACCOUNT
     return AuthorityClient(
         addresses=remote.addresses,
-        anchors_pem=_roots_of(kept, remote.bundle),
+        anchors_pem=_roots_of(_bundle(remote, credential.bundle_pem()), remote.bundle),
         trust_domain=config.trust_domain,
         node=config.node,
-        tokens=_from_file(remote.token_file),
+        tokens=tokens,
+        proof=proof,
         credential=credential,
     )
+
+
+def _bundle(remote: Remote, kept: bytes | None) -> bytes:
+    """What to trust at first. Raises ConfigError.
+
+    On a host somebody copied the bundle there once, and the one that was kept is the newer. In a cluster the authority
+    publishes it, and the kubelet keeps the file as it is published.
+    """
+    published = remote.service_account_token is not None
+    if kept is not None and not published:
+        return kept
+    try:
+        return pem_file.certificates(remote.bundle.read_bytes())
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        if kept is not None:
+            log.warning("--bundle %s cannot be used (%s): the one that was kept is", remote.bundle, reason)
+            return kept
+        raise ConfigError(
+            f"--bundle {remote.bundle} cannot be used: {reason}; "
+            + (
+                "the authority publishes it in the ConfigMap quietwire-bundle"
+                if published
+                else "`quietwire authority bundle --pem` on the authority's machine prints it"
+            )
+        ) from None
 
 
 def _roots_of(bundle_pem: bytes, path: Path) -> bytes:

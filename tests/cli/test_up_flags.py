@@ -69,6 +69,14 @@ def test_a_kubeconfig_says_which_cluster_and_a_context_which_of_its_own(tmp_path
     assert "here" in said, "what there is"
 
 
+def test_two_ways_to_join_are_one_too_many(tmp_path: Path) -> None:
+    said = quietwire(
+        "agent", "--authority=192.0.2.1:8443", f"--join-token-file={tmp_path}/a", f"--token-file={tmp_path}/b"
+    )
+    assert said.code == 2
+    assert "--join-token-file and --token-file are two ways to join" in said.err
+
+
 def test_without_a_kubeconfig_the_cluster_is_that_of_the_pod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))

@@ -7,7 +7,7 @@ import pytest
 
 from agent.authority import ca
 from agent.flags import ConfigError
-from agent.identity.authority_client import AuthorityClient
+from agent.identity.authority_client import AuthorityClient, Proof
 from agent.identity.credential import FileCredential
 from agent.node import identity_source
 from agent.node.config import Remote
@@ -43,6 +43,29 @@ async def test_the_bundle_that_was_kept_goes_before_the_one_that_was_given(tmp_p
     assert await trusted(tmp_path) == KEPT
     (tmp_path / "agent" / "bundle.pem").write_bytes(KEPT[:-100])
     assert await trusted(tmp_path) == GIVEN, "what was kept is damaged"
+
+
+async def test_in_a_cluster_the_bundle_that_is_published_goes_before_the_one_that_was_kept(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The node may have been off while a root rotated."""
+    flags: Any = Flags(tmp_path)
+    flags.identity = Remote(("192.0.2.1:8443",), tmp_path / "given.pem", service_account_token=tmp_path / "token")
+
+    async def trusted() -> bytes:
+        source = await identity_source.start(flags)
+        assert isinstance(source.provider, AuthorityClient)
+        assert source.provider._proof is Proof.SERVICE_ACCOUNT
+        return source.provider._anchors
+
+    with pytest.raises(ConfigError, match="in the ConfigMap quietwire-bundle"):
+        await trusted()
+    (tmp_path / "given.pem").write_bytes(GIVEN)
+    FileCredential(tmp_path / "agent", TRUST_DOMAIN, "node-a").save_anchors(KEPT)
+    assert await trusted() == GIVEN
+    (tmp_path / "given.pem").write_bytes(b"")
+    assert await trusted() == KEPT
+    assert f"--bundle {tmp_path / 'given.pem'} cannot be used" in caplog.text
 
 
 async def test_comments_beside_certificates_are_no_hindrance(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import uvloop
 from setproctitle import setproctitle
 
 from agent import disk
-from agent.cli.agent_flags import AgentFlags, ClusterFlags, Issuing
+from agent.cli.agent_flags import AgentFlags, ClusterFlags, Issuing, Joining
 from agent.cli.work.cluster import access
 from agent.cli.work.exits import EXIT_FAILED, EXIT_USAGE, fail
 from agent.cli.work.issuing import given_issuer, svid_seconds
@@ -43,7 +43,7 @@ def agent(
     cluster: ClusterFlags,
     authorities: list[str] | None,
     bundle: Path,
-    join_token_file: Path | None,
+    joining: Joining,
     svid_source: str,
 ) -> NoReturn:
     """Runs the agent with an authority elsewhere, unless SVIDs come from files."""
@@ -53,8 +53,12 @@ def agent(
         if identity is None:
             if not authorities:
                 raise ConfigError("--authority HOST:PORT is missing: where does the authority serve?")
+            if joining.join_token is not None and joining.service_account_token is not None:
+                raise ConfigError("--join-token-file and --token-file are two ways to join: give one of them")
             addresses = tuple(str(HostPort.parse(each, "--authority")) for each in authorities)
-            config = _config(flags, Remote(addresses, bundle.absolute(), join_token_file), source)
+            config = _config(
+                flags, Remote(addresses, bundle.absolute(), joining.join_token, joining.service_account_token), source
+            )
         else:
             config = _config(flags, identity, source)
     except ConfigError as error:
