@@ -1,7 +1,7 @@
 """What agents ask of an API server: `python -m bench.api_server [--agents 50] [--pods 2000]` (root; builds a cluster).
 
-Brings up a real cluster, makes pods on nodes that have no kubelet, and has many sources follow it, each with connections
-of its own, as as many agents would. Prints one JSON object: CPU seconds of kube-apiserver for all first lists and the
+Brings up a real cluster, makes pods on nodes that have no kubelet, and has many sources follow it, with connections of
+their own, as as many agents would. Prints one JSON object: CPU seconds of kube-apiserver for all first lists and the
 bytes that one agent was sent by them; its CPU, in per cent of a core, with nobody and with all agents while nothing
 happens; and what one change costs it, with and without agents, and so for one of them.
 """
