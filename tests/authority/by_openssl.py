@@ -4,6 +4,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from cryptography import x509
+
 NAMES = ("ca.crt", "tls.key", "tls.crt")
 USAGE = "keyUsage=critical,keyCertSign,cRLSign\n"
 USUAL = f"""
@@ -49,6 +51,13 @@ def make(
         f"x509 -req -in i.csr -CA ca.crt -CAkey root.key -CAcreateserial -out tls.crt -extfile issuer.cnf -{digest}",
     ):
         openssl(where, words)
+
+
+def root(digest: str) -> x509.Certificate:
+    """A root, signed by this hash."""
+    with tempfile.TemporaryDirectory() as where:
+        make(Path(where), digest=digest)
+        return x509.load_pem_x509_certificate(Path(where, "ca.crt").read_bytes())
 
 
 def issuer_below(where: Path) -> None:

@@ -7,6 +7,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from tests.authority import by_openssl
 from tests.tls.pki import Pki, key_usage
 
 Extensions = list[tuple[x509.ExtensionType, bool]]
@@ -45,6 +46,10 @@ ODD: dict[str, Callable[[Pki], tuple[x509.Certificate, str]]] = {
         "CN=nameless has no subject key identifier",
     ),
     "an intermediate": lambda pki: (pki.issuer.certificate, "is not signed by itself"),
+    "signed by SHA-1": lambda _: (
+        by_openssl.root(digest="sha1"),
+        "CN=r signs itself with sha1, which is not verified any more",
+    ),
     "no key usage": lambda _: (self_signed("idle", of=("ca", "identifier")), "CN=idle has no key usage extension"),
     "an old public CA, without extensions": lambda _: (self_signed("Old Public CA", of=()), "is no CA certificate"),
 }
