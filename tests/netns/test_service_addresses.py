@@ -4,6 +4,7 @@ The hub of the stage is the node. It plays kube-proxy: what leaves a pod in plai
 to the server all the same, and is seen on the wire.
 """
 
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -228,6 +229,28 @@ def test_a_client_stays_with_its_endpoint_whichever_worker_takes_it_and_whoever_
     assert sorted(two.came()) == [0, 10]
     world.write(endpoints((other, {})))
     world.until(lambda: exchange(world, two.client, CLUSTER_IP, 80) and two.came()[1], "its endpoint is gone")
+
+
+def test_a_client_is_led_back_when_its_time_is_over(two: Two) -> None:
+    world, seconds = two.world, 5
+    sticky = service(
+        **PLAIN_SERVICE,
+        sessionAffinity="ClientIP",
+        sessionAffinityConfig={"clientIP": {"timeoutSeconds": seconds}},
+    )
+    both = endpoints(*((each, {}) for each in two.pods))
+    free = service("free", **PLAIN_SERVICE | {"clusterIP": OTHER_IP})
+    world.write(sticky, both, free, endpoints((two.pods[0], {}), of="free"))
+    world.start()
+    first = came_of(two, 1).index(1)  # as a hash says, which knows of nothing before
+    other = 1 - first
+    world.write(endpoints((two.pods[other], {})))
+    world.until(lambda: came_of(two, 1)[other], "its endpoint is gone, and it goes to the other")
+    world.write(both, endpoints((two.pods[1], {}), of="free"))
+    world.until(lambda: exchange(world, two.client, OTHER_IP, 80) and two.came()[1], "both changes are in force")
+    assert came_of(two, 10)[other] == 10, "it stays"
+    time.sleep(seconds + 1.0)  # what is waited for is the clock itself
+    assert came_of(two, 10)[first] == 10
 
 
 def test_internal_traffic_policy_local_reaches_this_nodes_endpoints_or_nobody(two: Two) -> None:
