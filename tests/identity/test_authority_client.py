@@ -487,18 +487,45 @@ async def test_an_answer_that_does_not_come_is_not_waited_for_without_end(
 ) -> None:
     monkeypatch.setattr("agent.identity.authority_client.REQUEST_SECONDS", 0.01)
     monkeypatch.setattr(authority.client, "_exchange", lambda *_: asyncio.Event().wait())
-    error = await authority.refused(authority.client.issue(WEB), "timeout")
-    assert "did not answer in 0.01 s" in error.message
+    for attempt in (authority.client.issue(WEB), authority.client.bundle(0, Report())):
+        async with asyncio.timeout(5):
+            error = await authority.refused(attempt, "timeout")
+        assert "did not answer in 0.01 s" in error.message
+
+
+async def test_an_end_without_an_answer_is_told_with_what_the_agent_had_shown_of_itself(authority: Authority) -> None:
+    await authority.client.issue(WEB)
+    authority.now += 1.0
+    authority.fails = lambda _: EOFError("it ended")
+    shown = await authority.refused(authority.client.issue(WEB), "unreachable")
+    assert f"This agent's, serial {authority.own.serial}, is valid until 2033-05-18T04:33:20Z" in shown.message
+    assert shown.message.endswith("by this clock (2033-05-18T03:33:21Z)")
+    unshown = await authority.refused(authority.client.bundle(0, Report()), "unreachable")
+    assert unshown.message.endswith("ended the connection: is it overloaded, or does something else listen there?")
+
+
+def test_tls_with_the_authority_verifies_by_all_that_x509_demands() -> None:
+    """A certificate without its issuer's key identifier, say, is none (RFC 5280, section 4.2.1.1)."""
+    pki = Pki(TD, NOW)
+    client = AuthorityClient(
+        addresses=(), anchors_pem=pki.bundle().anchors_pem, trust_domain=TD, node="node-a", tokens=asyncio.Queue().get
+    )
+    context = client._context(anonymous=True)
+    assert context.verify_mode is ssl.CERT_REQUIRED
+    assert context.verify_flags & ssl.VERIFY_X509_STRICT
+    assert context.verify_flags & ssl.VERIFY_X509_TRUSTED_FIRST
+    assert context.minimum_version is ssl.TLSVersion.TLSv1_3
 
 
 # addresses
 
 
+@pytest.mark.parametrize("failure", [GONE, EOFError("it ended")])
 async def test_of_several_addresses_each_is_tried_and_the_one_that_answers_goes_first(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, failure: Exception
 ) -> None:
     made = Authority(monkeypatch, addresses=3)
-    made.fails = lambda request: None if request.at[0] == "192.0.2.2" else GONE
+    made.fails = lambda request: None if request.at[0] == "192.0.2.2" else failure
     await made.client.bundle(0, Report())
     assert [each.at[0] for each in made.requests] == ["192.0.2.1", "192.0.2.2"]
     made.requests.clear()

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -158,6 +159,27 @@ async def test_an_agent_that_was_left_behind_by_a_rotation_joins_anew(authority:
     authority.stop()
 
 
+@pytest.mark.parametrize("by", ["its SPIFFE ID", "its serial"])
+async def test_an_authority_whose_own_certificate_is_revoked_is_asked_nothing(authority: Authority, by: str) -> None:
+    """Somebody has its key: the bundle says so, and whoever answers there may be the thief."""
+    client = authority.client()
+    await client.issue(WEB)
+    bundle, own = await newer(client, 0), f"spiffe://{TD}/authority"
+    book = authority.book()
+    serials = frozenset(each.serial for each in book.issued(spiffe_id=own))
+    book.close()
+    assert serials
+    if by == "its serial":
+        client._bundle = replace(bundle, revoked_serials=serials)
+    else:
+        client._bundle = replace(bundle, revoked_ids=frozenset({own}))
+    error = await refused(client.issue(WEB), "wrong_authority")
+    assert re.search(rf"is not {own}: its certificate [0-9a-f]+ is revoked", error.message)
+    client._bundle = replace(bundle, revoked_ids=frozenset({str(WEB)}), revoked_serials=frozenset({"1"}))
+    assert (await client.issue(WEB)).spiffe_id == WEB, "what else is revoked is no matter here"
+    authority.stop()
+
+
 @pytest.mark.parametrize("fault", ["its certificate is not taken", "what is signed is nothing that can be used"])
 async def test_an_agent_whose_joins_lead_to_nothing_joins_ever_more_rarely_until_something_works(
     authority: Authority, fault: str, monkeypatch: pytest.MonkeyPatch
@@ -197,7 +219,7 @@ async def test_an_agent_whose_joins_lead_to_nothing_joins_ever_more_rarely_until
         client._doubted = False
         assert (await client.issue(WEB)).spiffe_id == WEB
     assert joins <= 1
-    assert client._join_at == float("-inf"), "the next join is at once"
+    assert (client._join_at, client._joins) == (float("-inf"), 0), "the next join is at once"
     authority.stop()
 
 

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import AsyncIterator
 
+import msgspec
 import pytest
 
 from agent.identity import keeper as module
@@ -199,8 +200,17 @@ async def test_a_failure_is_said_at_once_and_then_ever_more_rarely(
         await gets(case, GONE)
         case.now += 60
         case.wake()
-    said = [vars(each)["fields"]["attempts"] for each in caplog.records if each.levelno == logging.WARNING]
-    assert said == [1, 2, 4, 8]
+    said = [vars(each)["fields"] for each in caplog.records if each.levelno == logging.WARNING]
+    assert said == [{"event": "svid_refused", "spiffe_id": str(WEB), "attempts": attempts} for attempts in (1, 2, 4, 8)]
+
+
+async def test_what_comes_is_told_with_its_end_and_its_serial(case: Case, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    case.keeper.want(frozenset({WEB}))
+    await gets(case, lives(9000, serial="f00"))
+    (said,) = [each for each in caplog.records if "SVID" in each.getMessage()]
+    assert said.getMessage() == f"SVID {WEB} until 1970-01-01T02:46:40Z"
+    assert vars(said)["fields"] == {"event": "svid", "spiffe_id": str(WEB), "serial": "f00"}
 
 
 async def test_the_end_of_an_svid_that_cannot_be_renewed_is_an_error_once_a_minute(
@@ -213,7 +223,12 @@ async def test_the_end_of_an_svid_that_cannot_be_renewed_is_an_error_once_a_minu
     for _ in range(20):
         case.wake()
         await gets(case, GONE)
-        errors += [case.now for each in caplog.records if each.levelno == logging.ERROR]
+        said = [each for each in caplog.records if each.levelno == logging.ERROR]
+        errors += [case.now] * len(said)
+        assert all(each.getMessage().startswith(f"{WEB} could not be renewed and has ") for each in said)
+        assert all(each.getMessage().endswith(f"connections are refused. {GONE}") for each in said)
+        if errors:
+            assert [each for each in caplog.records if each.levelno == logging.WARNING] == [], "it was said louder"
         caplog.clear()
         case.now += max(due(case), LOUD_SECONDS / 4)
     assert errors[0] > 10_000, "the last tenth of its life"
@@ -263,6 +278,27 @@ async def test_svids_of_another_issuer_are_renewed_spread_over_some_seconds(case
     case.now += SPREAD_SECONDS / 4
     await news(case, bundle(4, "two"))
     assert due(case) == pytest.approx(SPREAD_SECONDS / 4), "a moment that is set is not put off"
+
+
+async def test_one_that_has_not_come_yet_keeps_none_of_another_issuer_from_being_renewed(case: Case) -> None:
+    await case.until(lambda: bool(case.bundles))
+    case.keeper.want(frozenset({WEB}))
+    case.keeper.want(frozenset({WEB, API}))
+    asked = dict([await case.request(), await case.request()])
+    asked[API].set_result(lives(10_000, issuer="one", spiffe_id=API))
+    await case.until(lambda: len(case.svids) == 1)
+    await news(case, bundle(2, "two"))
+    assert due(case, API) == pytest.approx(SPREAD_SECONDS / 2)
+
+
+async def test_a_bundle_is_told_with_what_is_in_it(case: Case, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    roots = b"-----BEGIN CERTIFICATE-----\n" * 2
+    await case.until(lambda: bool(case.bundles))
+    told = Bundle("example.test", roots, 7, revoked_ids=frozenset("ab"), revoked_serials=frozenset("c"))
+    await news(case, msgspec.structs.replace(told, left_out=("one is no root",)))
+    said = [each.getMessage() for each in caplog.records][-2:]
+    assert said == ["bundle of example.test, sequence 7, 2 anchors, 3 revoked", "bundle: one is no root"]
 
 
 async def test_one_that_has_little_to_live_is_renewed_within_a_tenth_of_that(case: Case) -> None:

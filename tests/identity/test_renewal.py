@@ -8,6 +8,7 @@ from agent.identity.renewal import (
     SPREAD_SECONDS,
     backoff,
     is_loud,
+    join_pause,
     renew_at,
     spread,
 )
@@ -54,6 +55,16 @@ def test_a_retry_waits_twice_as_long_as_the_last_up_to_a_cap(
     attempt: int, jitter: float, lifetime: float, expected: float
 ) -> None:
     assert backoff(attempt, jitter, lifetime) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("joins", "jitter", "expected"),
+    [(1, 1.0, 2.0), (1, 0.0, 1.0), (2, 1.0, 4.0), (3, 0.5, 6.0), (5, 1.0, 32.0), (6, 1.0, 60.0), (10**6, 0.0, 30.0)],
+)
+def test_each_join_that_leads_to_nothing_doubles_the_pause_before_the_next(
+    joins: int, jitter: float, expected: float
+) -> None:
+    assert join_pause(joins, jitter) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(

@@ -259,6 +259,22 @@ def test_a_name_that_can_be_written_stays_as_it_is(spiffe_id: SpiffeId) -> None:
     assert (spiffe_id.dns_name == name) == fits
 
 
+@pytest.mark.parametrize(("account", "fits"), [("a" * 63, True), ("a" * 64, False)])
+def test_a_label_of_63_characters_is_one_and_a_longer_one_is_not(account: str, *, fits: bool) -> None:
+    spiffe_id = SpiffeId.for_service_account("example.test", "demo", account)
+    assert (spiffe_id.dns_name == long_name(spiffe_id)) is fits
+
+
+@pytest.mark.parametrize(("more", "fits"), [(0, True), (1, False)])
+def test_a_name_of_255_characters_is_one_and_a_longer_one_is_not(more: int, *, fits: bool) -> None:
+    rest = len(long_name(SpiffeId.for_service_account("example.test", "demo", "a"))) - 1
+    account = ".".join(["a" * 50] * 4)
+    account += "." + "b" * (255 + more - rest - len(account) - 1)
+    spiffe_id = SpiffeId.for_service_account("example.test", "demo", account)
+    assert len(long_name(spiffe_id)) == 255 + more
+    assert (spiffe_id.dns_name == long_name(spiffe_id)) is fits
+
+
 @given(st.lists(neighbours, unique=True, min_size=2, max_size=6))
 @example([LONGEST, SpiffeId.for_service_account("example.test", "n" * 63, "s" * 252)])
 @example([LONGEST, SpiffeId.for_service_account("example.test", "serviceaccount", "s")])

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import re
+import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable
@@ -145,6 +146,26 @@ async def test_a_root_of_the_bundle_that_has_expired_is_named() -> None:
     assert "of this agent's bundle was valid until" in message
 
 
+async def test_a_server_that_says_nothing_at_the_second_look_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tls_failure, "LOOK_SECONDS", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as listener:  # the kernel takes connections, and nobody reads
+        async with asyncio.timeout(5):
+            assert await tls_failure.look(listener.getsockname()) == tls_failure.Seen()
+
+
+async def test_what_a_server_showed_is_known_though_it_then_speaks_no_http(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def ends(*_: object) -> None:
+        raise EOFError
+
+    monkeypatch.setattr("agent.identity.http.exchange", ends)
+    svid = PKI.certificate([AUTHORITY])
+    async with serving(svid) as (address, _):
+        seen = await tls_failure.look(("127.0.0.1", int(address.rpartition(":")[2])))
+    assert seen.leaf is not None
+    assert ssl.DER_cert_to_PEM_cert(seen.leaf).encode() in svid.chain_pem
+    assert seen.date is None
+
+
 async def test_a_server_that_is_gone_at_the_second_look_costs_only_words() -> None:
     assert await tls_failure.look(("127.0.0.1", 1)) == tls_failure.Seen()
     error = ssl.SSLCertVerificationError()
@@ -187,5 +208,7 @@ async def test_an_authority_that_does_not_take_the_agents_certificate_says_why_t
 )
 def test_a_certificate_of_the_agents_own_that_is_not_valid_is_told_of(now: float, words: str) -> None:
     shown = msgspec.structs.replace(PKI.svid(), not_before=100.0, not_after=200.0)
-    assert words in tls_failure.without_an_answer(shown, now)
+    said = tls_failure.without_an_answer(shown, now)
+    assert words in said
+    assert said.endswith(f"by this clock ({time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime(now))})")
     assert "does something else listen there" in tls_failure.without_an_answer(None, now)
