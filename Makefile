@@ -59,7 +59,7 @@ bench-smoke: $(VENV)/.bench ## see that the bench works, in a minute (root)
 	$(BIN)/python -m bench --smoke --json >/dev/null
 
 mutation: $(VENV)/.mutation ## which changes no test notices: MUTATE=agent/policy MUTATION_SECONDS=900 (not in CI)
-	$(BIN)/python deploy/mutation.py $(MUTATE) $(MUTATION_SECONDS) $(MUTATION_TESTS)
+	$(BIN)/python deploy/mutation.py $(MUTATE) $(MUTATION_SECONDS) $(MUTATION_TESTS) $(MUTATION_ARGS)
 
 fresh: ## prove both commands in a minimal Debian tree (root, not in CI)
 	deploy/fresh.sh

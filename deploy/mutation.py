@@ -1,8 +1,8 @@
 """Mutates one package in a copy of this checkout, runs its tests against each mutant, and lists what no test notices.
 
 As in `mutation.py agent/policy 900 tests/policy`; without tests, those that mirror the package. It is bounded in time:
-what was not tried by then is counted, and tried the next time. Only Python is mutated; tests that need root are left
-out, so that what only scenarios notice is listed as well.
+what was not tried by then is counted, and tried the next time; `--only` says what is tried first. Only Python is
+mutated; tests that need root are left out, so that what only scenarios notice is listed as well.
 """
 
 import argparse
@@ -59,6 +59,9 @@ def main() -> int:
     parser.add_argument("package", help="a directory of Python, as agent/policy")
     parser.add_argument("seconds", nargs="?", type=float, default=900.0, help="bound on the run (default 900)")
     parser.add_argument("tests", nargs="*", help="tests to try mutants with")
+    parser.add_argument(
+        "--only", action="append", default=[], help="mutants to try, as agent.policy.index.*; again for more"
+    )
     parser.add_argument("--fresh", action="store_true", help="forget what earlier runs found")
     given = parser.parse_args()
     package = given.package.strip("/")
@@ -71,7 +74,7 @@ def main() -> int:
     mutmut = str(Path(sys.executable).with_name("mutmut"))
     log = copy / "run.log"
     with log.open("wb") as out:
-        ran = run(copy, [mutmut, "run"], out, given.seconds)
+        ran = run(copy, [mutmut, "run", *given.only], out, given.seconds)
     said = subprocess.run(
         [mutmut, "results", "--all", "true"], cwd=copy, stdout=subprocess.PIPE, text=True, check=False
     ).stdout
