@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
@@ -276,6 +276,14 @@ class Supervisor:
         found = {pod.key: self._missing(pod.key) for pod in self.known.meshed}
         return {key: reason for key, reason in found.items() if reason is not None}
 
+    def _held_back(self, waiting: Mapping[PodKey, str]) -> bool:
+        """Whether readiness is: by a pod that waits; in a cluster only by a trust bundle that has not come.
+
+        There a pod that was started before it was to be meshed waits until it is started again, and must not hold up the
+        roll-out of the agents; it is named in /ready, in metrics, and in an Event of its own.
+        """
+        return self.identities.bundle is None if isinstance(self.config.source, Cluster) else bool(waiting)
+
     async def _round(self) -> None:
         local, now = self.known.meshed, time.time()
         addresses = self.known.node_addresses
@@ -296,7 +304,7 @@ class Supervisor:
             waiting = self._waiting()
             if self._conditions is not None:
                 self._conditions.stir()
-            if not waiting and not self._said_ready:
+            if not self._held_back(waiting) and not self._said_ready:
                 self._said_ready = True
                 log.info("ready: %d pods captured and certified", len(self.enrolment.captured))
                 sys.stdout.write("ready\n")
@@ -314,8 +322,8 @@ class Supervisor:
         """The agent as it is at this moment."""
         waiting, enrolment = self._waiting(), self.enrolment
         return Facts(
-            # `ready` was said, nothing waits, and nothing makes the agent end
-            ready=self._said_ready and not self._stopping.is_set() and not waiting,
+            # `ready` was said, nothing holds it back, and nothing makes the agent end
+            ready=self._said_ready and not self._stopping.is_set() and not self._held_back(waiting),
             waiting=waiting,
             captured=len(enrolment.captured),
             left=enrolment.left,

@@ -1,0 +1,76 @@
+"""Quietwire on the cluster of a run: installed by its chart, from this checkout's image."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tests.kubernetes.cluster.cluster import Cluster
+
+NAMESPACE = "quietwire"
+RELEASE = "quietwire"
+CHART = Path(__file__).parents[2] / "deploy" / "helm" / "quietwire"
+INSTALL_SECONDS = 180
+AGENT = "daemonset/quietwire-agent"
+AUTHORITY = "deployment/quietwire-authority"
+
+
+class Mesh:
+    """The release, and what its parts say."""
+
+    def __init__(self, cluster: Cluster, image: str) -> None:
+        self.cluster = cluster
+        self._image = image
+
+    def values(self, **more: str) -> list[str]:
+        """Flags of helm: the image, and what scenarios read in the log."""
+        repository, _, tag = self._image.rpartition(":")
+        given = {
+            "image.repository": repository,
+            "image.tag": tag,
+            "image.pullPolicy": "Never",
+            "agent.accessLog": "true",
+            "agent.drainSeconds": "1",
+            **more,
+        }
+        return [word for name, value in given.items() for word in ("--set", f"{name}={value}")]
+
+    def install(self, **more: str) -> None:
+        """Installs it, or upgrades it, and waits until agents and authority are ready."""
+        words = ("upgrade", "--install", RELEASE, str(CHART), "--namespace", NAMESPACE, "--create-namespace")
+        wait = ("--wait", "--timeout", f"{INSTALL_SECONDS}s")
+        self.cluster.helm(*words, *self.values(**more), *wait, seconds=INSTALL_SECONDS + 30)
+
+    def uninstall(self) -> None:
+        """Takes it away, definitions of kinds included."""
+        self.cluster.helm("uninstall", RELEASE, "--namespace", NAMESPACE, "--wait", seconds=INSTALL_SECONDS)
+        self.cluster.kubectl("delete", "namespace", NAMESPACE, "--wait=true", seconds=INSTALL_SECONDS)
+
+    @property
+    def is_installed(self) -> bool:
+        """Whether there is a release."""
+        listed = json.loads(self.cluster.helm("list", "--namespace", NAMESPACE, "--output", "json"))
+        return any(each["name"] == RELEASE and each["status"] == "deployed" for each in listed)
+
+    def kubectl(self, *words: str, given: str | None = None, seconds: float = 120.0) -> str:
+        """In its namespace."""
+        return self.cluster.kubectl("-n", NAMESPACE, *words, given=given, seconds=seconds)
+
+    def ready(self, what: str, seconds: int = INSTALL_SECONDS) -> None:
+        """Waits for one of its parts."""
+        self.kubectl("rollout", "status", what, f"--timeout={seconds}s", seconds=seconds + 10)
+
+    def agent_on(self, node: str) -> str:
+        """The pod of a node's agent."""
+        selector = ("-l", "app.kubernetes.io/component=agent", "--field-selector", f"spec.nodeName={node}")
+        return self.kubectl("get", "pods", *selector, "-o", "jsonpath={.items[0].metadata.name}")
+
+    def log(self, node: str) -> Iterator[dict[str, Any]]:
+        """What a node's agent has logged, line by line."""
+        for line in self.kubectl("logs", self.agent_on(node), "--tail=-1").splitlines():
+            if line.startswith("{"):
+                yield json.loads(line)
+
+    def logged(self, node: str, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any] | None:
+        """The last line of a node's agent that is wanted; workers may still be writing."""
+        return next((line for line in reversed(list(self.log(node))) if wanted(line)), None)
