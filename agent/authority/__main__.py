@@ -22,7 +22,8 @@ from agent.authority.pki import IssuerError
 from agent.authority.places import MAX_AGENTS, MAX_STRANGERS
 from agent.authority.refusal import Refusal
 from agent.authority.run import SUBDIRECTORY, AuthorityConfig, serve
-from agent.authority.store import StoreError
+from agent.authority.store import StoreError, StoreUnavailableError
+from agent.kubernetes.access import AccessError
 from agent.process import die_with_parent
 from agent.telemetry import logs
 
@@ -47,21 +48,28 @@ def run(config: AuthorityConfig) -> int:
         )
     try:
         uvloop.run(serve(config))
-    except (StoreError, IssuerError, Refusal) as error:
+    except StoreUnavailableError as error:
+        cause = error.__cause__
+        if isinstance(cause, sqlite3.Error):
+            return _no_ledger(config, cause)
+        log.critical("the authority cannot start: its state cannot be read or written: %s", error)
+        return 1
+    except (StoreError, IssuerError, AccessError, Refusal) as error:
         log.critical("the authority cannot start: %s", error)
         return 1
     except sqlite3.Error as error:
-        log.critical(
-            "the authority cannot start: its ledger in %s: %s",
-            config.state / SUBDIRECTORY,
-            disk.reason_of_ledger(error),
-        )
-        return 1
+        return _no_ledger(config, error)
     except OSError as error:
         place = f" ({config.listen})" if error.filename is None else ""
         log.critical("the authority cannot start: %s%s", disk.reason(error), place)
         return 1
     return 0
+
+
+def _no_ledger(config: AuthorityConfig, error: sqlite3.Error) -> int:
+    where = config.state / SUBDIRECTORY
+    log.critical("the authority cannot start: its ledger in %s: %s", where, disk.reason_of_ledger(error))
+    return 1
 
 
 def main() -> int:

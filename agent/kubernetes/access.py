@@ -105,6 +105,17 @@ def kubeconfig_files(environ: Mapping[str, str], given: str = "") -> list[Path]:
     return [home] if home.exists() else []
 
 
+def find(environ: Mapping[str, str], given: str = "", context: str = "") -> Access:
+    """As kubectl finds it: a kubeconfig that was given, or that there is; else, in a pod, its own files.
+
+    Raises AccessError.
+    """
+    files = kubeconfig_files(environ, given)
+    if not files and environ.get("KUBERNETES_SERVICE_HOST"):
+        return in_cluster(environ)
+    return from_kubeconfig(files, context)
+
+
 def from_kubeconfig(files: Iterable[Path], context: str = "") -> Access:
     """From kubeconfigs, merged as kubectl does it: of each name the first that has it. Raises AccessError."""
     merged = _Merged(list(files))

@@ -14,16 +14,20 @@ from cryptography.x509 import load_pem_x509_certificates
 
 from agent.authority import control
 from agent.authority.kubernetes import keeping, objects, secrets
+from agent.authority.kubernetes.keeping import Keeping
 from agent.authority.kubernetes.objects import CaKey, ca_name
 from agent.authority.kubernetes.secrets import Secrets
 from agent.authority.kubernetes.store import KubernetesStore
 from agent.authority.kubernetes.tidy import KEPT_SECONDS
-from agent.authority.ledger import Book, Kind
+from agent.authority.ledger import Book, Kind, Revoked
+from agent.authority.service import authority_id
 from agent.authority.store import Store, StoreError, StoreUnavailableError
+from agent.identity.csr import new_request
 from agent.kubernetes.access import from_kubeconfig
 from agent.kubernetes.client import Client
+from agent.kubernetes.errors import Unreachable
 from agent.tasks import spawn
-from tests.authority.running import TD
+from tests.authority.running import ELSEWHERE, TD, WEB
 from tests.authority.store_contract import LATER, SCENARIOS, Opened, Scenario, a_service, begun, issuance
 from tests.kubernetes.cluster.cluster import Cluster
 from tests.kubernetes.inside import inside
@@ -82,6 +86,72 @@ def test_replicas_that_start_at_once_are_one_authority(cluster: Cluster, authori
             assert len({service.publication.sequence for service in services}) == 1
             (root,) = load_pem_x509_certificates(services[0].publication.trust.anchors_pem)
             services[0].in_force.issuer.certificate.verify_directly_issued_by(root)
+
+    inside(cluster, work)
+
+
+async def deaf(cluster: Cluster, authority: str) -> KubernetesStore:
+    """The store of a replica that hears of nothing: its watch has stalled. To be closed."""
+    client = Client(from_kubeconfig([cluster.layout.kubeconfig]))
+    store = KubernetesStore(client, namespace=NAMESPACE, trust_domain=TD, authority=authority)
+    await store.open()
+    return store
+
+
+def test_a_replica_that_hears_of_nothing_issues_nothing_that_was_revoked(cluster: Cluster, authority: str) -> None:
+    async def work() -> None:
+        async with stores(cluster, authority) as opened:
+            store, other = await begun(opened), await deaf(cluster, authority)
+            await other.do(Book.record, issuance("1"))
+            await store.do(control.revoke, Kind.SPIFFE_ID, str(WEB), "leaked", 1.0)
+            assert await other.do(Book.revocations) == [], "it has not heard"
+            with pytest.raises(Revoked, match="leaked"):
+                await other.do(Book.record, issuance("2"))
+            await store.do(control.revoke, Kind.AGENT, "node-b", "sold", 1.0)
+            with pytest.raises(Revoked, match="sold"):
+                await other.do(Book.record, issuance("3", "node-b", ELSEWHERE))
+            await other.close()
+
+    inside(cluster, work)
+
+
+def test_nor_does_it_sign_under_an_issuer_that_was_put_out_of_force(cluster: Cluster, authority: str) -> None:
+    async def work() -> None:
+        async with stores(cluster, authority) as opened:
+            store, other = await begun(opened), await deaf(cluster, authority)
+            service = a_service(other)
+            await service.start()
+            await store.do(control.start, store.keys, time.time())
+            await store.do(control.advance, store.keys, time.time(), force=True)
+            await service.sign_own(new_request(authority_id(TD)).csr_pem.decode())
+            (issued,) = await other.do(Book.issued)
+            publication = await store.do(Book.publication)
+            assert publication is not None
+            assert issued.issuer_key_id == publication.trust.issuer_key_id
+            await other.close()
+
+    inside(cluster, work)
+
+
+def test_a_token_whose_use_was_cut_off_in_the_middle_is_used(
+    cluster: Cluster, authority: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The token's object was written, and the agent's row was not: nobody is let in, now or by the same token again."""
+
+    async def breaks(*_: Any) -> None:
+        raise Unreachable("it broke here")
+
+    async def work() -> None:
+        async with stores(cluster, authority) as opened:
+            store = await begun(opened)
+            token = await store.do(Book.create_token, "node-a", LATER)
+            with monkeypatch.context() as patch:
+                patch.setattr(Keeping, "keep_agents", breaks)
+                with pytest.raises(StoreUnavailableError, match="it broke here"):
+                    await store.do(Book.use_token, token, "node-a", 1.0)
+            assert not await store.do(Book.knows_agent, "node-a")
+            for each in (store, await opened()):
+                assert await each.do(Book.use_token, token, "node-a", 1.0) == "the join token has been used already"
 
     inside(cluster, work)
 

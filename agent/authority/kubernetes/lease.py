@@ -134,6 +134,10 @@ class Leadership:
             except ApiError as error:
                 log.info("the Lease %s could not be let go, and will be over by itself: %s", self._name, error)
 
+    def close(self) -> None:
+        """Ends the connections."""
+        self._client.close()
+
     def _took(self, began: float, version: str | None, transitions: int) -> bool:
         if version is None:  # another one was quicker
             self._until = float("-inf")

@@ -4,24 +4,24 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from agent.cli.authority.flags import STATE, AsJson, State
+from agent.cli.authority.flags import WHERE, AsJson, Where
 from agent.cli.paragraphs import typed
 
 
 @typed
-def status(*, state: State = STATE, as_json: AsJson = False) -> None:
+def status(*, where: Where = WHERE, as_json: AsJson = False) -> None:
     """Show the roots, the issuer, when they end, and where a rotation stands.
 
     Example: quietwire authority status
     """
     from agent.cli.work.authority import looking
 
-    looking.status(state, as_json=as_json)
+    looking.status(where, as_json=as_json)
 
 
 @typed
 def issued(
-    *, live: Annotated[bool, Parameter(negative="")] = False, state: State = STATE, as_json: AsJson = False
+    *, live: Annotated[bool, Parameter(negative="")] = False, where: Where = WHERE, as_json: AsJson = False
 ) -> None:
     """List every certificate that was issued.
 
@@ -34,22 +34,22 @@ def issued(
     """
     from agent.cli.work.authority import looking
 
-    looking.issued(state, unexpired=live, as_json=as_json)
+    looking.issued(where, unexpired=live, as_json=as_json)
 
 
 @typed
-def agents(*, state: State = STATE, as_json: AsJson = False) -> None:
+def agents(*, where: Where = WHERE, as_json: AsJson = False) -> None:
     """List the agents that have joined, and what they trust.
 
     Example: quietwire authority agents
     """
     from agent.cli.work.authority import looking
 
-    looking.agents(state, as_json=as_json)
+    looking.agents(where, as_json=as_json)
 
 
 @typed
-def bundle(*, pem: Annotated[bool, Parameter(negative="")] = False, state: State = STATE) -> None:
+def bundle(*, pem: Annotated[bool, Parameter(negative="")] = False, where: Where = WHERE) -> None:
     """Print the trust bundle, as a SPIFFE bundle document or as PEM.
 
     Example: quietwire authority bundle --pem > bundle.pem
@@ -61,4 +61,4 @@ def bundle(*, pem: Annotated[bool, Parameter(negative="")] = False, state: State
     """
     from agent.cli.work.authority import bundle as published
 
-    published.bundle(state, pem=pem)
+    published.bundle(where, pem=pem)

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from agent.cli.authority.flags import STATE, AsJson, State
+from agent.cli.authority.flags import WHERE, AsJson, Where
 from agent.cli.paragraphs import typed
 
 
 @typed
-def mint(*, spiffe_id: str, out: Path, ttl: str = "1h", state: State = STATE, as_json: AsJson = False) -> None:
+def mint(*, spiffe_id: str, out: Path, ttl: str = "1h", where: Where = WHERE, as_json: AsJson = False) -> None:
     """Write an SVID for a workload that has no agent: svid.pem, key.pem (0600) and bundle.pem.
 
     Example: quietwire authority mint --spiffe-id spiffe://cluster.local/ns/ops/sa/debug --ttl 1h --out debug
@@ -23,4 +23,4 @@ def mint(*, spiffe_id: str, out: Path, ttl: str = "1h", state: State = STATE, as
     """
     from agent.cli.work.authority import minting
 
-    minting.mint(state, spiffe_id, out, ttl, as_json=as_json)
+    minting.mint(where, spiffe_id, out, ttl, as_json=as_json)

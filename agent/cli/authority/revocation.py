@@ -1,6 +1,6 @@
 """`quietwire authority revoke` and `unrevoke`."""
 
-from agent.cli.authority.flags import STATE, AsJson, State
+from agent.cli.authority.flags import WHERE, AsJson, Where
 from agent.cli.paragraphs import typed
 
 
@@ -11,7 +11,7 @@ def revoke(
     agent: str | None = None,
     serial: str | None = None,
     reason: str = "revoked by an operator",
-    state: State = STATE,
+    where: Where = WHERE,
     as_json: AsJson = False,
 ) -> None:
     """Revoke an identity, an agent with all that it was given, or one certificate. Agents know within two seconds.
@@ -33,7 +33,7 @@ def revoke(
     """
     from agent.cli.work.authority import revocation
 
-    revocation.revoke(state, revocation.Named(spiffe_id, agent, serial), reason, as_json=as_json)
+    revocation.revoke(where, revocation.Named(spiffe_id, agent, serial), reason, as_json=as_json)
 
 
 @typed
@@ -42,7 +42,7 @@ def unrevoke(
     spiffe_id: str | None = None,
     agent: str | None = None,
     serial: str | None = None,
-    state: State = STATE,
+    where: Where = WHERE,
     as_json: AsJson = False,
 ) -> None:
     """Take a revocation back.
@@ -64,4 +64,4 @@ def unrevoke(
     """
     from agent.cli.work.authority import revocation
 
-    revocation.unrevoke(state, revocation.Named(spiffe_id, agent, serial), as_json=as_json)
+    revocation.unrevoke(where, revocation.Named(spiffe_id, agent, serial), as_json=as_json)

@@ -4,13 +4,13 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from agent.cli.authority.flags import STATE, AsJson, State
+from agent.cli.authority.flags import WHERE, AsJson, Where
 from agent.cli.paragraphs import typed
 
 
 @typed
 def start(
-    *, auto: Annotated[bool, Parameter(negative="")] = False, state: State = STATE, as_json: AsJson = False
+    *, auto: Annotated[bool, Parameter(negative="")] = False, where: Where = WHERE, as_json: AsJson = False
 ) -> None:
     """Make a new root, and have every agent trust it beside the old one.
 
@@ -23,23 +23,23 @@ def start(
     """
     from agent.cli.work.authority import rotation
 
-    rotation.start(state, auto=auto, as_json=as_json)
+    rotation.start(where, auto=auto, as_json=as_json)
 
 
 @typed
-def status(*, state: State = STATE, as_json: AsJson = False) -> None:
+def status(*, where: Where = WHERE, as_json: AsJson = False) -> None:
     """Show the stage, and whom it waits for.
 
     Example: quietwire authority rotate-root status
     """
     from agent.cli.work.authority import looking
 
-    looking.status(state, as_json=as_json)
+    looking.status(where, as_json=as_json)
 
 
 @typed
 def advance(
-    *, force: Annotated[bool, Parameter(negative="")] = False, state: State = STATE, as_json: AsJson = False
+    *, force: Annotated[bool, Parameter(negative="")] = False, where: Where = WHERE, as_json: AsJson = False
 ) -> None:
     """Go to the next stage.
 
@@ -52,15 +52,15 @@ def advance(
     """
     from agent.cli.work.authority import rotation
 
-    rotation.advance(state, force=force, as_json=as_json)
+    rotation.advance(where, force=force, as_json=as_json)
 
 
 @typed
-def abort(*, state: State = STATE, as_json: AsJson = False) -> None:
+def abort(*, where: Where = WHERE, as_json: AsJson = False) -> None:
     """Go back to the root from before.
 
     Example: quietwire authority rotate-root abort
     """
     from agent.cli.work.authority import rotation
 
-    rotation.abort(state, as_json=as_json)
+    rotation.abort(where, as_json=as_json)

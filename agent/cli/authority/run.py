@@ -3,15 +3,17 @@
 from pathlib import Path
 
 from agent.cli.agent_flags import Issuing, LogFormat, LogLevel
-from agent.cli.authority.flags import STATE, State
+from agent.cli.authority.flags import WHERE, Where
 from agent.cli.paragraphs import typed
 
 
 @typed
 def run(
     *,
-    state: State = STATE,
+    where: Where = WHERE,
     manifests: Path = Path("/etc/quietwire/manifests"),
+    agent_service_account: str = "quietwire-agent",
+    audience: str = "quietwire-authority",
     trust_domain: str = "cluster.local",
     listen: str = "0.0.0.0:8443",
     svid_ttl: str = "24h",
@@ -25,12 +27,20 @@ def run(
 
     Its first start creates a root and an issuer, unless an issuer is given. SIGTERM ends it.
 
+    With --kubernetes it is one of any number of replicas: the state is in the cluster, agents join by the service
+    account tokens of their pods, and the cluster's pods say who may be signed for.
+
     Example: quietwire authority run --trust-domain cluster.local --listen 192.0.2.10:8443
 
     Parameters
     ----------
     manifests
-        Directory of the manifests that say which service accounts have pods on which node, followed live.
+        Directory of the manifests that say which service accounts have pods on which node, followed live. Not in a
+        cluster.
+    agent_service_account
+        In a cluster: the service account of the agents, NAME in the authority's namespace or NAMESPACE/NAME.
+    audience
+        In a cluster: the audience of the agents' tokens.
     trust_domain
         The SPIFFE trust domain of the mesh.
     listen
@@ -51,4 +61,5 @@ def run(
     from agent.cli.work.authority import running
 
     issuing = Issuing(svid_ttl=svid_ttl, certificate=issuer_cert, key=issuer_key, roots=roots)
-    running.run(state, manifests, trust_domain, listen, issuing, log_format, log_level)
+    agents = running.Agents(agent_service_account, audience)
+    running.run(where, agents, manifests, trust_domain, listen, issuing, log_format, log_level)

@@ -1,11 +1,11 @@
 """`quietwire authority token create`."""
 
-from agent.cli.authority.flags import STATE, AsJson, State
+from agent.cli.authority.flags import WHERE, AsJson, Where
 from agent.cli.paragraphs import typed
 
 
 @typed
-def create(*, node: str, ttl: str = "10m", state: State = STATE, as_json: AsJson = False) -> None:
+def create(*, node: str, ttl: str = "10m", where: Where = WHERE, as_json: AsJson = False) -> None:
     """Print a one-time join token for the agent of one node.
 
     Example: quietwire authority token create --node node-b > token
@@ -19,4 +19,4 @@ def create(*, node: str, ttl: str = "10m", state: State = STATE, as_json: AsJson
     """
     from agent.cli.work.authority import tokens
 
-    tokens.create(state, node, ttl, as_json=as_json)
+    tokens.create(where, node, ttl, as_json=as_json)

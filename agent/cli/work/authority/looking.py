@@ -2,16 +2,17 @@
 
 import time
 from functools import partial
-from pathlib import Path
 
 from agent.authority import control
+from agent.authority.ledger import Book
+from agent.cli.authority.flags import Where
 from agent.cli.work.authority.opened import opened, show
 
 
-def status(state: Path, *, as_json: bool) -> None:
+def status(where: Where, *, as_json: bool) -> None:
     """Shows roots, issuer, their ends and the rotation's stage."""
-    with opened(state) as (book, store):
-        found = control.status(book, store, time.time())
+    with opened(where) as authority:
+        found = authority.do(control.status, authority.keys, time.time())
         show(found, partial(status_lines, found), as_json=as_json)
 
 
@@ -35,10 +36,10 @@ def status_lines(found: control.Status) -> list[str]:
     return lines
 
 
-def issued(state: Path, *, unexpired: bool, as_json: bool) -> None:
+def issued(where: Where, *, unexpired: bool, as_json: bool) -> None:
     """Lists certificates; with `unexpired`, those that have not expired."""
-    with opened(state) as (book, _):
-        found = book.issued(unexpired_at=time.time() if unexpired else None)
+    with opened(where) as authority:
+        found = authority.do(Book.issued, unexpired_at=time.time() if unexpired else None)
         show(
             found,
             lambda: [
@@ -50,10 +51,10 @@ def issued(state: Path, *, unexpired: bool, as_json: bool) -> None:
         )
 
 
-def agents(state: Path, *, as_json: bool) -> None:
+def agents(where: Where, *, as_json: bool) -> None:
     """Lists the agents that have joined."""
-    with opened(state) as (book, _):
-        found = book.agents()
+    with opened(where) as authority:
+        found = authority.do(Book.agents)
         now = time.time()
         show(
             found,

@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 from agent.authority import control
+from agent.cli.authority.flags import Where
 from agent.cli.work.authority.opened import opened, show
 from agent.flags import ConfigError, parse_duration
 from agent.identity.spiffe import SpiffeId
@@ -12,17 +13,17 @@ from agent.identity.spiffe import SpiffeId
 MAX_MINT_SECONDS = 366 * 86400.0
 
 
-def mint(state: Path, spiffe_id: str, out: Path, ttl: str, *, as_json: bool) -> None:
+def mint(where: Where, spiffe_id: str, out: Path, ttl: str, *, as_json: bool) -> None:
     """Makes one and writes it, with its key and the bundle, to files below `out`."""
-    with opened(state) as (book, store):
+    with opened(where) as authority:
         wanted = SpiffeId.parse(spiffe_id)
-        if wanted.trust_domain != store.trust_domain():
-            raise ConfigError(f"{wanted} is not of this authority's trust domain {store.trust_domain()}")
+        if wanted.trust_domain != authority.trust_domain:
+            raise ConfigError(f"{wanted} is not of this authority's trust domain {authority.trust_domain}")
         if wanted.workload is None:
             raise ConfigError(f"{wanted} is no workload's: /ns/<namespace>/sa/<service account>")
         seconds = min(parse_duration(ttl, "--ttl"), MAX_MINT_SECONDS)
         out.mkdir(parents=True, exist_ok=True)
-        made = control.mint(book, store, wanted, seconds, time.time())
+        made = authority.do(control.mint, authority.keys, wanted, seconds, time.time())
         for name, data, mode in (
             ("svid.pem", made.svid.chain_pem, 0o644),
             ("key.pem", made.svid.key_pem, 0o600),

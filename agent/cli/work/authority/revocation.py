@@ -1,12 +1,12 @@
 """Revoking, and taking it back."""
 
 import time
-from pathlib import Path
 from typing import NamedTuple
 
 from agent.authority import control
 from agent.authority.ledger import Kind
 from agent.authority.service import authority_id
+from agent.cli.authority.flags import Where
 from agent.cli.work.authority.opened import opened, show
 from agent.flags import ConfigError
 from agent.identity.spiffe import SpiffeId
@@ -20,20 +20,20 @@ class Named(NamedTuple):
     serial: str | None
 
 
-def revoke(state: Path, named: Named, reason: str, *, as_json: bool) -> None:
+def revoke(where: Where, named: Named, reason: str, *, as_json: bool) -> None:
     """Revokes what is named."""
-    with opened(state) as (book, store):
-        kind, value = _checked(named, store.trust_domain())
-        new = control.revoke(book, kind, value, reason, time.time())
+    with opened(where) as authority:
+        kind, value = _checked(named, authority.trust_domain)
+        new = authority.do(control.revoke, kind, value, reason, time.time())
         said = f"{kind} {value} {'is revoked' if new else 'was revoked already'}"
         show({"kind": kind, "value": value, "changed": new}, lambda: [said], as_json=as_json)
 
 
-def unrevoke(state: Path, named: Named, *, as_json: bool) -> None:
+def unrevoke(where: Where, named: Named, *, as_json: bool) -> None:
     """Takes the revocation of what is named back."""
-    with opened(state) as (book, store):
-        kind, value = _checked(named, store.trust_domain())
-        was = control.unrevoke(book, kind, value, time.time())
+    with opened(where) as authority:
+        kind, value = _checked(named, authority.trust_domain)
+        was = authority.do(control.unrevoke, kind, value, time.time())
         said = f"{kind} {value} {'is revoked no more' if was else 'was not revoked'}"
         show({"kind": kind, "value": value, "changed": was}, lambda: [said], as_json=as_json)
 

@@ -1,18 +1,19 @@
 """Join tokens."""
 
 import time
-from pathlib import Path
 
 from agent.authority import control
+from agent.authority.ledger import Book
+from agent.cli.authority.flags import Where
 from agent.cli.work.authority.opened import opened, show
 from agent.flags import parse_duration
 from agent.identity.spiffe import SpiffeId
 
 
-def create(state: Path, node: str, ttl: str, *, as_json: bool) -> None:
+def create(where: Where, node: str, ttl: str, *, as_json: bool) -> None:
     """Makes one for a node's agent."""
-    with opened(state) as (book, store):
-        SpiffeId.for_agent(store.trust_domain(), node)
+    with opened(where) as authority:
+        SpiffeId.for_agent(authority.trust_domain, node)
         expires = time.time() + parse_duration(ttl, "--ttl")
-        made = book.create_token(node, expires)
+        made = authority.do(Book.create_token, node, expires)
         show({"token": made, "node": node, "expires": control.moment(expires)}, lambda: [made], as_json=as_json)
