@@ -279,8 +279,8 @@ class Supervisor:
     def _held_back(self, waiting: Mapping[PodKey, str]) -> bool:
         """Whether readiness is: by a pod that waits; in a cluster only by a trust bundle that has not come.
 
-        There a pod that was started before it was to be meshed waits until it is started again, and must not hold up the
-        roll-out of the agents; it is named in /ready, in metrics, and in an Event of its own.
+        There a pod that was started before it was to be meshed waits until it is started again, and must not hold up
+        the roll-out of the agents; it is named in /ready, in metrics, and in an Event of its own.
         """
         return self.identities.bundle is None if isinstance(self.config.source, Cluster) else bool(waiting)
 

@@ -82,6 +82,8 @@ def test_without_a_kubeconfig_the_cluster_is_that_of_the_pod(tmp_path: Path, mon
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
     said = agent_in_a_cluster(tmp_path, "--kubernetes")
     assert f"{tmp_path}/none" in said
+    monkeypatch.delenv("KUBECONFIG")
+    monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "192.0.2.100")
     assert "serviceaccount/token" in agent_in_a_cluster(tmp_path, "--kubernetes"), "it has none: this is no pod"
 
