@@ -10,7 +10,7 @@ MUTATE ?= agent/policy
 MUTATION_SECONDS ?= 900
 NATIVE := $(wildcard agent/*/_*.pyx agent/*/_*.pxd)
 
-.PHONY: help demo test test-unit cluster cluster-down image lint bench bench-smoke mutation fresh lock clean
+.PHONY: help demo test test-unit chart cluster cluster-down image lint bench bench-smoke mutation fresh lock clean
 
 help: ## what there is
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ cluster: $(VENV)/.dev ## bring up a real Kubernetes of two nodes on this machine
 cluster-down: $(VENV)/.dev ## end it, and leave nothing but what was built (root)
 	@deploy/require-root.sh "make cluster-down"
 	$(BIN)/python -m tests.kubernetes.cluster down
+
+chart: $(VENV)/.dev ## make the parts of deploy/helm that come from the code, and what `quietwire install` prints
+	$(BIN)/python -m tests.kubernetes.cluster chart
 
 image: $(VENV)/.runtime ## make the container image from Debian's packages: build/quietwire-VERSION.tar; no registry (root)
 	@deploy/require-root.sh "make image"

@@ -52,6 +52,8 @@ ELSEWHERE = {
     "agent/cli/work/authz.py": "tests/cli/test_authz.py",
     "agent/cli/work/cluster.py": "tests/cli/test_up_flags.py",
     "agent/cli/work/exits.py": "tests/cli/test_authz.py",
+    "agent/cli/work/install.py": "tests/cli/test_install.py",
+    "agent/cli/work/installing.py": "tests/cli/test_install.py",
     "agent/cli/work/issuing.py": "tests/cli/test_authority_cli.py",
     "agent/cli/work/node.py": "tests/cli/test_up_flags.py",
     "agent/link/affinity_memory.py": "tests/proxy/test_affinity.py",

@@ -11,7 +11,6 @@ from agent.catalog.sources.kubernetes import kinds, reading
 from agent.kubernetes.kind import Kind
 from agent.objects import decode_policy, decode_routes
 from agent.objects.policy import POLICY_GROUP
-from deploy.helm import __main__ as made
 from deploy.helm import definitions
 
 SERVER = {"group": POLICY_GROUP, "kind": "Server", "name": "s"}
@@ -145,8 +144,3 @@ def test_every_place_of_the_schemas_is_tried() -> None:
     for kind in decode_policy.KINDS:
         tried = {tuple(0 if isinstance(at, int) else at for at in place) for k, _, place in CHECKED if k == kind}
         assert set(known(definitions.spec(kind, definitions.versions(kind)[0]), ())) == tried, kind
-
-
-def test_the_charts_files_are_those_that_the_code_makes() -> None:
-    on_disk = {path: path.read_text() for path in made.DEFINITIONS.iterdir()}
-    assert on_disk == made.files(), "run `python -m deploy.helm`"

@@ -6,8 +6,10 @@ import sys
 from collections.abc import Sequence
 
 from agent.process import die_with_parent
+from deploy.helm import __main__ as chart
 from deploy.image import ImageError
 from deploy.image import build as image
+from tests.kubernetes.cluster import programs
 from tests.kubernetes.cluster.cluster import NODES, Cluster, ClusterError
 from tests.kubernetes.cluster.programs import BuildError
 
@@ -35,10 +37,11 @@ def main(arguments: Sequence[str]) -> int:
     up.add_argument("--proxy-mode", default="iptables", choices=["iptables", "nftables"], help="kube-proxy's")
     verbs.add_parser("down", help="end it, and leave nothing")
     verbs.add_parser("load", help="make the image of this checkout, and import it into every node; `up` does so too")
+    verbs.add_parser("chart", help="write the parts of the chart that are made from the code, with its helm")
     kubectl = verbs.add_parser("kubectl", help="call kubectl as the cluster's administrator")
     kubectl.add_argument("words", nargs=argparse.REMAINDER)
     typed = parser.parse_args(arguments)
-    if os.geteuid() != 0:
+    if typed.verb != "chart" and os.geteuid() != 0:
         parser.error("namespaces need root: sudo make cluster")
 
     def say(words: str) -> None:
@@ -55,6 +58,8 @@ def main(arguments: Sequence[str]) -> int:
             cluster.up(typed.nodes, proxy_mode=typed.proxy_mode)
             cluster.load_everywhere(image.make(say).archive)
             print(f"up: {sys.executable} -m tests.kubernetes.cluster kubectl get nodes", file=sys.stderr)
+        elif typed.verb == "chart":
+            return chart.main([str(programs.build(say) / "helm")])
         elif typed.verb == "down":
             cluster.down()
         elif typed.verb == "load":

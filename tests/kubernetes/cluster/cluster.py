@@ -196,6 +196,10 @@ class Cluster:
             *words,
         ]
 
+    def program(self, name: str) -> Path:
+        """One of the programs that were built."""
+        return self._programs / name
+
     def helm(self, *words: str, seconds: float = COMMAND_SECONDS) -> str:
         """What helm says, as the administrator. Raises ClusterError with what it says instead."""
         own = self.layout.directory / "helm"
