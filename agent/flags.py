@@ -1,6 +1,7 @@
 """Values of flags that several verbs have: each fault names the flag, and what to give instead."""
 
 import ipaddress
+import re
 
 from msgspec import Struct
 
@@ -9,19 +10,27 @@ class ConfigError(ValueError):
     """A flag that cannot be used; `str` names it, and what to give instead."""
 
 
+_DNS_NAME = re.compile(r"(?=.{1,253}$)[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?(\.[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)*\.?")
+
+
 class HostPort(Struct, frozen=True):
-    """An address to listen on."""
+    """An address to listen on, or to dial. An empty host is every address of this machine."""
 
     host: str
     port: int
 
     @classmethod
-    def parse(cls, text: str, flag: str) -> "HostPort":
-        """`127.0.0.1:4191` or `[::1]:4191`. Raises ConfigError."""
+    def parse(cls, text: str, flag: str, *, named: bool = False, anywhere: bool = False) -> "HostPort":
+        """`127.0.0.1:4191` or `[::1]:4191`. Raises ConfigError.
+
+        `named`: a DNS name will do, for whom is dialled. `anywhere`: `:8443` is every address, of both families.
+        """
         host, separator, port = text.rpartition(":")
         host = host.removeprefix("[").removesuffix("]")
         if not separator or not port.isascii() or not port.isdigit() or int(port) > 65535:
             raise ConfigError(f"{flag} {text!r} is not HOST:PORT, for example 127.0.0.1:4191")
+        if (anywhere and not host) or (named and _DNS_NAME.fullmatch(host) and not host.replace(".", "").isdigit()):
+            return cls(host, int(port))
         try:
             ipaddress.ip_address(host)
         except ValueError:

@@ -32,3 +32,30 @@ def test_an_address_that_is_written_is_read_again(address: object, port: int) ->
 def test_what_is_no_address_is_named(text: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(f"--admin {text!r}")):
         HostPort.parse(text, "--admin")
+
+
+@pytest.mark.parametrize(
+    ("text", "host"),
+    [
+        ("quietwire-authority.quietwire.svc:8443", "quietwire-authority.quietwire.svc"),
+        ("a.b.:1", "a.b."),
+        ("[::1]:1", "::1"),
+    ],
+)
+def test_whoever_is_dialled_may_be_named(text: str, host: str) -> None:
+    assert HostPort.parse(text, "--authority", named=True).host == host
+    if not host.startswith(":"):
+        with pytest.raises(ConfigError, match="is no IP address"):
+            HostPort.parse(text, "--listen")
+
+
+@pytest.mark.parametrize("text", ["a_b:1", "-a:1", "192.0.2.300:1", "a..b:1", "A:1", " :1", ":1"])
+def test_what_is_no_name_is_no_name(text: str) -> None:
+    with pytest.raises(ConfigError, match="is no IP address"):
+        HostPort.parse(text, "--authority", named=True)
+
+
+def test_every_address_of_a_machine_is_written_as_a_port_alone() -> None:
+    assert HostPort.parse(":8443", "--listen", anywhere=True) == HostPort("", 8443)
+    with pytest.raises(ConfigError, match="is no IP address"):
+        HostPort.parse(":8443", "--admin")

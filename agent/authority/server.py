@@ -6,6 +6,7 @@ yields before anything is spent on TLS. One connection carries one request, in b
 
 import asyncio
 import contextlib
+import errno
 import logging
 import socket
 import time
@@ -106,6 +107,21 @@ def _agent(chain: Sequence[bytes], trust_domain: str) -> str | None:
         return None  # a stranger then: what it asks for is refused with the reason
 
 
+def _socket(host: str) -> socket.socket:
+    """For an address; for every one, where it is empty: of both families, or IPv4's on a machine without IPv6."""
+    if host and ":" not in host:
+        return socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        sock = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
+    except OSError as error:
+        if host or error.errno != errno.EAFNOSUPPORT:
+            raise
+        return socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    if not host:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    return sock
+
+
 class AuthorityServer:
     """Serves the API until `stop`; renews its own SVID at half life, and anew when trust changes."""
 
@@ -137,12 +153,11 @@ class AuthorityServer:
 
     async def start(self) -> int:
         """Listens; returns the port. Raises OSError, Refusal."""
-        family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
-        sock = socket.socket(family, socket.SOCK_STREAM)
+        sock = _socket(self._host)
         with contextlib.ExitStack() as unless_listening:
             unless_listening.callback(sock.close)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.bind((self._host, self._port))
+            sock.bind((self._host or ("::" if sock.family == socket.AF_INET6 else "0.0.0.0"), self._port))
             self._config.load()
             await self._renew()
             sock.listen(1024)

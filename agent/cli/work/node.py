@@ -55,7 +55,7 @@ def agent(
                 raise ConfigError("--authority HOST:PORT is missing: where does the authority serve?")
             if joining.join_token is not None and joining.service_account_token is not None:
                 raise ConfigError("--join-token-file and --token-file are two ways to join: give one of them")
-            addresses = tuple(str(HostPort.parse(each, "--authority")) for each in authorities)
+            addresses = tuple(str(HostPort.parse(each, "--authority", named=True)) for each in authorities)
             config = _config(
                 flags, Remote(addresses, bundle.absolute(), joining.join_token, joining.service_account_token), source
             )

@@ -40,7 +40,7 @@ def run(
         config = AuthorityConfig(
             state=where.state.absolute(),
             trust_domain=trust_domain,
-            listen=HostPort.parse(listen, "--listen"),
+            listen=HostPort.parse(listen, "--listen", anywhere=True),
             manifests=manifests.absolute(),
             svid_seconds=svid_seconds(issuing.svid_ttl),
             given=given_issuer(issuing),
