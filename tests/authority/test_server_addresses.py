@@ -25,7 +25,7 @@ def test_on_a_machine_without_ipv6_it_is_every_address_of_ipv4(monkeypatch: pyte
             raise OSError(97, "Address family not supported by protocol")
         return real(family, kind)
 
-    monkeypatch.setattr(server.socket, "socket", without_ipv6)
+    monkeypatch.setattr(socket, "socket", without_ipv6)
     with server._socket("") as sock:
         assert sock.family == socket.AF_INET
     with pytest.raises(OSError, match="not supported"):
