@@ -1,5 +1,6 @@
 """Why the authority says no: each reason has its own code, for machines, and a message, for people."""
 
+import shlex
 from enum import StrEnum
 
 
@@ -72,3 +73,9 @@ class Refusal(Exception):
 
     def __str__(self) -> str:
         return f"{self.message} ({self.code})"
+
+
+def bad_token(problem: str, node: str) -> Refusal:
+    """Of a join token, with what to do about it."""
+    shown = shlex.quote(node[:253])  # a stranger's word, in a line that an operator may copy
+    return Refusal(Code.BAD_TOKEN, f"{problem}; make a new one: quietwire authority token create --node {shown}")

@@ -16,13 +16,15 @@ from msgspec import Struct
 
 from agent.authority.attestation import ServiceAccount
 from agent.authority.directory import StateDirectory
+from agent.authority.kubernetes.bundle_maps import BundleMaps
 from agent.authority.kubernetes.lease import Leadership
 from agent.authority.kubernetes.store import NAME, KubernetesStore
+from agent.authority.ledger import Publication
 from agent.authority.pki import GivenFiles
 from agent.authority.server import AuthorityServer
 from agent.authority.service import AuthorityService
 from agent.authority.sqlite_store import SqliteStore
-from agent.authority.store import Store, StoreUnavailableError
+from agent.authority.store import Store, StoreError, StoreUnavailableError
 from agent.authority.token_review import AUDIENCE, TokenReviews
 from agent.authority.workloads import CatalogWorkloads
 from agent.catalog.sources.files.directory import FilesSource
@@ -31,6 +33,7 @@ from agent.catalog.sources.kubernetes.kinds import PODS
 from agent.catalog.sources.kubernetes.source import KubernetesSource
 from agent.flags import HostPort
 from agent.kubernetes.access import find
+from agent.kubernetes.backoff import Backoff
 from agent.kubernetes.client import Client
 from agent.tasks import spawn
 
@@ -83,6 +86,8 @@ class Surroundings(Struct, frozen=True, kw_only=True):
     runs: Mapping[str, Callable[[], Coroutine[Any, Any, None]]]
     attestor: TokenReviews | None = None
     leads: Callable[[], bool] = lambda: True
+    publish: Callable[[Publication], None] = lambda _: None
+    """Is told what is in force, at first and whenever it is another."""
 
 
 async def serve(config: AuthorityConfig) -> None:
@@ -126,7 +131,8 @@ async def in_a_cluster(config: AuthorityConfig, cluster: ClusterConfig) -> Async
     reviews = TokenReviews(Client(access), cluster.agents, audience=cluster.audience)
     workloads = CatalogWorkloads()
     source = KubernetesSource(Client(access), workloads.update, followed=(PODS,))
-    await store.open()
+    maps = BundleMaps(Client(access), cluster.namespace, config.trust_domain, lambda: leadership.leads)
+    await _opened(store)
     await source.start()
 
     async def tidy() -> None:
@@ -135,18 +141,41 @@ async def in_a_cluster(config: AuthorityConfig, cluster: ClusterConfig) -> Async
             if leadership.leads:
                 try:
                     await store.tidy(time.time())
-                except StoreUnavailableError as error:
+                except (StoreError, StoreUnavailableError) as error:
                     log.info("the state could not be tidied, and will be later: %s", error)
 
-    runs = {"catalog": source.run, "state": store.run, "leadership": leadership.run, "tidying": tidy}
+    runs = {
+        "catalog": source.run,
+        "state": store.run,
+        "leadership": leadership.run,
+        "published bundle": maps.run,
+        "tidying": tidy,
+    }
     try:
         yield Surroundings(
-            store=store, workloads=workloads, runs=runs, attestor=reviews, leads=lambda: leadership.leads
+            store=store,
+            workloads=workloads,
+            runs=runs,
+            attestor=reviews,
+            leads=lambda: leadership.leads,
+            publish=maps.publish,
         )
     finally:
         await store.close()
         reviews.close()
         leadership.close()
+        maps.close()
+
+
+async def _opened(store: KubernetesStore) -> None:
+    """Opens it, once the API server answers. Raises StoreError."""
+    backoff = Backoff()
+    while True:
+        try:
+            return await store.open()
+        except StoreUnavailableError as error:
+            log.warning("nothing can be signed before the API server answers: %s", error)
+            await asyncio.sleep(backoff.failed(1.0))
 
 
 async def _serve(config: AuthorityConfig, around: Surroundings, stop: asyncio.Event) -> None:
@@ -161,6 +190,7 @@ async def _serve(config: AuthorityConfig, around: Surroundings, stop: asyncio.Ev
         leads=around.leads,
     )
     await service.start()
+    around.publish(service.publication)
     server = AuthorityServer(service, host=config.listen.host, port=config.listen.port)
     listening = HostPort(config.listen.host, await server.start())
     log.info(
@@ -169,10 +199,15 @@ async def _serve(config: AuthorityConfig, around: Surroundings, stop: asyncio.Ev
         listening,
         extra={"fields": {"event": "authority", "address": str(listening)}},
     )
+
+    def changed() -> None:
+        server.changed()
+        around.publish(service.publication)
+
     tasks = [
         *(spawn(run(), name=name) for name, run in around.runs.items()),
         spawn(server.run(), name="own SVID"),
-        spawn(service.watch(server.changed), name="ledger"),
+        spawn(service.watch(changed), name="ledger"),
     ]
     if config.listening_fd is not None:
         bundle = service.publication.trust.anchors_pem.decode()

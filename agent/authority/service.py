@@ -2,20 +2,19 @@
 
 import asyncio
 import logging
-import shlex
 import time
 from collections.abc import Callable
 from typing import Protocol
 
 from msgspec import Struct
 
-from agent.authority import control, csr, rotation
+from agent.authority import control, csr, pki, rotation
 from agent.authority.attestation import Attested
 from agent.authority.control import Expiry
 from agent.authority.ledger import AUTHORITY, Book, Publication, Revoked, Subject
 from agent.authority.limits import RateLimit
 from agent.authority.pki import GivenFiles, InForce, IssuerError
-from agent.authority.refusal import Code, Refusal
+from agent.authority.refusal import Code, Refusal, bad_token
 from agent.authority.retry import Retry
 from agent.authority.rotation import RotationError, Stage
 from agent.authority.store import Store, StoreError, StoreUnavailableError
@@ -134,7 +133,9 @@ class AuthorityService:
                 log.info("the issuer was in the last third of its life: a new one is made")
         else:
             book.set_given((str(given.certificate), str(given.key), str(given.roots)))
-        return control.publish(book, keys, now)
+        with book.transaction():
+            found = self._found(book, now)
+            return self._settled(book, found, found, now)
 
     # -- what others changed --
 
@@ -167,7 +168,7 @@ class AuthorityService:
 
     async def _state(self) -> object:
         """Differs once somebody else has written to the ledger, or a file of a given issuer is another one."""
-        return await self._store.changes(), None if self._given is None else self._given.state()
+        return await self._store.changes(), None if self._given is None else (self._given.state(), self._leads())
 
     async def _follow(self, changed: Callable[[], None], how: str) -> None:
         state = await self._state()
@@ -216,11 +217,27 @@ class AuthorityService:
         with book.transaction():
             problem = None
             try:
-                found = control.in_force(book, self._store.keys, now)
+                found = self._found(book, now)
             except (StoreError, IssuerError) as error:
                 found, problem = former, error
             # Also then: revocations are in the same ledger, and do not wait.
-            return found, book.publish(found.trust, now), problem
+            return *self._settled(book, found, former, now), problem
+
+    def _found(self, book: Book, now: float) -> InForce:
+        if self._given is not None:
+            return pki.given(self._given, self.trust_domain, now)
+        return control.in_force(book, self._store.keys, now)
+
+    def _settled(self, book: Book, found: InForce, former: InForce, now: float) -> tuple[InForce, Publication]:
+        """What is signed with, and published. A given issuer's files are replaced under each replica at another time.
+
+        So the one that leads publishes what its files say; another signs as before until its files say the same.
+        """
+        published = book.publication()
+        differs = published is not None and published.trust != found.trust
+        if self._given is not None and differs and not self._leads():
+            return former, book.publish(None, now)
+        return found, book.publish(found.trust, now)
 
     async def _advance(self, changed: Callable[[], None]) -> None:
         state = await self._store.do(Book.rotation)
@@ -341,7 +358,7 @@ class AuthorityService:
         if problem is not None:
             # Only these are limited: whoever has a token that is good is kept out by nobody else's attempts.
             self._limit(self._joins, address)
-            raise _bad_token(problem, node)
+            raise bad_token(problem, node)
         requested = csr.read(csr_pem, self.trust_domain)
         self._check_agent_id(requested.spiffe_id, node)
         try:
@@ -352,7 +369,7 @@ class AuthorityService:
         except StoreUnavailableError as error:
             raise _not_recorded(error) from error
         if problem is not None:  # another one was quicker
-            raise _bad_token(problem, node)
+            raise bad_token(problem, node)
         log.info("agent of node %s joined", node)
         return await self.sign(requested, node, self._agent_seconds)
 
@@ -447,9 +464,8 @@ class AuthorityService:
         return node
 
     async def _knows(self, node: str) -> bool:
-        if await self._store.do(Book.knows_agent, node):
-            return True
-        await self._store.refresh()  # it may have joined by another replica a moment ago
+        if not await self._store.do(Book.knows_agent, node):
+            await self._store.refresh()  # it may have joined by another replica a moment ago
         return await self._store.do(Book.knows_agent, node)
 
     def _limit(self, limit: RateLimit, who: str) -> None:
@@ -467,11 +483,6 @@ class AuthorityService:
 
 def _revoked(revoked: Revoked) -> Refusal:
     return Refusal(Code.REVOKED, f"{revoked}; quietwire authority unrevoke takes it back")
-
-
-def _bad_token(problem: str, node: str) -> Refusal:
-    shown = shlex.quote(node[:253])  # a stranger's word, in a line that an operator may copy
-    return Refusal(Code.BAD_TOKEN, f"{problem}; make a new one: quietwire authority token create --node {shown}")
 
 
 def _not_recorded(error: StoreUnavailableError) -> Refusal:

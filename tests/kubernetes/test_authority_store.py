@@ -20,9 +20,11 @@ from agent.authority.kubernetes.secrets import Secrets
 from agent.authority.kubernetes.store import KubernetesStore
 from agent.authority.kubernetes.tidy import KEPT_SECONDS
 from agent.authority.ledger import Book, Kind, Revoked
-from agent.authority.service import authority_id
+from agent.authority.refusal import Refusal
+from agent.authority.service import Caller, authority_id
 from agent.authority.store import Store, StoreError, StoreUnavailableError
 from agent.identity.csr import new_request
+from agent.identity.spiffe import SpiffeId
 from agent.kubernetes.access import from_kubeconfig
 from agent.kubernetes.client import Client
 from agent.kubernetes.errors import Unreachable
@@ -128,6 +130,23 @@ def test_nor_does_it_sign_under_an_issuer_that_was_put_out_of_force(cluster: Clu
             publication = await store.do(Book.publication)
             assert publication is not None
             assert issued.issuer_key_id == publication.trust.issuer_key_id
+            await other.close()
+
+    inside(cluster, work)
+
+
+def test_an_agent_that_joined_elsewhere_is_asked_for_before_it_is_turned_away(cluster: Cluster, authority: str) -> None:
+    async def work() -> None:
+        async with stores(cluster, authority) as opened:
+            store, other = await begun(opened), await deaf(cluster, authority)
+            service = a_service(other)
+            await service.start()
+            agent = Caller(SpiffeId.for_agent(TD, "node-a"), "1")
+            with pytest.raises(Refusal, match="only agents that have joined"):
+                await service.issue(agent, new_request(WEB).csr_pem.decode())
+            token = await store.do(Book.create_token, "node-a", LATER)
+            assert await store.do(Book.use_token, token, "node-a", 1.0) is None
+            assert await service.issue(agent, new_request(WEB).csr_pem.decode())
             await other.close()
 
     inside(cluster, work)

@@ -34,7 +34,7 @@ def run(
 ) -> NoReturn:
     """Runs it until SIGTERM, and ends with its exit status."""
     try:
-        cluster = _cluster(where, agents, issuing) if where.in_a_cluster else None
+        cluster = _cluster(where, agents) if where.in_a_cluster else None
         if cluster is None and not manifests.is_dir():
             raise ConfigError(f"--manifests {manifests} is no directory; make it, and put the pods' manifests into it")
         config = AuthorityConfig(
@@ -52,11 +52,8 @@ def run(
     sys.exit(run_authority(config))
 
 
-def _cluster(where: Where, agents: Agents, issuing: Issuing) -> ClusterConfig:
+def _cluster(where: Where, agents: Agents) -> ClusterConfig:
     """Raises ConfigError."""
-    if given_issuer(issuing) is not None:
-        # Replicas read files that are replaced under each of them at another time: each would publish its own.
-        raise ConfigError("--issuer-cert goes with --state: in a cluster the roots are the authority's own")
     namespace, _, name = agents.account.rpartition("/")
     if not name or "/" in namespace or not agents.audience:
         raise ConfigError(
