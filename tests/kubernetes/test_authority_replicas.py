@@ -1,21 +1,25 @@
 """Several authorities on one cluster's state, as processes: kill -9 of one under load, and what an operator types."""
 
 import asyncio
+import base64
 import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 
+from agent.authority.kubernetes.bundle_maps import NAME as MAP
 from agent.identity.authority_client import AuthorityClient, Proof
 from agent.identity.provider import ProviderError, Report
 from agent.identity.spiffe import SpiffeId
+from agent.kubernetes.access import from_kubeconfig
 from tests.authority.running import TD, newer, refused
 from tests.kubernetes.cluster.cluster import Cluster
 from tests.kubernetes.cluster.images import BASE_IMAGE
@@ -39,19 +43,79 @@ def a_pod(name: str, account: str) -> dict[str, Any]:
     return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec}
 
 
+def an_object(kind: str, name: str, api: str = "v1", **fields: Any) -> dict[str, Any]:
+    return {"apiVersion": api, "kind": kind, "metadata": {"name": name}, **fields}
+
+
+def rights() -> list[dict[str, Any]]:
+    """All that a replica may do. What it is refused it logs, and then these tests find no bundle, leader or record."""
+    everywhere = [
+        # Whose token an agent shows.
+        {"apiGroups": ["authentication.k8s.io"], "resources": ["tokenreviews"], "verbs": ["create"]},
+        # Which service accounts have pods on a node; which namespaces get a bundle.
+        {"apiGroups": [""], "resources": ["pods", "namespaces"], "verbs": ["list", "watch"]},
+        # The bundle: server-side apply, which makes it where it is not there; RBAC knows no names for that.
+        {"apiGroups": [""], "resources": ["configmaps"], "verbs": ["create"]},
+        {"apiGroups": [""], "resources": ["configmaps"], "resourceNames": [MAP], "verbs": ["patch", "delete"]},
+    ]
+    here = [
+        # Its state.
+        {
+            "apiGroups": [""],
+            "resources": ["secrets"],
+            "verbs": ["get", "list", "watch", "create", "update", "delete"],
+        },
+        # Which replica leads.
+        {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["get", "create", "update"]},
+        # Whether an agent's pod is still there.
+        {"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]},
+    ]
+    rbac, group = "rbac.authorization.k8s.io/v1", "rbac.authorization.k8s.io"
+    subjects = [{"kind": "ServiceAccount", "name": "quietwire-authority", "namespace": NAMESPACE}]
+    found = []
+    for kind, rules in (("ClusterRole", everywhere), ("Role", here)):
+        ref = {"apiGroup": group, "kind": kind, "name": NAMESPACE}
+        found += [
+            an_object(kind, NAMESPACE, rbac, rules=rules),
+            an_object(f"{kind}Binding", NAMESPACE, rbac, roleRef=ref, subjects=subjects),
+        ]
+    return found
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _namespace(cluster: Cluster) -> Iterator[None]:
     with cluster.namespace(NAMESPACE):
-        for account in ("quietwire-agent", "web"):
+        for account in ("quietwire-agent", "quietwire-authority", "web"):
             cluster.kubectl("create", "serviceaccount", "-n", NAMESPACE, account)
-        pods = [a_pod("agent", "quietwire-agent"), a_pod("web", "web")]
-        cluster.kubectl("apply", "-n", NAMESPACE, "-f", "-", given="\n---\n".join(map(json.dumps, pods)))
+        objects = [a_pod("agent", "quietwire-agent"), a_pod("web", "web"), *rights()]
+        cluster.kubectl("apply", "-n", NAMESPACE, "-f", "-", given="\n---\n".join(map(json.dumps, objects)))
         cluster.kubectl("wait", "-n", NAMESPACE, "--for=condition=Ready", "--timeout=90s", "pod", "--all")
         yield
+    for kind in ("clusterrolebinding", "clusterrole"):
+        cluster.kubectl("delete", kind, NAMESPACE)
+
+
+def kubeconfig_of(cluster: Cluster, account: str, path: Path) -> Path:
+    """One of a service account."""
+    access = from_kubeconfig([cluster.layout.kubeconfig])
+    token = cluster.kubectl("create", "token", "-n", NAMESPACE, account).strip()
+    ca = base64.b64encode(access.ca.data or Path(access.ca.file).read_bytes()).decode()
+    server = {"server": access.address, "certificate-authority-data": ca}
+    path.write_text(
+        json.dumps(
+            {
+                "current-context": "it",
+                "contexts": [{"name": "it", "context": {"cluster": "it", "user": "it"}}],
+                "clusters": [{"name": "it", "cluster": server}],
+                "users": [{"name": "it", "user": {"token": token}}],
+            }
+        )
+    )
+    return path
 
 
 class Replicas:
-    """Three, each a process in the control plane's namespace, as the administrator; and an operator's shell."""
+    """Three, each a process in the control plane's namespace, with the authority's rights; and an operator's shell."""
 
     def __init__(self, cluster: Cluster, directory: Path) -> None:
         self.cluster = cluster
@@ -59,8 +123,8 @@ class Replicas:
         self.processes: dict[int, subprocess.Popen[bytes]] = {}
         self.where: tuple[str, ...] = ("--kubeconfig", str(cluster.layout.kubeconfig), "--namespace", NAMESPACE)
 
-    def words(self, *words: str) -> list[str]:
-        command = [sys.executable, "-m", "agent.cli", "authority", *words, *self.where]
+    def words(self, *words: str, where: tuple[str, ...] | None = None) -> list[str]:
+        command = [sys.executable, "-m", "agent.cli", "authority", *words, *(where or self.where)]
         return ["nsenter", f"--net=/run/netns/{self.cluster.layout.hub}", *command]
 
     def typed(self, *words: str, code: int = 0) -> str:
@@ -74,8 +138,11 @@ class Replicas:
 
     def start(self, *numbers: int) -> None:
         """Returns when they serve."""
+        kubeconfig = kubeconfig_of(self.cluster, "quietwire-authority", self._directory / "authority.conf")
+        where = ("--kubeconfig", str(kubeconfig), "--namespace", NAMESPACE)
         for number in numbers:
-            words = self.words("run", "--trust-domain", TD, "--listen", f"127.0.0.1:{FIRST_PORT + number}")
+            listen = ("--listen", f"127.0.0.1:{FIRST_PORT + number}")
+            words = self.words("run", "--trust-domain", TD, *listen, where=where)
             with self.log(number).open("wb") as log:
                 self.processes[number] = subprocess.Popen(words, stderr=log, stdout=subprocess.DEVNULL)
         for number in numbers:
@@ -89,6 +156,16 @@ class Replicas:
             found = any(words.encode() in line for line in tail.stdout)
             tail.terminate()
         assert found, self.log(number).read_text()
+
+    def leader(self) -> int:
+        """The one that leads, as soon as one does: the last that did may have been killed 15 seconds ago."""
+        deadline = time.monotonic() + READY_SECONDS
+        while time.monotonic() < deadline:
+            for number in self.processes:
+                if "this replica leads now" in self.log(number).read_text():
+                    return number
+            time.sleep(0.1)
+        raise AssertionError("nobody leads")
 
     def kill(self, number: int) -> None:
         """kill -9."""
@@ -201,6 +278,12 @@ def test_a_join_token_is_used_once_at_whichever_replica_and_also_when_all_are_tr
     run(cluster, work)
 
 
+def published(cluster: Cluster) -> str:
+    """The roots in the ConfigMap of the authority's own namespace."""
+    found = json.loads(cluster.kubectl("get", "configmap", "-n", NAMESPACE, MAP, "-o", "json"))
+    return str(found["data"]["ca.crt"])
+
+
 def test_what_an_operator_types_holds_at_every_replica(cluster: Cluster, replicas: Replicas) -> None:
     async def each_says(code: str | None) -> None:
         for number in range(3):
@@ -227,12 +310,15 @@ def test_what_an_operator_types_holds_at_every_replica(cluster: Cluster, replica
     replicas.typed("unrevoke", "--spiffe-id", str(WEB))
     run(cluster, lambda: each_says(None))
 
+    assert published(cluster).encode() == bundles[0].anchors_pem
     started = json.loads(replicas.typed("rotate-root", "start", "--json"))
     bundles = run(cluster, lambda: told(bundles[0].sequence + 1))
     assert [bundle.anchors_pem.count(b"BEGIN CERTIFICATE") for bundle in bundles] == [2] * 3
     assert (started["stage"], started["roots"]) == ("distribute", [1, 2])
     assert "not yet: the agent of node n1 has not confirmed" in replicas.typed("rotate-root", "advance", code=1)
     replicas.typed("rotate-root", "abort")
+    for number in range(3):
+        assert "403 Forbidden" not in replicas.log(number).read_text(), "it has all the rights that it needs"
     minted = json.loads(
         replicas.typed("mint", "--spiffe-id", str(WEB), "--out", str(replicas.log(9).parent / "minted"), "--json")
     )
@@ -244,7 +330,7 @@ def test_what_an_operator_types_holds_at_every_replica(cluster: Cluster, replica
 def test_a_rotation_goes_on_by_itself_when_the_replica_that_leads_is_killed(
     cluster: Cluster, replicas: Replicas
 ) -> None:
-    leader = next(number for number in range(3) if b"this replica leads now" in replicas.log(number).read_bytes())
+    leader = replicas.leader()
     others = [number for number in range(3) if number != leader]
     agents = [each["node"] for each in json.loads(replicas.typed("agents", "--json"))]
     assert set(agents) <= {"n1"}
