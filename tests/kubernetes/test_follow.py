@@ -162,6 +162,8 @@ async def play(
     streaming: bool = True,
     optional: bool = False,
     versions: tuple[Kind, ...] = (PODS,),
+    namespace: str = "",
+    labels: str = "",
 ) -> Play:
     server, held = Server(*script), Held()
     follower = Follower(
@@ -173,6 +175,8 @@ async def play(
         chance=lambda: 0.5,
         clock=server.clock,
         sleep=server.sleep,
+        namespace=namespace,
+        labels=labels,
     )
     with pytest.raises(TheEndError):
         await follower.run()
@@ -188,6 +192,15 @@ async def test_a_list_comes_by_the_watch_and_goes_on_as_one() -> None:
     assert "sendInitialEvents" not in second
     assert second["resourceVersion"] == "8"
     assert done.server.pauses == []
+
+
+@pytest.mark.parametrize("streaming", [True, False], ids=["by a watch", "by pages"])
+async def test_those_of_one_namespace_with_a_label_are_asked_for_each_time(streaming: bool) -> None:
+    first = Watch(*LISTED) if streaming else Page("a", version="5")
+    labels, then = "quietwire.io/authority=q", Watch(event("ADDED", "c", "7"))
+    done = await play(first, then, streaming=streaming, namespace="mesh", labels=labels)
+    assert set(done.server.paths) == {"/api/v1/namespaces/mesh/pods"}
+    assert {each["labelSelector"] for each in done.server.asked} == {labels}
 
 
 async def test_objects_of_a_list_do_not_say_where_the_watch_goes_on() -> None:
