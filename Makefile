@@ -10,7 +10,7 @@ MUTATE ?= agent/policy
 MUTATION_SECONDS ?= 900
 NATIVE := $(wildcard agent/*/_*.pyx agent/*/_*.pxd)
 
-.PHONY: help demo test test-unit chart cluster cluster-down image lint bench bench-smoke mutation fresh lock clean
+.PHONY: help demo demo-kubernetes test test-unit chart cluster cluster-down image lint bench bench-smoke mutation fresh lock clean
 
 help: ## what there is
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +28,11 @@ test: $(VENV)/.dev ## install what is missing and run every test (root)
 
 test-unit: $(VENV)/.dev ## the tests that need no root
 	$(BIN)/python -m pytest -n $(JOBS) -m "not netns and not kubernetes" $(PYTEST_ARGS)
+
+demo-kubernetes: $(VENV)/.dev ## the same on a real Kubernetes of two nodes, which is built first (root)
+	@deploy/require-root.sh "make demo-kubernetes"
+	deploy/install-packages.sh cluster
+	$(BIN)/python -m tests.kubernetes.demo $(DEMO_ARGS)
 
 cluster: $(VENV)/.dev ## bring up a real Kubernetes of two nodes on this machine; minutes at first, then seconds (root)
 	@deploy/require-root.sh "make cluster"

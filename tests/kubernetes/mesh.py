@@ -20,11 +20,11 @@ class Mesh:
 
     def __init__(self, cluster: Cluster, image: str) -> None:
         self.cluster = cluster
-        self._image = image
+        self.image = image
 
     def values(self, **more: str) -> list[str]:
         """Flags of helm: the image, and what scenarios read in the log."""
-        repository, _, tag = self._image.rpartition(":")
+        repository, _, tag = self.image.rpartition(":")
         given = {
             "image.repository": repository,
             "image.tag": tag,

@@ -15,6 +15,7 @@ import pytest
 
 from deploy.image import build
 from tests.kubernetes.cluster.cluster import Cluster, remove_orphans
+from tests.kubernetes.mesh import Mesh
 
 HERE = Path(__file__).parent
 RUN = "QUIETWIRE_TEST_RUN"
@@ -71,14 +72,14 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         building.wait()
     cluster = cluster_of_run()
     cluster.down()
-    for what in ("image", "quiet", "up"):
+    for what in ("image", "mesh", "quiet", "up"):
         lock_of(cluster, what).unlink(missing_ok=True)
 
 
 def lock_of(cluster: Cluster, what: str) -> Path:
     """`up`: whoever has it brings the cluster up. `quiet`: whoever has it alone may disturb it.
 
-    `image`: whoever has it puts our image into the nodes.
+    `image`: whoever has it puts our image into the nodes. `mesh`: whoever has it installs it.
     """
     return cluster.layout.directory.with_suffix(f".{what}")
 
@@ -123,3 +124,14 @@ def quietwire_image(cluster: Cluster) -> str:
             cluster.load_everywhere(image.archive)
             loaded.touch()
     return image.name
+
+
+@pytest.fixture(scope="session")
+def mesh(cluster: Cluster, quietwire_image: str) -> Mesh:
+    """Agents on both nodes and an authority, as the chart installs them: up and ready."""
+    made = Mesh(cluster, quietwire_image)
+    with lock_of(cluster, "mesh").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.is_installed:
+            made.install()
+    return made

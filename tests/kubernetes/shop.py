@@ -4,14 +4,14 @@ import json
 import subprocess
 from typing import Any, NamedTuple
 
-from tests.kubernetes.cluster.cluster import Cluster
 from tests.kubernetes.cluster.images import BASE_IMAGE
+from tests.kubernetes.mesh import Mesh
 
 PORT = 8080
 CALL_SECONDS = 10
 INJECT = "linkerd.io/inject"
 MESHED = r"""{.status.conditions[?(@.type=="quietwire.io/meshed")].status}"""
-HTTPD = "mkdir -p /tmp/www && hostname > /tmp/www/index.html && exec httpd -f -v -p 8080 -h /tmp/www"
+HTTPD = "mkdir -p /tmp/www && hostname > /tmp/www/index.html && exec httpd -f -vv -p 8080 -h /tmp/www"
 
 
 class Called(NamedTuple):
@@ -55,6 +55,28 @@ def deployment(name: str, *, node: str = "", replicas: int = 1, command: list[st
     }
 
 
+def enrolling(deployment: dict[str, Any], image: str) -> dict[str, Any]:
+    """The same with the init step that hands each pod over to its node's agent."""
+    spec = deployment["spec"]["template"]["spec"]
+    security = {
+        "runAsUser": 0,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"], "add": ["NET_ADMIN", "NET_RAW"]},
+    }
+    step = {
+        "name": "quietwire-init",
+        "image": image,
+        "imagePullPolicy": "Never",
+        "args": ["init", "apply", "--enrol"],
+        "securityContext": security,
+        "volumeMounts": [{"name": "quietwire-enrol", "mountPath": "/run/quietwire/enrol"}],
+    }
+    volume = {"name": "quietwire-enrol", "hostPath": {"path": "/run/quietwire/enrol", "type": "Directory"}}
+    spec["initContainers"] = [step, *spec.get("initContainers", [])]
+    spec["volumes"] = [volume, *spec.get("volumes", [])]
+    return deployment
+
+
 def account(name: str) -> dict[str, Any]:
     """A service account."""
     return {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name}}
@@ -72,8 +94,9 @@ SLEEP = ["sleep", "1000000"]
 class Shop:
     """`api` on the first node and `webapp`, which calls it, on the second, in one namespace."""
 
-    def __init__(self, cluster: Cluster, namespace: str) -> None:
-        self.cluster = cluster
+    def __init__(self, mesh: Mesh, namespace: str) -> None:
+        self.mesh = mesh
+        self.cluster = mesh.cluster
         self.namespace = namespace
 
     def open(self, *, injected: bool = True) -> None:
@@ -82,7 +105,8 @@ class Shop:
         if injected:
             self.kubectl("annotate", "namespace", self.namespace, f"{INJECT}=enabled", "--overwrite")
         self.apply(account("api"), account("webapp"), service("api"))
-        self.apply(deployment("api", node=first), deployment("webapp", node=second, command=SLEEP))
+        for each in (deployment("api", node=first), deployment("webapp", node=second, command=SLEEP)):
+            self.apply(enrolling(each, self.mesh.image) if injected else each)
         self.rolled_out("api", "webapp")
 
     def kubectl(self, *words: str, given: str | None = None, seconds: float = 120.0) -> str:
@@ -103,7 +127,7 @@ class Shop:
         url = url or f"http://api.{self.namespace}.svc.cluster.local:{PORT}/"
         words = ("curl", "-sS", "--max-time", str(CALL_SECONDS), "-w", "\n%{http_code}", url)
         done = subprocess.run(
-            self.cluster.kubectl_command("-n", self.namespace, "exec", by, "--", *words),
+            self.cluster.kubectl_command("-n", self.namespace, "exec", by, "-c", by.rpartition("/")[2], "--", *words),
             capture_output=True, text=True, check=False, timeout=CALL_SECONDS * 3,
         )  # fmt: skip
         body, _, status = done.stdout.rpartition("\n")

@@ -30,7 +30,7 @@ def play(*, keep: bool, as_json: bool) -> NoReturn:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _interrupt)
     directory = Path(tempfile.mkdtemp(prefix="quietwire-demo-"))
-    story = Story(directory, (lambda _: None) if as_json else _tell)
+    story = Story(directory, (lambda _: None) if as_json else tell)
     status = EXIT_FALSE
     try:
         if not as_json:
@@ -70,7 +70,8 @@ def _conclude(steps: list[Step], *, as_json: bool) -> None:
     sys.stdout.flush()
 
 
-def _tell(step: Step) -> None:
+def tell(step: Step) -> None:
+    """One step for people: whether it was so, and what was seen."""
     number = {"reached": 1, "encrypted": 2, "identities": 3, "stranger_refused": 4, "policy_live": 5, "fail_closed": 6}
     lines = [f"\n{number[step.key]}. {step.title}: {'yes' if step.ok else 'NO'}"]
     for key, value in asdict(step)["evidence"].items():

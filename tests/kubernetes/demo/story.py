@@ -26,18 +26,18 @@ EVERYWHERE = '{"spec":{"template":{"spec":{"nodeSelector":{"quietwire.test/nowhe
 class Story:
     """Plays the steps on a cluster with a mesh; `tell` is called with each step once it is over."""
 
-    def __init__(self, cluster: Cluster, mesh: Mesh, tell: Callable[[Step], None]) -> None:
-        self.cluster = cluster
+    def __init__(self, mesh: Mesh, tell: Callable[[Step], None]) -> None:
         self.mesh = mesh
+        self.cluster = mesh.cluster
         self._tell = tell
-        self.shop = Shop(cluster, SHOP)
-        self.outside = Shop(cluster, OUTSIDE)
+        self.shop = Shop(mesh, SHOP)
+        self.outside = Shop(mesh, OUTSIDE)
         self.steps: list[Step] = []
 
     def set_up(self) -> None:
         """The applications: two that are injected, and a stranger in a namespace that is not."""
         self.shop.open()
-        self.outside.apply(account("stranger"), deployment("stranger", command=SLEEP))
+        self.outside.apply(account("stranger"), deployment("stranger", node=self.cluster.nodes[1].name, command=SLEEP))
         self.outside.rolled_out("stranger")
 
     def play(self) -> list[Step]:
@@ -129,7 +129,7 @@ class Story:
         self._step(
             "policy_live",
             f"{POLICY}: all-unauthenticated on the namespace, and back",
-            ok=allowed.well and end.startswith("ended") and not again.well,
+            ok=allowed.well and wire.contains(marker.encode()) and end.startswith("ended") and not again.well,
             stranger_while_allowed=allowed.status,
             its_marker_is_seen_by_the_same_capture=wire.contains(marker.encode()),
             its_open_connection=end,
