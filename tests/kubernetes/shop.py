@@ -139,6 +139,11 @@ class Shop:
         pod: dict[str, Any] = max(found, key=lambda each: each["metadata"]["creationTimestamp"])
         return pod
 
+    def address(self, name: str) -> str:
+        """The address of a deployment's newest pod."""
+        address: str = self.pod(name)["status"]["podIP"]
+        return address
+
     def is_meshed(self, name: str) -> bool:
         """Whether its agent has said so in the pod."""
         pod = self.pod(name)["metadata"]["name"]

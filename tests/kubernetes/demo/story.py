@@ -48,11 +48,11 @@ class Story:
         self._step(
             "reached",
             f"kubectl exec -n {SHOP} deploy/webapp -- curl -s http://{NAME}:{PORT}/",
-            ok=reached.well,
+            ok=reached.well and bool(self._server_log(self.shop.address("webapp"))),
             status=reached.status,
             body=reached.body.strip()[:80],
             error=reached.error,
-            the_server_saw=self._server_log(marker),
+            the_server_saw=self._server_log(self.shop.address("webapp"))[-2:],
         )
         self._encrypted(wire, marker)
         self._identities()
@@ -62,7 +62,7 @@ class Story:
         return self.steps
 
     def _encrypted(self, wire: Wire, marker: str) -> None:
-        api = self._api()
+        api = self.shop.address("api")
         segments = wire.segments()
         hellos = [seen.hello for seen in wire.client_hellos() if seen.flow[2:] == (api, PORT)]
         self._step(
@@ -89,8 +89,7 @@ class Story:
         )
 
     def _stranger_refused(self) -> None:
-        marker = f"marker-{uuid.uuid4().hex}"
-        refused = self._stranger(f"http://{NAME}:{PORT}/?{marker}")
+        refused = self._stranger(f"http://{NAME}:{PORT}/")
         denial = self._until(
             lambda: self.mesh.logged(
                 self.cluster.nodes[0].name,
@@ -98,7 +97,7 @@ class Story:
             ),
             lambda line: line is not None,
         )
-        trace = self._server_log(marker)
+        trace = self._server_log(self.outside.address("stranger"))
         self._step(
             "stranger_refused",
             "a stranger from a namespace that is not injected calls the api",
@@ -142,7 +141,7 @@ class Story:
         self.mesh.kubectl("wait", "--for=delete", "pod", "-l", "app.kubernetes.io/component=agent", "--timeout=90s")
         with Wire(self.cluster.layout.hub) as wire:
             without = self.shop.call(f"http://{NAME}:{PORT}/?{marker}")
-            direct = self.shop.call(f"http://{self._api()}:{PORT}/?{marker}")
+            direct = self.shop.call(f"http://{self.shop.address('api')}:{PORT}/?{marker}")
         leaked = wire.contains(marker.encode())
         self.mesh.kubectl("patch", AGENT, "--type=merge", "-p", EVERYWHERE)
         self.mesh.ready(AGENT)
@@ -169,10 +168,6 @@ class Story:
 
         return self._until(last, lambda line: line is not None) or {}
 
-    def _api(self) -> str:
-        address: str = self.shop.pod("api")["status"]["podIP"]
-        return address
-
     def _stranger(self, url: str) -> Called:
         return self.outside.call(url, by="deploy/stranger")
 
@@ -185,8 +180,10 @@ class Story:
         command = self.cluster.kubectl_command("-n", OUTSIDE, *words)
         return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
-    def _server_log(self, marker: str) -> list[str]:
-        return [line for line in self.shop.kubectl("logs", "deploy/api").splitlines() if marker in line]
+    def _server_log(self, client: str) -> list[str]:
+        """What the application logged of a client's address, which the mesh keeps."""
+        lines = self.shop.kubectl("logs", "deploy/api", "-c", "api").splitlines()
+        return [line for line in lines if f"{client}]" in line]
 
     @staticmethod
     def _until(attempt: Callable[[], T], good: Callable[[T], bool]) -> T:
