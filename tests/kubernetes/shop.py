@@ -99,13 +99,13 @@ class Shop:
         self.cluster = mesh.cluster
         self.namespace = namespace
 
-    def open(self, *, injected: bool = True) -> None:
-        """Makes both, and waits until they are ready."""
+    def open(self, *, injected: bool = True, client: list[str] = SLEEP) -> None:
+        """Makes both, and waits until they are ready. `client` is what `webapp` does."""
         first, second = (node.name for node in self.cluster.nodes)
         if injected:
             self.kubectl("annotate", "namespace", self.namespace, f"{INJECT}=enabled", "--overwrite")
         self.apply(account("api"), account("webapp"), service("api"))
-        for each in (deployment("api", node=first), deployment("webapp", node=second, command=SLEEP)):
+        for each in (deployment("api", node=first), deployment("webapp", node=second, command=client)):
             self.apply(enrolling(each, self.mesh.image) if injected else each)
         self.rolled_out("api", "webapp")
 

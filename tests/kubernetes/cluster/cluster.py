@@ -374,10 +374,23 @@ class Cluster:
         for node in self.nodes:
             self.load_image(node, archive)
 
+    def restart_kubelet(self, node: Node) -> None:
+        """Starts a node's kubelet anew; its pods go on."""
+        self.processes.end([each for each in self.processes.all if each.name == f"{node.name}.kubelet"])
+        self._start_kubelet(node)
+        self._join(self.nodes)
+
     def _start_node(self, node: Node, proxy_mode: str) -> None:
-        kubelet, proxy = node.directory / "kubelet.json", node.directory / "kube-proxy.json"
-        kubelet.write_text(json.dumps(configuration.kubelet(node)))
+        proxy = node.directory / "kube-proxy.json"
         proxy.write_text(json.dumps(configuration.kube_proxy(node, proxy_mode)))
+        self._start_kubelet(node)
+        self.processes.start(
+            f"{node.name}.kube-proxy", [*self.inside(node), str(self._programs / "kube-proxy"), f"--config={proxy}"]
+        )
+
+    def _start_kubelet(self, node: Node) -> None:
+        kubelet = node.directory / "kubelet.json"
+        kubelet.write_text(json.dumps(configuration.kubelet(node)))
         self.processes.start(
             f"{node.name}.kubelet",
             [
@@ -389,9 +402,6 @@ class Cluster:
                 f"--node-ip={node.address},{node.address_v6}",
                 "--root-dir=/var/lib/kubelet",
             ],
-        )
-        self.processes.start(
-            f"{node.name}.kube-proxy", [*self.inside(node), str(self._programs / "kube-proxy"), f"--config={proxy}"]
         )
 
     def _join(self, nodes: Iterable[Node]) -> None:
