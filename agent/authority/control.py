@@ -276,19 +276,28 @@ def _published(publication: Publication) -> tuple[Expiry, ...]:
     )
 
 
-def status(book: Book, keys: Keys, now: float) -> Status:
-    """Where the authority stands. Raises StoreError; IssuerError where nothing was ever in force."""
+def status(book: Book, keys: Keys, now: float, *, files: bool = True) -> Status:
+    """Where the authority stands. Raises StoreError; IssuerError where nothing was ever in force.
+
+    `files`: whether the files of an issuer that is given are where this runs; else what is published is believed.
+    """
     state, publication = book.rotation(), book.publication()
     refused: str | None = None
     left_out: tuple[str, ...] = ()
-    try:
-        found = in_force(book, keys, now)
-    except IssuerError as error:
-        if publication is None:
-            raise
-        refused, issuer_key_id, ends = str(error), publication.trust.issuer_key_id, _published(publication)
-    else:
+    found: InForce | None = None
+    if book.given() is None or files:
+        try:
+            found = in_force(book, keys, now)
+        except IssuerError as error:
+            if publication is None:
+                raise
+            refused = str(error)
+    if found is not None:
         left_out, issuer_key_id, ends = found.left_out, ca.key_id(found.issuer.certificate), expiries(found)
+    elif publication is not None:
+        issuer_key_id, ends = publication.trust.issuer_key_id, _published(publication)
+    else:
+        raise IssuerError("an issuer is given by files of the authority's own, and was never published: see its log")
     warnings = tuple(warning for expiry in ends if (warning := expiry.warning(now)) is not None)
     return Status(
         trust_domain=keys.trust_domain(),

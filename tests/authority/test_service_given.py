@@ -122,6 +122,19 @@ async def test_whoever_comes_to_lead_publishes_what_its_files_say(replicas: Repl
     assert await replicas.other.signs_with() == id_of(replicas.second)
 
 
+async def test_where_the_files_are_not_what_is_published_is_believed_and_nothing_is_refused(
+    replicas: Replicas,
+) -> None:
+    for each in replicas.all:
+        (each.files / "tls.crt").unlink()
+    store, now = replicas.other.store, time.time()
+    there = await store.do(control.status, store.keys, now)
+    assert "cannot be read" in str(there.refused)
+    elsewhere = await store.do(control.status, store.keys, now, files=False)
+    assert (elsewhere.refused, elsewhere.given) == (None, True)
+    assert elsewhere.issuer_key_id == id_of(replicas.first)
+
+
 async def test_a_revocation_does_not_wait_for_anybodys_files(replicas: Replicas) -> None:
     replicas.give(replicas.second, replicas.other)
     await replicas.look()

@@ -12,7 +12,7 @@ from agent.cli.work.authority.opened import opened, show
 def status(where: Where, *, as_json: bool) -> None:
     """Shows roots, issuer, their ends and the rotation's stage."""
     with opened(where) as authority:
-        found = authority.do(control.status, authority.keys, time.time())
+        found = authority.do(control.status, authority.keys, time.time(), files=authority.files)
         show(found, partial(status_lines, found), as_json=as_json)
 
 

@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 from agent.authority import control
+from agent.authority.ledger import Book
 from agent.cli.authority.flags import Where
 from agent.cli.work.authority.opened import opened, show
 from agent.flags import ConfigError, parse_duration
@@ -21,6 +22,8 @@ def mint(where: Where, spiffe_id: str, out: Path, ttl: str, *, as_json: bool) ->
             raise ConfigError(f"{wanted} is not of this authority's trust domain {authority.trust_domain}")
         if wanted.workload is None:
             raise ConfigError(f"{wanted} is no workload's: /ns/<namespace>/sa/<service account>")
+        if not authority.files and authority.do(Book.given) is not None:
+            raise ConfigError("the issuer's key is in the authority's pods only: mint there, or ask its issuer")
         seconds = min(parse_duration(ttl, "--ttl"), MAX_MINT_SECONDS)
         out.mkdir(parents=True, exist_ok=True)
         made = authority.do(control.mint, authority.keys, wanted, seconds, time.time())

@@ -36,6 +36,10 @@ class Opened(Protocol):
         """See Store."""
 
     @property
+    def files(self) -> bool:
+        """Whether the files of an issuer that is given are on this machine."""
+
+    @property
     def trust_domain(self) -> str:
         """Which it was made for."""
 
@@ -45,6 +49,8 @@ class Opened(Protocol):
 
 class _Directory:
     """On a host: the verb writes to the ledger itself."""
+
+    files = True
 
     def __init__(self, book: Book, keys: StateDirectory) -> None:
         self._book = book
@@ -60,6 +66,8 @@ class _Directory:
 
 class _Cluster:
     """In a cluster: the verb writes as another replica does."""
+
+    files = False
 
     def __init__(self, runner: asyncio.Runner, store: KubernetesStore) -> None:
         self._runner = runner

@@ -30,5 +30,5 @@ def abort(where: Where, *, as_json: bool) -> None:
 def _rotated(verb: str, where: Where, work: Callable[[Book, Keys, float], None], *, as_json: bool) -> None:
     with opened(where) as authority:
         authority.do(work, authority.keys, time.time())
-        found = authority.do(control.status, authority.keys, time.time())
+        found = authority.do(control.status, authority.keys, time.time(), files=authority.files)
         show(found, lambda: [f"{verb}: now in stage {found.stage}", *status_lines(found)], as_json=as_json)
