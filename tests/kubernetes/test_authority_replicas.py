@@ -366,3 +366,23 @@ def test_where_there_is_no_authority_or_no_cluster_an_operator_is_told(cluster: 
         nowhere.words("status"), capture_output=True, text=True, timeout=60, check=False, env={**environ, "HOME": "/x"}
     )
     assert (done.returncode, "there is no kubeconfig" in done.stderr) == (2, True)
+
+
+@pytest.mark.disruptive
+def test_a_replica_that_starts_while_the_api_server_is_away_waits_for_it(cluster: Cluster, replicas: Replicas) -> None:
+    replicas.kill(0)
+    cluster.processes.end([each for each in cluster.processes.all if each.name == "kube-apiserver"])
+    try:
+        kubeconfig = replicas.log(9).with_name("authority.conf")
+        words = replicas.words(
+            "run", "--trust-domain", TD, "--listen", replicas.addresses(0)[0],
+            where=("--kubeconfig", str(kubeconfig), "--namespace", NAMESPACE),
+        )  # fmt: skip
+        with replicas.log(0).open("wb") as log:
+            replicas.processes[0] = subprocess.Popen(words, stderr=log, stdout=subprocess.DEVNULL)
+        replicas.heard(0, "nothing can be signed before the API server answers")
+    finally:
+        cluster.restart("kube-apiserver")
+    replicas.heard(0, "serves on 127.0.0.1")
+    assert run(cluster, lambda: replicas.client(0, only=True).issue(WEB)).spiffe_id == WEB
+    assert all(process.poll() is None for process in replicas.processes.values()), "the others outlived it"
