@@ -1,6 +1,7 @@
 """What an agent keeps on disk: taken back whole, and nothing that is damaged or somebody else's."""
 
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,8 +45,22 @@ def test_what_was_kept_is_taken_back_whole(tmp_path: Path) -> None:
     assert [path.name for path in kept.iterdir()] == ["svid.pem"], "what was in the making is gone"
 
 
+def test_what_is_kept_is_on_disk_when_it_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The token is used up: after a power cut there must be one of the two."""
+    synced: list[str] = []
+    fsync = os.fsync
+
+    def noted(fd: int) -> None:
+        synced.append(Path(os.readlink(f"/proc/self/fd/{fd}")).name)
+        fsync(fd)
+
+    monkeypatch.setattr("os.fsync", noted)
+    credential(tmp_path / "agent").save(own())
+    assert synced == [f".svid.pem.{os.getpid()}", "agent"]
+
+
 def test_a_longer_one_that_was_left_half_written_leaves_nothing_of_itself(tmp_path: Path) -> None:
-    (tmp_path / ".svid.pem.new").write_bytes(b"x" * 100_000)
+    (tmp_path / f".svid.pem.{os.getpid()}").write_bytes(b"x" * 100_000)
     svid = own()
     credential(tmp_path).save(svid)
     assert (tmp_path / "svid.pem").read_bytes() == svid.chain_pem + svid.key_pem

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from agent.identity import keeper as module
-from agent.identity.keeper import FAULT_SECONDS, LOUD_SECONDS, PENDING
+from agent.identity.keeper import BUNDLE_LIFETIME, FAULT_SECONDS, LOUD_SECONDS, PENDING
 from agent.identity.provider import ProviderError, Report
 from agent.identity.renewal import PUSHED_SECONDS, SPREAD_SECONDS
 from agent.identity.spiffe import SpiffeId
@@ -373,6 +373,78 @@ async def test_without_any_bundle_that_is_the_first_fault(monkeypatch: pytest.Mo
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+async def test_a_bundle_is_asked_for_again_after_pauses_that_grow_and_said_ever_more_rarely(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is worth less than the pause of an SVID that lives long: who is revoked is known by it alone."""
+    made = Case()
+    fails = 9
+    pauses: list[tuple[int, float]] = []
+    known: list[int] = []
+
+    def pause(attempts: int, _: float, lifetime: float) -> float:
+        pauses.append((attempts, lifetime))
+        return 0.0
+
+    async def polled(sequence: int, report: Report) -> Bundle | None:
+        nonlocal fails
+        known.append(sequence)
+        fails -= 1
+        if fails > 0 or fails == -1:
+            raise GONE
+        if fails < -1:
+            await asyncio.Event().wait()
+        return bundle(5)
+
+    monkeypatch.setattr(module, "backoff", pause)
+    monkeypatch.setattr(made.provider, "bundle", polled)
+    task = spawn(made.keeper.run(), name="the one under test")
+    await made.until(lambda: fails == -2)
+    task.cancel()
+    assert pauses == [(attempt, BUNDLE_LIFETIME) for attempt in (1, 2, 3, 4, 5, 6, 7, 8, 1)]
+    said = [each.getMessage() for each in caplog.records]
+    assert said == [
+        f"the bundle could not be fetched ({attempts} attempts): gone (unreachable)" for attempts in (1, 2, 4, 8, 1)
+    ]
+    assert known == [0] * 9 + [5, 5], "the source waits for another one than that"
+
+
+async def test_a_poll_that_carries_a_former_report_is_given_up(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    given_up: list[int] = []
+
+    async def polled(known: int, report: Report) -> Bundle | None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            given_up.append(report.trusts)
+            raise
+        raise AssertionError
+
+    await case.until(lambda: bool(case.bundles))
+    monkeypatch.setattr(case.provider, "bundle", polled)
+    for trusts in (7, 8):
+        case.keeper.report(Report(trusts))
+        for _ in range(20):
+            await asyncio.sleep(0)
+    assert 7 in given_up
+
+
+async def test_an_svid_is_renewed_when_its_time_has_come_though_nothing_else_happens(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By a clock that goes by itself."""
+    monkeypatch.setattr(module, "IDLE_SECONDS", 60.0)
+    made = Case()
+    made.keeper._clock = time.time
+    task = spawn(made.keeper.run(), name="the one under test")
+    made.keeper.want(frozenset({WEB}))
+    for number in (1, 2, 3):
+        _, future = await made.request()
+        future.set_result(lives(0.2, serial=str(number), since=time.time()))
+    task.cancel()
+    assert [each.serial for each in made.svids] == ["1", "2"]
 
 
 async def test_an_answer_without_news_is_none(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:

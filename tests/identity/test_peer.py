@@ -59,6 +59,21 @@ def test_validity_is_judged_each_time_though_parsing_is_remembered() -> None:
     assert caught.value.outcome is Outcome.CERTIFICATE_EXPIRED
 
 
+def test_a_certificate_is_valid_from_its_first_second_to_its_last_one() -> None:
+    der = leaf(PKI.svid())
+    found = identify(der, trust_domain=TRUST_DOMAIN, now=time.time())
+    for now in (found.not_before, found.not_after - 1):
+        assert identify(der, trust_domain=TRUST_DOMAIN, now=now) == found
+    for now, words in (
+        (found.not_before - 1, "valid only in 1 s; do the nodes' clocks agree"),
+        (found.not_after, "expired 0 s ago; does its agent reach the authority"),
+        (found.not_after + 60, "expired 60 s ago"),
+    ):
+        with pytest.raises(PeerRefused, match=words) as caught:
+            identify(der, trust_domain=TRUST_DOMAIN, now=now)
+        assert caught.value.outcome is Outcome.CERTIFICATE_EXPIRED
+
+
 def test_bytes_that_are_no_certificate_are_refused() -> None:
     with pytest.raises(PeerRefused, match="cannot be parsed"):
         identify(b"nonsense", trust_domain=TRUST_DOMAIN, now=0.0)
