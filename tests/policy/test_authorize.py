@@ -1,6 +1,7 @@
 """The one decision, as a table, and against an implementation as naive as possible."""
 
 import ipaddress
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -10,12 +11,19 @@ from agent.catalog.snapshot import Catalog
 from agent.identity.spiffe import SpiffeId
 from agent.objects.key import PodKey
 from agent.objects.model import MeshSettings, Pod
-from agent.objects.policy import DEFAULT_CLUSTER_NETWORKS, DefaultPolicy
+from agent.objects.policy import (
+    DEFAULT_CLUSTER_NETWORKS,
+    DefaultPolicy,
+    LabelSelector,
+    NetworkRange,
+    Server,
+    ServerAuthorization,
+)
 from agent.outcome import Outcome
 from agent.policy.authorize import authorize, could_permit_unauthenticated
 from agent.policy.identities import IdentityMatch
-from agent.policy.index import PolicyIndex, PolicySettings, default_permits
-from agent.policy.model import Authorization, Client, Denial, Permit, PodPort, Requirement
+from agent.policy.index import PolicyIndex, PolicySettings, cluster_matches, default_permits
+from agent.policy.model import Authorization, Client, Denial, Permit, Permits, PodPort, Requirement
 from agent.policy.networks import NetworkMatch
 
 WEB = SpiffeId.for_service_account("example.test", "demo", "web")
@@ -149,6 +157,59 @@ def test_a_client_whose_address_is_not_known_counts_as_one_of_the_clusters() -> 
     assert near.lacks(client(OUTSIDE, "mesh")) == f"address {OUTSIDE} is in none of the cluster's networks"
     elsewhere = Authorization("a", Requirement.NOTHING, near.networks)
     assert elsewhere.lacks(nowhere) == "its address, which decides here, is not known"
+
+
+CLUSTER = default_permits(DefaultPolicy.CLUSTER_AUTHENTICATED, ("10.0.0.0/8",)).authorizations[0].networks
+AWAY = (NetworkMatch(ipaddress.ip_network("192.0.2.0/24")),)
+NOBODY = Authorization("nobody", Requirement.NOTHING, nobody="it does not exist")
+OTHER = IdentityMatch(ids=frozenset({SpiffeId.for_service_account("example.test", "demo", "other")}))
+
+
+@pytest.mark.parametrize(
+    ("authorizations", "expected"),
+    [
+        ((Authorization("a", Requirement.NOTHING, AWAY), Authorization("b", Requirement.NOTHING)), "b"),
+        (
+            (
+                Authorization("a", Requirement.NOTHING, AWAY),
+                Authorization("b", Requirement.MESH_IDENTITY, CLUSTER, in_cluster=True),
+            ),
+            "b",
+        ),
+        ((Authorization("a", Requirement.NOTHING, AWAY),), Outcome.NETWORK_NOT_PERMITTED),
+        ((NOBODY, Authorization("a", Requirement.NOTHING, AWAY)), Outcome.NETWORK_NOT_PERMITTED),
+        ((NOBODY, Authorization("a", Requirement.MESH_IDENTITY, (), OTHER)), Outcome.IDENTITY_NOT_PERMITTED),
+        ((NOBODY,), Outcome.POLICY_INCOMPLETE),
+    ],
+)
+def test_without_an_address_the_first_that_asks_for_none_or_for_the_clusters_decides(
+    authorizations: tuple[Authorization, ...], expected: str | Outcome
+) -> None:
+    answer = authorize(SERVER, Client(None, WEB, tls=True), Permits("Server demo/api", authorizations))
+    assert (answer.outcome if isinstance(answer, Denial) else answer.authorization) == expected
+
+
+@pytest.mark.parametrize("given", [None, (NetworkRange("192.0.2.0/24", ("192.0.2.9/32",)),)])
+@pytest.mark.parametrize(
+    ("more", "requirement", "nobody"),
+    [
+        ({"unauthenticated": True}, Requirement.NOTHING, ""),
+        ({"unauthenticated_tls": True}, Requirement.TLS, ""),
+        ({"identities": ("*",)}, Requirement.MESH_IDENTITY, ""),
+        ({}, Requirement.MESH_IDENTITY, "its client names nobody"),
+    ],
+)
+def test_a_server_authorization_lets_in_from_its_networks_or_else_from_the_clusters(
+    given: tuple[NetworkRange, ...] | None, more: dict[str, Any], requirement: Requirement, nobody: str
+) -> None:
+    server = Server("demo", "api", 8080, LabelSelector(()))
+    allows = ServerAuthorization("demo", "one", "api", None, networks=given, **more)
+    index = PolicyIndex(Catalog(1, (pod(None),), policies=(server, allows)), PolicySettings("example.test"))
+    (found,) = (each for each in index.permits(pod(None), 8080).authorizations if "demo/one" in each.name)
+    excepts = (ipaddress.ip_network("192.0.2.9/32"),)
+    networks = (NetworkMatch(ipaddress.ip_network("192.0.2.0/24"), excepts),) if given else None
+    assert found.networks == (networks or cluster_matches(DEFAULT_CLUSTER_NETWORKS))
+    assert (found.requirement, found.in_cluster, found.nobody) == (requirement, given is None, nobody)
 
 
 def pod(policy: str | None) -> Pod:
