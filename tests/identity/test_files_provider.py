@@ -60,15 +60,17 @@ async def test_an_svid_is_read_under_either_name(tmp_path: Path, names: tuple[st
     assert svid.issuer_key_id
 
 
-async def fails(directory: Path, words: str, spiffe_id: SpiffeId = WEB) -> None:
-    with pytest.raises(ProviderError, match=words):
+async def fails(directory: Path, words: str, spiffe_id: SpiffeId = WEB, *, code: str = "bad_svid") -> None:
+    with pytest.raises(ProviderError, match=words) as caught:
         await FilesProvider(directory, TRUST_DOMAIN, trial.check).issue(spiffe_id)
+    assert caught.value.code == code
 
 
 async def test_what_is_missing_or_wrong_is_named(directory: Path) -> None:
     place = directory / "demo" / "web"
-    await fails(directory, "has neither svid.pem nor tls.crt", SpiffeId.for_service_account(TRUST_DOMAIN, "demo", "no"))
-    await fails(directory, "is no workload's", SpiffeId.for_agent(TRUST_DOMAIN, "node"))
+    nobody, agent = SpiffeId.for_service_account(TRUST_DOMAIN, "demo", "no"), SpiffeId.for_agent(TRUST_DOMAIN, "node")
+    await fails(directory, "has neither svid.pem nor tls.crt", nobody, code="no_svid")
+    await fails(directory, "is no workload's", agent, code="not_a_workload")
     other = ec.generate_private_key(ec.SECP256R1()).private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
@@ -80,7 +82,9 @@ async def test_what_is_missing_or_wrong_is_named(directory: Path) -> None:
     await fails(directory, "is no SVID")
     lay(directory)
     (place / "key.pem").unlink()
-    await fails(directory, "key.pem cannot be read")
+    await fails(directory, "key.pem cannot be read: No such file", code="no_svid")
+    (place / "key.pem").mkdir()
+    await fails(directory, "key.pem cannot be read: it is no regular file", code="no_svid")
 
 
 async def test_the_bundle_comes_with_a_sequence_that_grows_with_every_change(directory: Path) -> None:
@@ -96,10 +100,10 @@ async def test_the_bundle_comes_with_a_sequence_that_grows_with_every_change(dir
     assert second is not None
     assert second.sequence == 2
     (directory / "bundle.pem").write_text("nonsense")
-    with pytest.raises(ProviderError, match="holds no PEM certificates"):
+    with pytest.raises(ProviderError, match=r"holds no PEM certificates.*\(bad_bundle\)"):
         await provider.bundle(2, Report(2))
     (directory / "bundle.pem").unlink()
-    with pytest.raises(ProviderError, match=r"bundle\.pem cannot be read"):
+    with pytest.raises(ProviderError, match=r"bundle\.pem cannot be read: .*\(no_bundle\)"):
         await provider.bundle(2, Report(2))
 
 
@@ -168,6 +172,7 @@ async def test_a_bad_svid_is_an_error_that_names_it(directory: Path, name: str) 
     with pytest.raises(ProviderError, match=words) as caught:
         await provider.issue(wanted)
     assert str(directory) in str(caught.value)
+    assert caught.value.code == "bad_svid"
 
 
 async def test_a_bad_svid_replaces_no_good_one_and_is_told_until_it_is_mended(
