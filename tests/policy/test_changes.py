@@ -10,7 +10,11 @@ from agent.objects.policy import (
     AuthorizationPolicy,
     DefaultPolicy,
     LabelSelector,
+    MeshTLSAuthentication,
+    NetworkAuthentication,
+    NetworkRange,
     PolicyObject,
+    Ref,
     Route,
     Server,
     ServerAuthorization,
@@ -152,6 +156,47 @@ def test_an_authorization_that_selects_servers_follows_their_labels() -> None:
     assert case.allows() == ["ServerAuthorization demo/all"]
     case.change(replace(front, labels={"tier": "back"}))
     assert case.allows() == []
+
+
+@pytest.mark.parametrize("of", ["mesh", "network"])
+def test_what_a_policy_refers_to_changes_comes_and_goes_in_another_namespace_too(of: str) -> None:
+    """Who was taken off a list must not be let in by what was compiled before."""
+    mesh = MeshTLSAuthentication("shared", "who", identities=("one.example.test",))
+    network = NetworkAuthentication("shared", "who", networks=(NetworkRange("192.0.2.0/25"),))
+    former: PolicyObject = mesh if of == "mesh" else network
+    changed: PolicyObject = (
+        replace(mesh, identities=("two.example.test",))
+        if of == "mesh"
+        else replace(network, networks=(NetworkRange("192.0.2.128/25"),))
+    )
+    ref = Ref(former.key.kind, "shared", "who")
+    target = Target(TargetKind.SERVER, GROUP, "api")
+    policy = AuthorizationPolicy("demo", "one", target, **{of: ref})
+    case = Case(SERVER, policy, former)
+
+    def means() -> tuple[frozenset[str], list[str], str]:
+        (found,) = case.index.permits(API, PORT).authorizations
+        names = frozenset() if found.identities is None else found.identities.names
+        return names, [str(each.network) for each in found.networks], found.nobody
+
+    first, second = (
+        (
+            (frozenset({"one.example.test"}), [], ""),
+            (frozenset({"two.example.test"}), [], ""),
+        )
+        if of == "mesh"
+        else ((frozenset(), ["192.0.2.0/25"], ""), (frozenset(), ["192.0.2.128/25"], ""))
+    )
+    assert means() == first
+    case.change(changed)
+    assert means() == second
+    case.change(gone=(former.key,))
+    assert means() == (frozenset(), [], f"{ref} does not exist")
+    case.change(former)
+    assert means() == first
+    kept = case.index.permits(API, PORT)
+    case.change(replace(changed, name="another"))
+    assert case.index.permits(API, PORT) is kept, "nothing here refers to that one"
 
 
 def test_routes_that_have_authorizations_are_named_and_others_are_not() -> None:
