@@ -36,7 +36,11 @@ CONTROL_PLANE = {
     "kube-controller-manager": configuration.controller_manager,
     "kube-scheduler": configuration.scheduler,
 }
+INOTIFY = "fs/inotify/max_user_instances"
+INOTIFY_INSTANCES = 1024
+"""128 is what many machines have, and two clusters need more: a kubelet ends without."""
 KERNEL_WIDE = (
+    INOTIFY,
     "kernel/keys/root_maxbytes",
     "kernel/keys/root_maxkeys",
     "kernel/panic",
@@ -44,7 +48,7 @@ KERNEL_WIDE = (
     "vm/overcommit_memory",
     "vm/panic_on_oom",
 )
-"""What a kubelet sets for the whole machine: put back when the cluster goes."""
+"""What a kubelet, and we, set for the whole machine: put back when the cluster goes."""
 
 
 class ClusterError(Exception):
@@ -235,6 +239,8 @@ class Cluster:
             directory.mkdir(parents=True)
         kept = {name: Path("/proc/sys", name).read_text() for name in KERNEL_WIDE if Path("/proc/sys", name).exists()}
         (layout.directory / "kernel.json").write_text(json.dumps(kept))
+        if int(kept[INOTIFY]) < INOTIFY_INSTANCES:
+            Path("/proc/sys", INOTIFY).write_text(str(INOTIFY_INSTANCES))
         (layout.directory / "resolv.conf").write_text("nameserver 127.0.0.1\n")
         now = datetime.datetime.now(datetime.UTC)
         ca = pki.make_issuer(layout.pki, "ca", now)

@@ -60,6 +60,8 @@ def api_server(layout: Layout, program: Path) -> list[str]:
         f"--proxy-client-cert-file={pki / 'front-proxy-client.crt'}",
         f"--proxy-client-key-file={pki / 'front-proxy-client.key'}",
         "--enable-aggregator-routing=true",
+        f"--audit-policy-file={Path(__file__).with_name('audit.yaml')}",
+        f"--audit-log-path={layout.audit}",
         "--service-account-issuer=https://kubernetes.default.svc.cluster.local",
         f"--service-account-key-file={pki / 'sa.pub'}",
         f"--service-account-signing-key-file={pki / 'sa.key'}",

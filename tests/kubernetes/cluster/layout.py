@@ -78,6 +78,11 @@ class Layout(Struct, frozen=True):
         return self.directory / "logs"
 
     @property
+    def audit(self) -> Path:
+        """What service accounts asked of the API server, one Event (audit.k8s.io/v1) a line; not the system's own."""
+        return self.logs / "audit.jsonl"
+
+    @property
     def record(self) -> Path:
         """Which processes were started."""
         return self.directory / "processes"
