@@ -58,6 +58,11 @@ def findings(pods: Iterable[Pod], policies: Iterable[PolicyObject]) -> tuple[Fin
     return tuple(sorted(found))
 
 
+def alone(policy: PolicyObject) -> tuple[Finding, ...]:
+    """What is odd about one object whatever else there is: some of its `findings`. Sorted."""
+    return tuple(sorted(Finding(policy.key, message) for message in _of_itself(policy)))
+
+
 def probed(pods: Iterable[Pod], policies: Iterable[PolicyObject]) -> tuple[Finding, ...]:
     """Servers on ports that probes go to as well: their authorizations are not all that lets in there. Sorted.
 
@@ -153,6 +158,7 @@ def _messages(
     servers: list[Server],
     routed: dict[tuple[str, TargetKind, str, str], Route],
 ) -> Iterator[str]:
+    yield from _of_itself(policy)
     match policy:
         case AuthorizationPolicy():
             yield from _of_policy(policy, known, servers, routed)
@@ -161,6 +167,23 @@ def _messages(
                 yield f"it authorizes for Server {policy.namespace}/{policy.server}, which does not exist"
             elif policy.server is None and not any(policy.selects(server) for server in servers):
                 yield "its selector selects no Server of its namespace"
+        case Route():
+            for server in policy.servers:
+                if ObjectKey("Server", policy.namespace, server) not in known:
+                    yield f"it hangs on Server {policy.namespace}/{server}, which does not exist"
+        case HttpLayer():
+            if policy.server is not None and ObjectKey("Server", policy.namespace, policy.server) not in known:
+                yield f"it hangs on Server {policy.namespace}/{policy.server}, which does not exist"
+        case _:
+            return
+
+
+def _of_itself(policy: PolicyObject) -> Iterator[str]:
+    match policy:
+        case AuthorizationPolicy():
+            if policy.mesh is None and policy.network is None:
+                yield "its requiredAuthenticationRefs are empty: it lets everyone in, plaintext clients too"
+        case ServerAuthorization():
             whoever = policy.unauthenticated or policy.unauthenticated_tls
             if not whoever and not policy.identities and not policy.accounts:
                 yield "its client names nobody, so that it lets nobody in"
@@ -170,15 +193,9 @@ def _messages(
                 yield "it names nobody, so that what refers to it lets nobody in"
         case NetworkAuthentication():
             yield from _redundant(policy.networks)
-        case Route():
-            for server in policy.servers:
-                if ObjectKey("Server", policy.namespace, server) not in known:
-                    yield f"it hangs on Server {policy.namespace}/{server}, which does not exist"
         case HttpLayer():
-            if policy.server is not None and ObjectKey("Server", policy.namespace, policy.server) not in known:
-                yield f"it hangs on Server {policy.namespace}/{policy.server}, which does not exist"
             yield "it is not enforced by this version: it bears on requests, not on connections"
-        case Server() | BrokenServer():
+        case Route() | Server() | BrokenServer():
             return
 
 
@@ -204,8 +221,6 @@ def _of_policy(
     for ref in (policy.mesh, policy.network):
         if ref is not None and ref.kind != "ServiceAccount" and _key(ref) not in known:
             yield f"it refers to {ref}, which does not exist, so that it lets nobody in"
-    if policy.mesh is None and policy.network is None:
-        yield "its requiredAuthenticationRefs are empty: it lets everyone in, plaintext clients too"
 
 
 def _key(ref: Ref) -> ObjectKey:

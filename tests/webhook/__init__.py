@@ -1,0 +1,1 @@
+"""Admission of a cluster's objects."""
