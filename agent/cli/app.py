@@ -23,6 +23,7 @@ app.command("agent.cli.agent:agent")
 app.command("agent.cli.authority:app", name="authority")
 app.command("agent.cli.authz:app", name="authz")
 app.command("agent.cli.install:install")
+app.command("agent.cli.webhook:app", name="webhook")
 app.command("agent.cli.demo:demo")
 
 

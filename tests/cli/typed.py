@@ -32,6 +32,7 @@ def quietwire(*words: str | Path) -> Done:
     with (
         mock.patch("agent.cli.work.node._serve", side_effect=serving),
         mock.patch("agent.cli.work.authority.running.run_authority", side_effect=serving),
+        mock.patch("agent.cli.work.webhook._until_stopped", side_effect=serving),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
         pytest.raises(SystemExit) as ended,
