@@ -1,7 +1,7 @@
 """The webhooks on a real API server: what is stored of a pod, what kubectl is told, and what holds while they are away.
 
-In a cluster of their own, of one API server: who is asked before anything is stored is everybody's matter. They run with
-the chart's objects, and with no more rights than those give.
+In a cluster of their own, of one API server: who is asked before anything is stored is everybody's matter. They run
+with the chart's objects, and with no more rights than those give.
 """
 
 import base64
@@ -300,11 +300,7 @@ def test_a_pod_that_comes_with_its_namespace_is_captured(webhooks: Webhooks) -> 
     [
         ("plain", server(acessPolicy="deny"), "spec.acessPolicy: unknown field 'acessPolicy'; known here: podSelector"),
         ("plain", pod("yes"), "metadata.annotations.linkerd.io/inject: linkerd.io/inject is 'yes', and must be one of"),
-        (
-            "plain",
-            namespace("bad", "true"),
-            "linkerd.io/inject is 'true', and must be one of enabled, disabled, ingress",
-        ),
+        ("plain", namespace("bad", "true"), "metadata.annotations.linkerd.io/inject: linkerd.io/inject is 'true', and"),
     ],
     ids=["Server", "Pod", "Namespace"],
 )
@@ -354,7 +350,7 @@ def test_while_they_are_away_pods_to_be_captured_are_not_made_and_nothing_else_w
     api, kept = webhooks.api, webhooks.kept
     webhooks.stop()
     for where, asked in (("meshed", pod()), ("plain", pod("enabled"))):
-        with pytest.raises(ClusterError, match='failed calling webhook "inject.quietwire.io"'):
+        with pytest.raises(ClusterError, match=r'failed calling webhook "inject\.quietwire\.io"'):
             created(api, where, asked)
     for where, asked in (
         ("meshed", pod("disabled")),
