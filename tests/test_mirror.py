@@ -59,7 +59,6 @@ ELSEWHERE = {
     "agent/cli/work/webhook.py": "tests/cli/test_webhook.py",
     "agent/link/affinity_memory.py": "tests/proxy/test_affinity.py",
     "agent/manifests/parts.py": "tests/catalog/test_incumbents_and_faults.py",
-    "agent/webhook/run.py": "tests/kubernetes/test_webhook.py",
     "agent/node/config.py": "tests/node/test_identity_source.py",
     "agent/node/remembered.py": "tests/netns/test_remembered.py",
     "agent/node/rules.py": "tests/netns/test_rules_changed.py",

@@ -4,12 +4,14 @@ In a cluster of their own, of one API server: who is asked before anything is st
 with the chart's objects, and with no more rights than those give.
 """
 
+import asyncio
 import base64
 import json
 import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,11 +20,15 @@ import pytest
 import yaml
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from agent.kubernetes.access import from_kubeconfig
+from agent.kubernetes.client import Client
 from agent.objects.policy import POLICY_GROUP
-from agent.webhook.certificates import load
+from agent.webhook.certificates import Authority, CertificateError, load
 from agent.webhook.injection import CONTAINER, VOLUME, InjectionSettings, container, volume
+from agent.webhook.keeping import Kept
 from deploy.helm.__main__ import DEFINITIONS
 from tests.kubernetes.cluster.cluster import Cluster, ClusterError
+from tests.kubernetes.inside import inside
 
 ROOT = Path(__file__).parents[2]
 TEMPLATE = ROOT / "deploy/helm/quietwire/templates/webhooks.yaml"
@@ -344,6 +350,26 @@ def test_another_replica_goes_by_the_same_cas_and_what_somebody_wipes_out_comes_
         assert inits(created(webhooks.api, "meshed", pod())) == [CONTAINER]
     finally:
         end(other)
+
+
+def test_replicas_that_start_at_once_make_one_ca_and_an_empty_secret_is_missed(webhooks: Webhooks) -> None:
+    api = webhooks.api
+    api.kubectl("create", "secret", "generic", "-n", MESH, "race")
+
+    async def work() -> list[tuple[Authority, ...]]:
+        client = Client(from_kubeconfig([api.layout.kubeconfig]))
+        replicas = [Kept(client, MESH, "race", NAME) for _ in range(8)]
+        try:
+            found = await asyncio.gather(*(each.authorities(time.time()) for each in replicas))
+            with pytest.raises(CertificateError, match=f"there is no Secret {MESH}/none: make an empty one"):
+                await Kept(client, MESH, "none", NAME).authorities(time.time())
+        finally:
+            client.close()
+        return found
+
+    found = inside(api, work)
+    assert {len(each) for each in found} == {1}
+    assert len({each[0].certificate for each in found}) == 1
 
 
 def test_while_they_are_away_pods_to_be_captured_are_not_made_and_nothing_else_waits(webhooks: Webhooks) -> None:
