@@ -13,6 +13,7 @@ CHART = Path(__file__).parents[2] / "deploy" / "helm" / "quietwire"
 INSTALL_SECONDS = 180
 AGENT = "daemonset/quietwire-agent"
 AUTHORITY = "deployment/quietwire-authority"
+WEBHOOKS = ("mutatingwebhookconfiguration/quietwire-webhook", "validatingwebhookconfiguration/quietwire-webhook")
 
 
 class Mesh:
@@ -40,6 +41,11 @@ class Mesh:
         words = ("upgrade", "--install", RELEASE, str(CHART), "--namespace", NAMESPACE, "--create-namespace")
         wait = ("--wait", "--timeout", f"{INSTALL_SECONDS}s")
         self.cluster.helm(*words, *self.values(**more), *wait, seconds=INSTALL_SECONDS + 30)
+        for each in WEBHOOKS:  # helm makes them last, and no pod can be made before somebody is believed there
+            is_believed = "--for=jsonpath={.webhooks[0].clientConfig.caBundle}"
+            self.cluster.kubectl(
+                "wait", each, is_believed, f"--timeout={INSTALL_SECONDS}s", seconds=INSTALL_SECONDS + 10
+            )
 
     def uninstall(self) -> None:
         """Takes it away, definitions of kinds included."""

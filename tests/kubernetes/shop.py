@@ -55,28 +55,6 @@ def deployment(name: str, *, node: str = "", replicas: int = 1, command: list[st
     }
 
 
-def enrolling(deployment: dict[str, Any], image: str) -> dict[str, Any]:
-    """The same with the init step that hands each pod over to its node's agent."""
-    spec = deployment["spec"]["template"]["spec"]
-    security = {
-        "runAsUser": 0,
-        "readOnlyRootFilesystem": True,
-        "capabilities": {"drop": ["ALL"], "add": ["NET_ADMIN", "NET_RAW"]},
-    }
-    step = {
-        "name": "quietwire-init",
-        "image": image,
-        "imagePullPolicy": "Never",
-        "args": ["init", "apply", "--enrol"],
-        "securityContext": security,
-        "volumeMounts": [{"name": "quietwire-enrol", "mountPath": "/run/quietwire/enrol"}],
-    }
-    volume = {"name": "quietwire-enrol", "hostPath": {"path": "/run/quietwire/enrol", "type": "Directory"}}
-    spec["initContainers"] = [step, *spec.get("initContainers", [])]
-    spec["volumes"] = [volume, *spec.get("volumes", [])]
-    return deployment
-
-
 def account(name: str) -> dict[str, Any]:
     """A service account."""
     return {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name}}
@@ -105,8 +83,7 @@ class Shop:
         if injected:
             self.kubectl("annotate", "namespace", self.namespace, f"{INJECT}=enabled", "--overwrite")
         self.apply(account("api"), account("webapp"), service("api"))
-        for each in (deployment("api", node=first), deployment("webapp", node=second, command=client)):
-            self.apply(enrolling(each, self.mesh.image) if injected else each)
+        self.apply(deployment("api", node=first), deployment("webapp", node=second, command=client))
         self.rolled_out("api", "webapp")
 
     def kubectl(self, *words: str, given: str | None = None, seconds: float = 120.0) -> str:

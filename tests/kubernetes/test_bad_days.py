@@ -11,7 +11,7 @@ import pytest
 from tests.kubernetes.cluster.cluster import Cluster
 from tests.kubernetes.load import Load, loop
 from tests.kubernetes.mesh import AGENT, AUTHORITY, Mesh
-from tests.kubernetes.shop import INJECT, Shop, account, deployment, enrolling
+from tests.kubernetes.shop import INJECT, Shop, account, deployment
 
 pytestmark = pytest.mark.disruptive
 
@@ -92,7 +92,7 @@ def test_a_new_pod_waits_while_no_authority_is_there_and_is_not_open_and_says_wh
     mesh.kubectl("scale", AUTHORITY, "--replicas=0")
     mesh.kubectl("wait", "--for=delete", "pod", "-l", "app.kubernetes.io/component=authority", "--timeout=90s")
     try:
-        shop.apply(account("late"), enrolling(deployment("late"), mesh.image))
+        shop.apply(account("late"), deployment("late"))
         until(lambda: "NotCaptured" in _events(shop))
         assert "SVID" in _events(shop)
         late = shop.pod("late")
@@ -109,7 +109,7 @@ def test_a_new_pod_waits_while_no_authority_is_there_and_is_not_open_and_says_wh
 def test_any_replica_of_the_authority_may_go_while_pods_start(mesh: Mesh, shop: Shop) -> None:
     names = [f"p{at}" for at in range(6)]
     for name in names:
-        shop.apply(account(name), enrolling(deployment(name), mesh.image))
+        shop.apply(account(name), deployment(name))
     pods = mesh.kubectl("get", "pods", "-l", "app.kubernetes.io/component=authority", "-o", "name").split()
     mesh.kubectl("delete", *pods[:2], "--grace-period=0", "--force")
     shop.rolled_out(*names, seconds=180)

@@ -26,44 +26,15 @@ from agent.objects.policy import POLICY_GROUP
 from agent.webhook.certificates import Authority, CertificateError, load
 from agent.webhook.injection import CONTAINER, VOLUME, InjectionSettings, container, volume
 from agent.webhook.keeping import Kept
-from deploy.helm.__main__ import DEFINITIONS
+from deploy.helm import __main__ as chart
 from tests.kubernetes.cluster.cluster import Cluster, ClusterError
 from tests.kubernetes.inside import inside
 
 ROOT = Path(__file__).parents[2]
-TEMPLATE = ROOT / "deploy/helm/quietwire/templates/webhooks.yaml"
+TEMPLATE = "templates/webhooks.yaml"
 MESH, NAME = "quietwire", "quietwire-webhook"
 IMAGE = "localhost/quietwire:webhook-test"
 OURS = container(InjectionSettings(image=IMAGE))
-VALUES: dict[str, Any] = {
-    "image": {"repository": "localhost/quietwire", "tag": "webhook-test", "pullPolicy": "IfNotPresent"},
-    "agent": {"runDirectory": "/run/quietwire"},
-    "webhook": {
-        "replicas": 2,
-        "port": 9443,
-        "injectionFailurePolicy": "Fail",
-        "exemptNamespaces": ["kube-system"],
-        "init": {"cpu": "200m", "memory": "128Mi", "enrolSeconds": 300},
-        "logFormat": "json",
-        "logLevel": "info",
-        "resources": {"requests": {"cpu": "50m", "memory": "100Mi"}, "limits": {"memory": "256Mi"}},
-        "priorityClassName": "system-cluster-critical",
-        "tolerations": [],
-        "nodeSelector": {"kubernetes.io/os": "linux"},
-        "affinity": {},
-        "podAnnotations": {},
-    },
-}
-NAMES = """
-{{- define "quietwire.labels" -}}
-app.kubernetes.io/name: quietwire
-{{- end }}
-{{- define "quietwire.image" -}}{{ .Values.image.repository }}:{{ .Values.image.tag }}{{- end }}
-{{- define "quietwire.apiToken" -}}
-projected:
-  sources: [{serviceAccountToken: {path: token}}]
-{{- end }}
-"""
 
 
 class Webhooks:
@@ -77,13 +48,9 @@ class Webhooks:
 
     def objects(self) -> list[dict[str, Any]]:
         """As helm renders them."""
-        chart = self._directory / "chart"
-        (chart / "templates").mkdir(parents=True, exist_ok=True)
-        (chart / "Chart.yaml").write_text("{apiVersion: v2, name: quietwire, version: 0.0.0, appVersion: 0.0.0}")
-        (chart / "values.yaml").write_text(json.dumps(VALUES))
-        (chart / "templates" / "_names.tpl").write_text(NAMES)
-        (chart / "templates" / "webhooks.yaml").write_text(TEMPLATE.read_text())
-        said = self.api.helm("template", "quietwire", str(chart), "--namespace", MESH)
+        repository, _, tag = IMAGE.partition(":")
+        flags = ("--set", f"image.repository={repository}", "--set", f"image.tag={tag}")
+        said = chart.rendered(self.api.program("helm"), *flags, "--show-only", TEMPLATE, namespace=MESH)
         return [each for each in yaml.safe_load_all(said) if each]
 
     def install(self) -> None:
@@ -178,7 +145,7 @@ def api(cluster: Cluster) -> Iterator[Cluster]:
     made = Cluster(f"{cluster.layout.name}w", lambda _: None)
     try:
         made.up(0)
-        made.kubectl("apply", "--server-side", "-f", str(DEFINITIONS))
+        made.kubectl("apply", "--server-side", "-f", str(chart.DEFINITIONS))
         made.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
         for name, inject in (("meshed", "enabled"), ("plain", None), ("off", "disabled")):
             made.kubectl("apply", "-f", "-", given=json.dumps(namespace(name, inject)))
