@@ -75,6 +75,10 @@ def test_what_is_not_to_be_captured_is_left_alone(found: Any, more: Any) -> None
     assert stored(found, **more) == found
 
 
+def test_a_pod_that_says_that_it_is_not_on_the_hosts_network_is_captured() -> None:
+    assert stored(pod(hostNetwork=False))["spec"]["initContainers"] == [OURS]
+
+
 @pytest.mark.parametrize("written", [None, [], [{"name": "first"}, {"name": "proxy", "restartPolicy": "Always"}]])
 def test_it_comes_before_everybody_sidecars_too(written: Any) -> None:
     found = pod(initContainers=written, volumes=copy.deepcopy(written))

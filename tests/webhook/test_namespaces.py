@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from agent.catalog.sources.kubernetes import reading
 from agent.kubernetes.errors import Unreachable
 from agent.webhook.namespaces import Namespaces
 
@@ -44,6 +45,17 @@ def test_another_fault_leaves_what_it_says(known: Namespaces) -> None:
     broken["metadata"]["annotations"]["config.linkerd.io/skip-inbound-ports"] = "x"
     known.put(json.dumps(broken).encode())
     assert known.says("off") == "disabled"
+
+
+def test_one_that_a_fault_of_ours_keeps_from_being_read_says_enabled(
+    known: Namespaces, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fault(key: object, document: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(reading, "decode", fault)
+    known.put(namespace("off", "disabled"))
+    assert known.says("off") == "enabled"
 
 
 def test_it_is_followed_through_changes_deletions_and_lists(known: Namespaces) -> None:
