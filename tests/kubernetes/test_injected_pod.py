@@ -12,6 +12,9 @@ from tests.kubernetes.cluster.cluster import Cluster
 from tests.kubernetes.cluster.images import BASE_IMAGE
 from tests.webhook.asking import carried_out
 
+NOWHERE = "/run/quietwire-elsewhere/enrol"
+"""Where no agent is, whether the mesh is installed meanwhile or not."""
+
 
 @pytest.fixture(scope="module")
 def namespace(cluster: Cluster) -> Iterator[str]:
@@ -56,13 +59,13 @@ def test_on_a_node_without_an_agent_a_pod_waits_and_says_why(
     cluster: Cluster, quietwire_image: str, namespace: str
 ) -> None:
     asked = pod("waits")
-    made = carried_out(patch(asked["spec"], InjectionSettings(image=quietwire_image)), asked)
+    made = carried_out(patch(asked["spec"], InjectionSettings(image=quietwire_image, enrol_directory=NOWHERE)), asked)
     cluster.kubectl("apply", "-n", namespace, "-f", "-", given=json.dumps(made))
     of_it = ("--field-selector=involvedObject.name=waits", "-o", 'jsonpath={.message}{"\\n"}')
     words = cluster.kubectl_command("get", "events", "-n", namespace, "--watch", *of_it)
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as watch:
         assert watch.stdout is not None
         try:
-            assert any("hostPath type check failed: /run/quietwire/enrol is not a" in line for line in watch.stdout)
+            assert any(f"hostPath type check failed: {NOWHERE} is not a" in line for line in watch.stdout)
         finally:
             watch.terminate()
