@@ -123,7 +123,7 @@ class Story:
                 end = "was still open"
         finally:
             held.kill()
-            held.wait()
+            held.communicate()  # which closes its stdin, too
         again = self._until(lambda: self._stranger(f"http://{NAME}:{PORT}/"), lambda called: not called.well)
         self._step(
             "policy_live",
