@@ -106,6 +106,8 @@ def test_install_prints_what_helm_renders(helm: Path, wanted: Installation, defi
         "authority.replicas=0",
         "agent.runDirectory=/var/quietwire",
         "image.digest=sha256:1",
+        "webhook.injectionFailurePolicy=Maybe",
+        "webhook.init.memory=much",
     ],
 )
 def test_a_value_that_cannot_be_is_refused_by_name(helm: Path, setting: str) -> None:
@@ -145,6 +147,23 @@ def test_what_is_set_is_in_what_is_rendered(helm: Path) -> None:
     assert "--issuer-cert=/etc/quietwire/issuer/tls.crt" in authority["spec"]["containers"][0]["args"]
     issuer = [each for each in authority["spec"]["volumes"] if each["name"] == "issuer"]
     assert issuer[0]["secret"]["secretName"] == "from-cert-manager"
+
+
+def test_webhooks_can_be_left_out_or_be_told_what_to_leave_alone(helm: Path) -> None:
+    without = chart.rendered(helm, "--set", "webhook.enabled=false", namespace="mesh")
+    assert "webhook" not in without
+    words = ("--set", "webhook.exemptNamespaces={kube-system,mesh,theirs}", "--set", "webhook.replicas=1")
+    found = [each for each in yaml.safe_load_all(chart.rendered(helm, *words, namespace="mesh")) if each]
+    for each in found:
+        if each["kind"].endswith("WebhookConfiguration"):
+            (expression,) = each["webhooks"][0]["namespaceSelector"]["matchExpressions"]
+            assert expression == {
+                "key": "kubernetes.io/metadata.name",
+                "operator": "NotIn",
+                "values": ["mesh", "kube-system", "theirs"],
+            }
+    budgets = [each["metadata"]["name"] for each in found if each["kind"] == "PodDisruptionBudget"]
+    assert "quietwire-webhook" not in budgets, "of one replica it would hold up every drain"
 
 
 def test_it_is_installed_upgraded_and_uninstalled_and_leaves_nothing(empty: Cluster) -> None:

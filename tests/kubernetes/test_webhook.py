@@ -319,6 +319,16 @@ def test_another_replica_goes_by_the_same_cas_and_what_somebody_wipes_out_comes_
         end(other)
 
 
+def test_what_is_applied_once_more_keeps_what_the_webhooks_wrote(webhooks: Webhooks) -> None:
+    """As an upgrade does it: nobody is unknown for a moment."""
+    kept = webhooks.kept
+    webhooks.configure()
+    (secret,) = [each for each in webhooks.objects() if each["kind"] == "Secret"]
+    webhooks.api.kubectl("apply", "-f", "-", given=json.dumps(secret))
+    assert webhooks.kept == kept
+    assert inits(created(webhooks.api, "meshed", pod())) == [CONTAINER]
+
+
 def test_replicas_that_start_at_once_make_one_ca_and_an_empty_secret_is_missed(webhooks: Webhooks) -> None:
     api = webhooks.api
     api.kubectl("create", "secret", "generic", "-n", MESH, "race")
