@@ -19,6 +19,8 @@ CREATE, UPDATE = "CREATE", "UPDATE"
 MAX_WORDS = 4096
 """Characters of a reason, or of all warnings together: the API server cuts warnings there itself."""
 MAX_UID = 128
+MAX_FIELDS = 100_000
+"""Of an object, elements of lists included: a fifth of a second's work."""
 _NOTHING = msgspec.Raw(b"null")
 
 
@@ -85,12 +87,14 @@ def value(raw: msgspec.Raw) -> Any:
         found = msgspec.json.decode(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise UnreadableError(f"the object cannot be read: {error}") from error
-    level, depth = [found], 0
+    level, depth, fields = [found], 0, 0
     while level:
         level = [inner for each in level for inner in _inside(each)]
-        depth += 1
+        depth, fields = depth + 1, fields + len(level)
         if depth > MAX_DEPTH:
             raise UnreadableError(f"the object cannot be read: it is nested more than {MAX_DEPTH} levels deep")
+        if fields > MAX_FIELDS:
+            raise UnreadableError(f"the object cannot be read: it has more than {MAX_FIELDS} fields")
     return found
 
 

@@ -191,6 +191,13 @@ def test_a_deep_object_is_refused() -> None:
     assert "nested more than 64 levels deep" in reason(said(server(), "UPDATE", old=server(port=deep)))
 
 
+def test_an_object_of_too_many_fields_is_refused_before_anything_is_done_with_it() -> None:
+    many = {f"k{number}": "v" for number in range(100_000)}
+    assert "it has more than 100000 fields" in reason(said(server(podSelector={"matchLabels": many})))
+    few = {f"k{number}": "v" for number in range(50_000)}
+    assert reason(said(server(podSelector={"matchLabels": few}))) == ""
+
+
 def test_yaml_that_kubectl_would_send_is_what_is_read() -> None:
     (document,) = yaml.safe_load_all("{apiVersion: policy.linkerd.io/v1beta3, kind: Server, metadata: {name: s}}")
     assert reason(said(document)) == "spec is missing"
