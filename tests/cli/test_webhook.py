@@ -71,3 +71,9 @@ def test_a_flag_that_cannot_be_used_is_named(kubeconfig: Path, words: list[str],
     done = quietwire("webhook", "run", *words, "--kubeconfig", kubeconfig)
     assert done.code == 2
     assert said in done.err
+
+
+def test_a_kubeconfig_that_is_not_there_is_named(tmp_path: Path) -> None:
+    done = quietwire("webhook", "run", "--image", "it", "--kubeconfig", tmp_path / "none")
+    assert done.code == 2
+    assert done.err.startswith(f"quietwire: {tmp_path}/none: there is no such file. Give --kubeconfig FILE")

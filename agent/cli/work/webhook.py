@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import signal
 import sys
 from pathlib import Path
@@ -11,10 +12,10 @@ import uvloop
 from setproctitle import setproctitle
 
 from agent import disk
-from agent.cli.agent_flags import ClusterFlags, LogFormat, LogLevel
-from agent.cli.work import cluster
+from agent.cli.agent_flags import LogFormat, LogLevel
 from agent.cli.work.exits import EXIT_USAGE, fail
 from agent.flags import ConfigError, HostPort
+from agent.kubernetes.access import AccessError, find
 from agent.kubernetes.errors import ApiError
 from agent.telemetry import logs
 from agent.webhook.certificates import CertificateError
@@ -49,7 +50,7 @@ def run(
             raise ConfigError("--image is empty: give the image of the init containers")
         if not injection.enrol_directory.startswith("/") or injection.enrol_seconds <= 0:
             raise ConfigError("--enrol-directory must be an absolute path, and --enrol-timeout above 0")
-        access = cluster.access(ClusterFlags(kubernetes=True, kubeconfig=kubeconfig, context=context))
+        access = find(os.environ, "" if kubeconfig is None else str(kubeconfig), context)
         namespace = where.namespace or access.namespace
         config = WebhookConfig(
             access=access,
@@ -60,7 +61,7 @@ def run(
             configuration=where.configuration,
             injection=injection,
         )
-    except ConfigError as error:
+    except (ConfigError, AccessError) as error:
         fail(str(error), EXIT_USAGE)
     logs.configure(log_format, log_level, process="webhook")
     setproctitle("quietwire webhook")
