@@ -18,8 +18,6 @@ def run(
     *,
     image: str,
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent",
-    init_cpu: str = "200m",
-    init_memory: str = "128Mi",
     enrol_directory: Path = Path(AGENT_SOCKET).parent,
     enrol_timeout: int = 300,
     listen: str = "0.0.0.0:9443",
@@ -47,10 +45,6 @@ def run(
         Of the init containers: this very one.
     image_pull_policy
         When a node fetches it.
-    init_cpu
-        What an init container requests, and its limit.
-    init_memory
-        The same of memory.
     enrol_directory
         The directory of the agents' enrolment socket, on every node.
     enrol_timeout
@@ -84,8 +78,6 @@ def run(
         pull_policy=image_pull_policy,
         enrol_directory=str(enrol_directory),
         enrol_seconds=enrol_timeout,
-        cpu=init_cpu,
-        memory=init_memory,
     )
     where = webhook.Where(namespace, service, tuple(name or ()), secret, configuration)
     webhook.run(where, injection, listen, kubeconfig, context, log_format, log_level)

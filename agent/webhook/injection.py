@@ -4,6 +4,7 @@ A pod is injected as `linkerd.io/inject` says: its own, or else its namespace's 
 understood is taken for a wish to be meshed: a pod that waits in vain is noticed, one that is open is not.
 """
 
+import re
 from typing import Any
 
 from msgspec import Struct
@@ -18,21 +19,23 @@ ENROL_SECONDS = 300
 """How long an init container waits before it fails, and is started again by the kubelet unless its pod says never."""
 ENROL_DIRECTORY = AGENT_SOCKET.rpartition("/")[0]
 PODS = "Pod"
+ENOUGH = {"cpu": "100m", "memory": "64Mi"}
+"""The least limits that rules can be written in, within a second or two."""
+_UNITS = {
+    "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18,
+    **{f"{unit}i": 1024.0**power for power, unit in enumerate("KMGTPE", 1)},
+}  # fmt: skip
+_QUANTITY = re.compile(r"(\d{1,18}(\.\d{0,9})?([eE][+-]?\d{1,2})?)(m|[kMGTPE]|[KMGTPE]i)?")
+"""A resource's amount (apimachinery's resource.Quantity); one that is negative is none."""
 
 
 class InjectionSettings(Struct, frozen=True, kw_only=True):
-    """What the init container is made of.
-
-    Its limits are its requests: a pod that is Guaranteed stays so. The enrolment directory is the node's, and where the
-    pod has it.
-    """
+    """What the init container is made of. The enrolment directory is the node's, and where the pod has it."""
 
     image: str
     pull_policy: str = "IfNotPresent"
     enrol_directory: str = ENROL_DIRECTORY
     enrol_seconds: int = ENROL_SECONDS
-    cpu: str = "200m"
-    memory: str = "128Mi"
 
 
 def mutate(asked: Question, of_namespace: str | None, settings: InjectionSettings) -> bytes:
@@ -75,7 +78,7 @@ def patch(spec: dict[str, Any], settings: InjectionSettings) -> list[dict[str, A
     there = _named(spec, "initContainers", CONTAINER)
     steps: list[dict[str, Any]] = []
     if there is None:
-        steps += _added(spec, "initContainers", "0", container(settings))
+        steps += _added(spec, "initContainers", "0", container(settings, resources(spec)))
     elif there[0] > 0:
         steps += [_step("remove", f"initContainers/{there[0]}"), _step("add", "initContainers/0", there[1])]
     wanted = volume(settings)
@@ -107,9 +110,47 @@ def _step(operation: str, path: str, element: Any = None) -> dict[str, Any]:
     return {"op": operation, "path": f"/spec/{path}", **({} if element is None else {"value": element})}
 
 
-def container(settings: InjectionSettings) -> dict[str, Any]:
+def resources(spec: dict[str, Any]) -> dict[str, dict[str, str]]:
+    """What the init container requests, and its limits: what every container of the pod has, the largest of each.
+
+    So it costs a node nothing: what counts for a pod is what its containers request together, or its init container
+    alone if that is more. A pod is of the class that it was (Guaranteed, Burstable, BestEffort), and where a quota
+    wants all containers to say something, this one does. A limit that is too small to write rules in is raised, and
+    with it a request that was the same.
+    """
+    containers = spec.get("containers")
+    each = [_resources_of(one) for one in containers] if isinstance(containers, list) else []
+    found: dict[str, dict[str, str]] = {}
+    for what in ("requests", "limits"):
+        for name in ENOUGH:
+            values = [one.get(what, {}).get(name) for one in each]
+            if values and all(isinstance(text, str) and quantity(text) is not None for text in values):
+                found.setdefault(what, {})[name] = max(values, key=lambda text: quantity(text) or 0.0)
+    for name, enough in ENOUGH.items():
+        limit, request = found.get("limits", {}).get(name), found.get("requests", {}).get(name)
+        if limit is None or (quantity(limit) or 0.0) >= (quantity(enough) or 0.0):
+            continue
+        found["limits"][name] = enough
+        if request == limit:
+            found["requests"][name] = enough
+    return found
+
+
+def _resources_of(one: Any) -> dict[str, dict[str, Any]]:
+    said = one.get("resources") if isinstance(one, dict) else None
+    return {what: part for what, part in said.items() if isinstance(part, dict)} if isinstance(said, dict) else {}
+
+
+def quantity(text: str) -> float | None:
+    """The number that a quantity stands for, as in `100m`, `1.5`, `64Mi`, `1e3`; None where it is none."""
+    found = _QUANTITY.fullmatch(text)
+    if found is None:
+        return None
+    return float(found[1]) * (_UNITS[found[4]] if found[4] else 1.0)
+
+
+def container(settings: InjectionSettings, resources: dict[str, dict[str, str]]) -> dict[str, Any]:
     """The init container: root in its pod for the rules, and nothing more than that."""
-    resources = {"cpu": settings.cpu, "memory": settings.memory}
     return {
         "name": CONTAINER,
         "image": settings.image,
@@ -130,7 +171,7 @@ def container(settings: InjectionSettings) -> dict[str, Any]:
             {"name": name, "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": path}}}
             for name, path in (("POD_NAMESPACE", "metadata.namespace"), ("POD_NAME", "metadata.name"))
         ],
-        "resources": {"requests": resources, "limits": resources},
+        "resources": resources,
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "capabilities": {"add": ["NET_ADMIN"], "drop": ["ALL"]},

@@ -45,7 +45,7 @@ def test_without_flags_it_is_found_by_its_service_and_init_waits_where_agents_li
 
 def test_every_flag_arrives(kubeconfig: Path) -> None:
     config = told(
-        *("--image", "it:1", "--image-pull-policy", "Never", "--init-cpu", "1", "--init-memory", "64Mi"),
+        *("--image", "it:1", "--image-pull-policy", "Never"),
         *("--enrol-directory", "/run/other/enrol", "--enrol-timeout", "7", "--listen", "[::]:1", "--namespace", "ns"),
         *("--service", "svc", "--name", "a.example", "--name", "b.example", "--secret", "s", "--configuration", "c"),
         *("--kubeconfig", kubeconfig),
@@ -53,7 +53,7 @@ def test_every_flag_arrives(kubeconfig: Path) -> None:
     assert config.names == ("svc.ns.svc", "a.example", "b.example")
     assert (config.namespace, config.secret, config.configuration) == ("ns", "s", "c")
     assert config.injection == InjectionSettings(
-        image="it:1", pull_policy="Never", enrol_directory="/run/other/enrol", enrol_seconds=7, cpu="1", memory="64Mi"
+        image="it:1", pull_policy="Never", enrol_directory="/run/other/enrol", enrol_seconds=7
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from agent.webhook.injection import CONTAINER, InjectionSettings, container, patch
+from agent.webhook.injection import CONTAINER, InjectionSettings, container, patch, resources
 from tests.kubernetes.cluster.cluster import Cluster
 from tests.kubernetes.cluster.images import BASE_IMAGE
 from tests.webhook.asking import carried_out
@@ -44,9 +44,9 @@ def test_with_net_admin_alone_and_a_read_only_root_the_rules_are_written(
     cluster: Cluster, quietwire_image: str, namespace: str
 ) -> None:
     """As it is injected, but for the agent, which is not waited for."""
-    ours = container(InjectionSettings(image=quietwire_image))
-    alone = {**ours, "args": ["init", "apply"], "volumeMounts": []}
-    asked = pod("rules", initContainers=[alone])
+    asked = pod("rules")
+    ours = container(InjectionSettings(image=quietwire_image), resources(asked["spec"]))
+    asked["spec"]["initContainers"] = [{**ours, "args": ["init", "apply"], "volumeMounts": []}]
     cluster.kubectl("apply", "-n", namespace, "-f", "-", given=json.dumps(asked))
     cluster.kubectl("wait", "-n", namespace, "--for=condition=Ready", "pod/rules", "--timeout=90s")
     said = cluster.kubectl("logs", "-n", namespace, "rules", "-c", CONTAINER)

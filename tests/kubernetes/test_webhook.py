@@ -34,7 +34,7 @@ ROOT = Path(__file__).parents[2]
 TEMPLATE = "templates/webhooks.yaml"
 MESH, NAME = "quietwire", "quietwire-webhook"
 IMAGE = "localhost/quietwire:webhook-test"
-OURS = container(InjectionSettings(image=IMAGE))
+OURS = container(InjectionSettings(image=IMAGE), {})
 
 
 class Webhooks:

@@ -7,14 +7,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.webhook.injection import CONTAINER, VOLUME, InjectionSettings, container, mutate, volume
+from agent.webhook.injection import (
+    CONTAINER,
+    VOLUME,
+    InjectionSettings,
+    container,
+    mutate,
+    quantity,
+    resources,
+    volume,
+)
 from agent.webhook.review import question
 from init.cli import parser
 from init.constants import AGENT_SOCKET
 from tests.webhook.asking import patched, reason, review
 
 SETTINGS = InjectionSettings(image="registry.example/quietwire:1")
-OURS, VOLUMES = container(SETTINGS), volume(SETTINGS)
+OURS, VOLUMES = container(SETTINGS, {}), volume(SETTINGS)
 APP = {"name": "app", "image": "app:1"}
 
 
@@ -127,7 +136,57 @@ def test_it_may_do_no_more_than_write_rules() -> None:
     assert (security["readOnlyRootFilesystem"], security["allowPrivilegeEscalation"]) == (True, False)
     assert security["privileged"] is False
     assert OURS["volumeMounts"] == [{"name": VOLUME, "mountPath": "/run/quietwire/enrol", "readOnly": True}]
-    assert OURS["resources"]["requests"] == OURS["resources"]["limits"], "a Guaranteed pod stays so"
+
+
+def asking(*containers: dict[str, Any]) -> dict[str, dict[str, str]]:
+    """What ours requests beside containers with these resources."""
+    return resources({"containers": [{"name": f"c{at}", "resources": each} for at, each in enumerate(containers)]})
+
+
+GUARANTEED = {"requests": {"cpu": "500m", "memory": "256Mi"}, "limits": {"cpu": "500m", "memory": "256Mi"}}
+
+
+@pytest.mark.parametrize(
+    ("containers", "expected"),
+    [
+        ([{}], {}),
+        ([GUARANTEED], GUARANTEED),
+        ([GUARANTEED, {}], {}),
+        (
+            [GUARANTEED, {"requests": {"cpu": "1"}, "limits": {"cpu": "2", "memory": "1Gi"}}],
+            {"requests": {"cpu": "1"}, "limits": {"cpu": "2", "memory": "1Gi"}},
+        ),
+        ([{"requests": {"cpu": "10m", "memory": "8Mi"}}], {"requests": {"cpu": "10m", "memory": "8Mi"}}),
+        (
+            [{"requests": {"cpu": "10m", "memory": "8Mi"}, "limits": {"cpu": "10m", "memory": "16Mi"}}],
+            {"requests": {"cpu": "100m", "memory": "8Mi"}, "limits": {"cpu": "100m", "memory": "64Mi"}},
+        ),
+        ([{"limits": {"cpu": "many", "memory": 7}}, {"limits": []}], {}),
+    ],
+)
+def test_a_pod_is_of_the_class_that_it_was_and_costs_a_node_no_more(
+    containers: list[dict[str, Any]], expected: dict[str, dict[str, str]]
+) -> None:
+    assert asking(*containers) == expected
+
+
+def test_a_pod_without_containers_is_the_api_servers_to_refuse() -> None:
+    assert resources({}) == {}
+    assert resources({"containers": 3}) == {}
+    assert resources({"containers": [3]}) == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("100m", 0.1), ("1", 1.0), ("1.5", 1.5), ("64Mi", 67108864.0), ("1G", 1e9), ("1e3", 1000.0), ("2Ki", 2048.0)],
+)
+def test_quantities(text: str, number: float) -> None:
+    assert quantity(text) == number
+
+
+@pytest.mark.parametrize("text", ["", "-1", "m", "1 ", "1mm", "0x1", "1KiB", "NaN", "9" * 40])
+def test_what_is_no_quantity(text: str) -> None:
+    assert quantity(text) is None
 
 
 def test_its_words_are_those_of_init() -> None:

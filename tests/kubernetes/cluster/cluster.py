@@ -5,6 +5,7 @@ import datetime
 import json
 import os
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -382,7 +383,13 @@ class Cluster:
 
     def restart_kubelet(self, node: Node) -> None:
         """Starts a node's kubelet anew; its pods go on."""
-        self.processes.end([each for each in self.processes.all if each.name == f"{node.name}.kubelet"])
+        name = f"{node.name}.kubelet"
+        outer = self.processes.named(name)
+        if outer is not None:
+            # What was started entered the node's namespaces, and waits for its child, which is the kubelet.
+            kubelet = int(Path(f"/proc/{outer.pid}/task/{outer.pid}/children").read_text())
+            os.kill(kubelet, signal.SIGTERM)
+            self._until(lambda: self.processes.named(name) is None, f"{name} ends", NODE_SECONDS)
         self._start_kubelet(node)
         self._join(self.nodes)
 
