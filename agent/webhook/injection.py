@@ -123,8 +123,9 @@ def resources(spec: dict[str, Any]) -> dict[str, dict[str, str]]:
     found: dict[str, dict[str, str]] = {}
     for what in ("requests", "limits"):
         for name in ENOUGH:
-            values = [one.get(what, {}).get(name) for one in each]
-            if values and all(isinstance(text, str) and quantity(text) is not None for text in values):
+            said = [one.get(what, {}).get(name) for one in each]
+            values = [text for text in said if isinstance(text, str) and quantity(text) is not None]
+            if said and len(values) == len(said):
                 found.setdefault(what, {})[name] = max(values, key=lambda text: quantity(text) or 0.0)
     for name, enough in ENOUGH.items():
         limit, request = found.get("limits", {}).get(name), found.get("requests", {}).get(name)
