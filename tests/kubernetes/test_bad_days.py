@@ -48,7 +48,6 @@ def control_plane_away(cluster: Cluster, seconds: float, meanwhile: Callable[[],
     cluster.restart("kube-apiserver")
 
 
-@pytest.mark.timeout(600)
 def test_nothing_fails_while_the_api_server_is_away_and_a_changed_policy_holds_when_it_is_back(
     cluster: Cluster, mesh: Mesh, shop: Shop
 ) -> None:
@@ -121,7 +120,6 @@ def test_any_replica_of_the_authority_may_go_while_pods_start(mesh: Mesh, shop: 
     mesh.ready(AUTHORITY)
 
 
-@pytest.mark.timeout(300)
 def test_a_namespace_that_leaves_the_mesh_and_comes_back_is_never_sent_plaintext_while_it_is_in(
     mesh: Mesh, shop: Shop
 ) -> None:
@@ -136,7 +134,6 @@ def test_a_namespace_that_leaves_the_mesh_and_comes_back_is_never_sent_plaintext
     until(lambda: shop.call().well)
 
 
-@pytest.mark.timeout(300)
 def test_twenty_pods_at_once_are_all_captured_before_they_start(mesh: Mesh, shop: Shop) -> None:
     shop.kubectl("scale", "deployment/api", "--replicas=20")
     shop.rolled_out("api", seconds=240)
@@ -151,7 +148,6 @@ def test_twenty_pods_at_once_are_all_captured_before_they_start(mesh: Mesh, shop
     assert mesh.logged(mesh.cluster.nodes[0].name, lambda line: line.get("level") == "critical") is None
 
 
-@pytest.mark.timeout(300)
 def test_a_node_that_loses_its_power_comes_back_with_its_pods(cluster: Cluster, mesh: Mesh, shop: Shop) -> None:
     node = cluster.nodes[0]
     cluster.cut_power(node)
