@@ -31,6 +31,7 @@ AGAIN_SECONDS = 3300.0
 SPREAD_SECONDS = 10.0
 """Over which agents spread what all of them find."""
 LOOK_SECONDS = 5.0
+CORE = frozenset({"Namespace", "Node", "Pod", "Service"})
 MAX_MESSAGE = 1000
 """An Event's message may have 1024 bytes (core/v1)."""
 
@@ -63,7 +64,15 @@ class Told(Struct, frozen=True, order=True):
         """The object (core/v1 Event)."""
         when = datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         digest = hashlib.sha256("\0".join((self.uid, self.reason, self.message)).encode()).hexdigest()[:16]
-        involved = {"kind": self.kind, "namespace": self.namespace, "name": self.name, "uid": self.uid}
+        # By it `kubectl events --for` looks; of a policy nobody here knows which version kubectl prefers.
+        version = "v1" if self.kind in CORE else ""
+        involved = {
+            "kind": self.kind,
+            "apiVersion": version,
+            "namespace": self.namespace,
+            "name": self.name,
+            "uid": self.uid,
+        }
         return {
             "kind": "Event",
             "apiVersion": "v1",

@@ -44,6 +44,7 @@ def test_a_fault_is_told_of_its_object_with_the_field_and_what_holds_meanwhile()
         "spec.rules: is no list; until it is mended, what it should decide is denied",
     )  # fmt: skip
     assert told.path == "/api/v1/namespaces/demo/events"
+    assert "apiVersion" not in told.event(0.0, "n1")["involvedObject"]
 
 
 def test_a_fault_of_what_has_no_namespace_is_told_where_kubectl_looks_for_it() -> None:
@@ -51,7 +52,7 @@ def test_a_fault_of_what_has_no_namespace_is_told_where_kubectl_looks_for_it() -
     event = told.event(0.0, "n1")
     assert told.path == "/api/v1/namespaces/default/events"
     assert event["metadata"]["namespace"] == "default"
-    assert event["involvedObject"] == {"kind": "Namespace", "name": "demo", "uid": "u"}
+    assert event["involvedObject"] == {"kind": "Namespace", "apiVersion": "v1", "name": "demo", "uid": "u"}
 
 
 def test_a_file_is_no_object() -> None:
