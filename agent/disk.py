@@ -19,7 +19,8 @@ def reason(error: OSError) -> str:
     """In the kernel's words, with the file where it is known, and the next step where one is known. Pure."""
     named = "" if error.filename is None else f" ({error.filename})"
     advice = _ADVICE.get(error.errno or 0)
-    return f"{error.strerror or error}{named}" + ("" if advice is None else f": {advice}")
+    what = error.strerror or next((str(each) for each in error.args if each is not None), "no reason is given")
+    return f"{what}{named}" + ("" if advice is None else f": {advice}")
 
 
 def reason_of_ledger(error: sqlite3.Error) -> str:

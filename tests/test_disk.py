@@ -51,3 +51,9 @@ def test_any_other_fault_of_a_ledger_is_no_disks() -> None:
     with contextlib.closing(sqlite3.connect(":memory:")) as ledger, pytest.raises(sqlite3.Error) as caught:
         ledger.execute("SELECT a FROM nowhere")
     assert reason_of_ledger(caught.value) == "no such table: nowhere"
+
+
+def test_an_error_without_a_number_is_told_in_its_own_words() -> None:
+    error = OSError("AF_UNIX path too long")
+    error.filename = "/a/very/long/path"
+    assert reason(error) == "AF_UNIX path too long (/a/very/long/path)"

@@ -16,8 +16,9 @@ from typing import Self
 from agent.outcome import Outcome
 from agent.tls._openssl import TOO_MANY_BARE, Connection, Context, Session
 
-_VERIFIED, _EXPIRED = 0, frozenset({9, 10})
-"""X509_V_OK; X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED (OpenSSL, x509_vfy.h)."""
+_NOT_REFUSED, _EXPIRED = frozenset({0, 1}), frozenset({9, 10})
+"""X509_V_OK, and X509_V_ERR_UNSPECIFIED, which is what a session says whose chain was not verified again; and
+X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED (OpenSSL, x509_vfy.h)."""
 
 _REASONS = {
     "unsupported protocol": Outcome.TLS_VERSION,
@@ -65,7 +66,7 @@ class TlsMachine(Connection):
     def failure(self, reason: str, verify_code: int, verify_message: str) -> TlsFailure:
         """What OpenSSL's reason means here."""
         # Of a signature that is not the signer's, OpenSSL's first reason is what its arithmetic says ("EVP lib").
-        if reason == "certificate verify failed" or verify_code != _VERIFIED:
+        if reason == "certificate verify failed" or verify_code not in _NOT_REFUSED:
             outcome = Outcome.CERTIFICATE_EXPIRED if verify_code in _EXPIRED else Outcome.CERTIFICATE_UNTRUSTED
             return TlsFailure(outcome, f"the peer's certificate does not verify: {verify_message}")
         if reason == TOO_MANY_BARE:

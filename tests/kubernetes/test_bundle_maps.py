@@ -25,16 +25,27 @@ def publication(sequence: int) -> Publication:
     return Publication(Trust(ca.pem(Pki().root.certificate), "aa", 1e12), sequence=sequence, trust_sequence=sequence)
 
 
+@pytest.fixture(scope="module")
+def api(cluster: Cluster) -> Iterator[Cluster]:
+    """An API server without nodes, of its own: wherever a mesh is installed, its authority publishes as well."""
+    made = Cluster(f"{cluster.layout.name}b", lambda _: None)
+    try:
+        made.up(0)
+        yield made
+    finally:
+        made.down()
+
+
 @pytest.fixture(scope="module", autouse=True)
-def _namespaces(cluster: Cluster) -> Iterator[None]:
-    with cluster.namespace(OWN), cluster.namespace(SHOP), cluster.namespace(OTHER):
-        cluster.kubectl("annotate", "namespace", SHOP, "linkerd.io/inject=enabled")
+def _namespaces(api: Cluster) -> Iterator[None]:
+    with api.namespace(OWN), api.namespace(SHOP), api.namespace(OTHER):
+        api.kubectl("annotate", "namespace", SHOP, "linkerd.io/inject=enabled")
         yield
 
 
 @contextlib.asynccontextmanager
-async def running(cluster: Cluster, leads: Callable[[], bool]) -> AsyncIterator[BundleMaps]:
-    maps = BundleMaps(Client(from_kubeconfig([cluster.layout.kubeconfig])), OWN, "example.test", leads)
+async def running(api: Cluster, leads: Callable[[], bool]) -> AsyncIterator[BundleMaps]:
+    maps = BundleMaps(Client(from_kubeconfig([api.layout.kubeconfig])), OWN, "example.test", leads)
     task = spawn(maps.run(), name="maps")
     try:
         yield maps
@@ -44,9 +55,9 @@ async def running(cluster: Cluster, leads: Callable[[], bool]) -> AsyncIterator[
         maps.close()
 
 
-def roots(cluster: Cluster, namespace: str) -> str | None:
+def roots(api: Cluster, namespace: str) -> str | None:
     """What is published in a namespace; None where nothing is."""
-    found = cluster.kubectl("get", "configmap", "-n", namespace, NAME, "--ignore-not-found", "-o", "json")
+    found = api.kubectl("get", "configmap", "-n", namespace, NAME, "--ignore-not-found", "-o", "json")
     return json.loads(found)["data"]["ca.crt"] if found else None
 
 
@@ -57,39 +68,39 @@ async def until(holds: Callable[[], Any]) -> None:
             await asyncio.sleep(0.2)
 
 
-def test_the_bundle_is_where_it_is_needed_and_follows_roots_and_namespaces(cluster: Cluster) -> None:
+def test_the_bundle_is_where_it_is_needed_and_follows_roots_and_namespaces(api: Cluster) -> None:
     first, second = publication(1), publication(2)
     pem = [each.trust.anchors_pem.decode() for each in (first, second)]
 
     async def work() -> None:
-        async with running(cluster, lambda: True) as maps:
+        async with running(api, lambda: True) as maps:
             maps.publish(first)
-            await until(lambda: roots(cluster, OWN) == roots(cluster, SHOP) == pem[0])
-            assert await asyncio.to_thread(roots, cluster, OTHER) is None
+            await until(lambda: roots(api, OWN) == roots(api, SHOP) == pem[0])
+            assert await asyncio.to_thread(roots, api, OTHER) is None
             maps.publish(second)
-            await until(lambda: roots(cluster, OWN) == roots(cluster, SHOP) == pem[1])
-            await asyncio.to_thread(cluster.kubectl, "annotate", "namespace", OTHER, "linkerd.io/inject=enabled")
-            await until(lambda: roots(cluster, OTHER) == pem[1])
-            await asyncio.to_thread(cluster.kubectl, "annotate", "namespace", OTHER, "linkerd.io/inject-")
-            await until(lambda: roots(cluster, OTHER) is None)
-            assert await asyncio.to_thread(roots, cluster, SHOP) == pem[1]
+            await until(lambda: roots(api, OWN) == roots(api, SHOP) == pem[1])
+            await asyncio.to_thread(api.kubectl, "annotate", "namespace", OTHER, "linkerd.io/inject=enabled")
+            await until(lambda: roots(api, OTHER) == pem[1])
+            await asyncio.to_thread(api.kubectl, "annotate", "namespace", OTHER, "linkerd.io/inject-")
+            await until(lambda: roots(api, OTHER) is None)
+            assert await asyncio.to_thread(roots, api, SHOP) == pem[1]
 
-    inside(cluster, work)
+    inside(api, work)
 
 
 def test_whoever_does_not_lead_writes_nothing_and_whoever_comes_to_lead_writes_what_is_in_force(
-    cluster: Cluster,
+    api: Cluster,
 ) -> None:
     third = publication(3)
     leads: list[bool] = []
 
     async def work() -> None:
-        before = await asyncio.to_thread(roots, cluster, OWN)
-        async with running(cluster, lambda: bool(leads)) as maps:
+        before = await asyncio.to_thread(roots, api, OWN)
+        async with running(api, lambda: bool(leads)) as maps:
             maps.publish(third)
             await asyncio.sleep(3)  # longer than it waits before it looks whether it leads
-            assert await asyncio.to_thread(roots, cluster, OWN) == before
+            assert await asyncio.to_thread(roots, api, OWN) == before
             leads.append(True)
-            await until(lambda: roots(cluster, OWN) == roots(cluster, SHOP) == third.trust.anchors_pem.decode())
+            await until(lambda: roots(api, OWN) == roots(api, SHOP) == third.trust.anchors_pem.decode())
 
-    inside(cluster, work)
+    inside(api, work)

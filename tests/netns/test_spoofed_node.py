@@ -105,7 +105,8 @@ def _ip(world: World, netns: str, words: str) -> None:
 def address_taken(world: World, who: Player, address: str) -> Iterator[None]:
     """Somebody has an address as well, to send from."""
     length = 128 if ":" in address else 32
-    _ip(world, who.netns, f"addr add {address}/{length} dev lo")
+    at_once = " nodad" if ":" in address else ""
+    _ip(world, who.netns, f"addr add {address}/{length} dev lo{at_once}")
     try:
         yield
     finally:

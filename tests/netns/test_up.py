@@ -99,7 +99,9 @@ def test_processes_carry_titles(served: World) -> None:
 def test_the_admin_server_answers(served: World) -> None:
     world = served
     assert world.mesh.ask("/live") == "alive\n"
-    assert world.ready() == {"ready": True, "pods": 1, "waiting": [], "faults": [], "warnings": []}
+    body = world.ready()
+    assert body.pop("catalog").items() >= {"remembered": False, "unheard": {}}.items()
+    assert body == {"ready": True, "pods": 1, "waiting": [], "faults": [], "warnings": []}
     page = world.mesh.metrics()
     assert re.search(
         r'quietwire_certificate_expiry_timestamp_seconds\{spiffe_id="spiffe://example.test/ns/demo/sa/one"\}', page
