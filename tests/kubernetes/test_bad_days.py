@@ -28,7 +28,8 @@ def shop(cluster: Cluster, mesh: Mesh) -> Iterator[Shop]:
     with cluster.namespace(f"bad-days-{uuid.uuid4().hex[:6]}") as name:
         made = Shop(mesh, name)
         made.open(client=loop(name))
-        until(lambda: "200 0" in made.kubectl("exec", "deploy/webapp", "-c", "webapp", "--", "cat", "/tmp/calls"))
+        load = Load(made)
+        until(lambda: load.goes_well)
         yield made
         cluster.kubectl("wait", "--for=condition=Ready", "node", "--all", "--timeout=120s", seconds=130)
 
