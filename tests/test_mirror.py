@@ -27,7 +27,6 @@ ELSEWHERE = {
     "agent/capture/netns.py": "tests/netns/test_capture.py",
     "agent/capture/sources.py": "tests/netns/test_source.py",
     "agent/catalog/sources/kubernetes/kinds.py": "tests/catalog/sources/kubernetes/test_reading.py",
-    "agent/catalog/sources/kubernetes/source.py": "tests/kubernetes/test_source.py",
     "agent/catalog/sources/files/remembered.py": "tests/catalog/test_memory.py",
     "agent/cli/agent.py": "tests/cli/test_up_flags.py",
     "agent/cli/agent_flags.py": "tests/cli/test_up_flags.py",

@@ -227,6 +227,9 @@ class KubernetesSource:
                 log.warning(
                     "%s before these are listed: %s%s", self._meanwhile, ", ".join(waiting), why and f" ({why})"
                 )
+            for task in self._running:
+                if task.done():
+                    task.result()  # raises what it died of: its kind would be waited for without end
         self._listed = True
         self._publish()
 
