@@ -178,6 +178,25 @@ class Cluster:
         self.processes.end([each for each in self.processes.all if each.name == name])
         self._start_control_plane(name)
         self._wait_for_api()
+        if name == "kube-apiserver":
+            self._wait_for_service()
+
+    def _wait_for_service(self) -> None:
+        """Until every node reaches the API's own service: kube-proxy has refused it, and tries again by itself."""
+        address = self.kubectl("get", "service", "kubernetes", "-o", "jsonpath={.spec.clusterIP}")
+        for node in self.nodes:
+            if self.processes.named(f"{node.name}.init") is not None:
+                curl = (
+                    *self.inside(node),
+                    "curl",
+                    "-sk",
+                    "-o",
+                    "/dev/null",
+                    "--max-time",
+                    "2",
+                    f"https://{address}/livez",
+                )
+                self._until(lambda curl=curl: self._answers(*curl), f"{node.name} reaches the API's service", 120.0)  # type: ignore[misc]  # bound by name
 
     def compact(self) -> None:
         """Has etcd forget all versions but the newest."""
