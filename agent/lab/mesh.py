@@ -138,10 +138,12 @@ class Mesh:
                     self._lines.append(said)
                     self._news.notify_all()
 
-    def wait_for_log(self, wanted: Callable[[dict[str, Any]], bool], seconds: float = 5.0) -> dict[str, Any] | None:
-        """The first line, said before or soon, for which `wanted` holds."""
+    def wait_for_log(
+        self, wanted: Callable[[dict[str, Any]], bool], seconds: float = 5.0, since: int = 0
+    ) -> dict[str, Any] | None:
+        """The first line, said before or soon, for which `wanted` holds; of those after the first `since`."""
         deadline = time.monotonic() + seconds
-        seen = 0
+        seen = since
         with self._news:
             while True:
                 for line in self._lines[seen:]:

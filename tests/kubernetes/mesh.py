@@ -43,9 +43,7 @@ class Mesh:
         self.cluster.helm(*words, *self.values(**more), *wait, seconds=INSTALL_SECONDS + 30)
         for each in WEBHOOKS:  # helm makes them last, and no pod can be made before somebody is believed there
             is_believed = "--for=jsonpath={.webhooks[0].clientConfig.caBundle}"
-            self.cluster.kubectl(
-                "wait", each, is_believed, f"--timeout={INSTALL_SECONDS}s", seconds=INSTALL_SECONDS + 10
-            )
+            self.cluster.wait(each, is_believed)
 
     def uninstall(self) -> None:
         """Takes it away, definitions of kinds included."""
@@ -62,9 +60,9 @@ class Mesh:
         """In its namespace."""
         return self.cluster.kubectl("-n", NAMESPACE, *words, given=given, seconds=seconds)
 
-    def ready(self, what: str, seconds: int = INSTALL_SECONDS) -> None:
+    def ready(self, what: str) -> None:
         """Waits for one of its parts."""
-        self.kubectl("rollout", "status", what, f"--timeout={seconds}s", seconds=seconds + 10)
+        self.cluster.rolled_out(NAMESPACE, what)
 
     def agent_on(self, node: str) -> str:
         """The pod of a node's agent."""

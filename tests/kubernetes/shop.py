@@ -94,10 +94,10 @@ class Shop:
         """Objects, as they are given."""
         self.kubectl("apply", "-f", "-", given="\n---\n".join(map(json.dumps, objects)))
 
-    def rolled_out(self, *names: str, seconds: int = 120) -> None:
+    def rolled_out(self, *names: str) -> None:
         """Waits for deployments."""
         for name in names:
-            self.kubectl("rollout", "status", f"deployment/{name}", f"--timeout={seconds}s", seconds=seconds + 10)
+            self.cluster.rolled_out(self.namespace, f"deployment/{name}")
 
     def call(self, url: str = "", *, by: str = "deploy/webapp") -> Called:
         """What curl says in a pod."""

@@ -101,8 +101,7 @@ def _namespace(cluster: Cluster) -> Iterator[None]:
             a_pod("elsewhere", "n2", "elsewhere"),
             a_pod("other", "n1", "other"),
         )
-        ready = ("--for=condition=Ready", "--timeout=90s")
-        cluster.kubectl("wait", "-n", NAMESPACE, *ready, "pod", "agent-1", "agent-2", "web", "elsewhere", "other")
+        cluster.wait("-n", NAMESPACE, "--for=condition=Ready", "pod", "agent-1", "agent-2", "web", "elsewhere", "other")
         yield
     for kind in ("clusterrolebinding", "clusterrole"):
         cluster.kubectl("delete", kind, NAMESPACE)
@@ -257,7 +256,7 @@ def test_a_token_is_worth_nothing_from_the_moment_on_that_its_pod_is_gone(
 ) -> None:
     """It was just used: the API server itself would still take it, for it remembers for ten seconds whom it took."""
     apply(cluster, a_pod("brief", "n1", "agent"))
-    cluster.kubectl("wait", "-n", NAMESPACE, "--for=condition=Ready", "pod/brief", "--timeout=60s")
+    cluster.wait("-n", NAMESPACE, "--for=condition=Ready", "pod/brief")
     token = in_pod(cluster, "brief")
 
     async def work() -> None:

@@ -89,7 +89,7 @@ def _namespace(cluster: Cluster) -> Iterator[None]:
             cluster.kubectl("create", "serviceaccount", "-n", NAMESPACE, account)
         objects = [a_pod("agent", "quietwire-agent"), a_pod("web", "web"), *rights()]
         cluster.kubectl("apply", "-n", NAMESPACE, "-f", "-", given="\n---\n".join(map(json.dumps, objects)))
-        cluster.kubectl("wait", "-n", NAMESPACE, "--for=condition=Ready", "--timeout=90s", "pod", "--all")
+        cluster.wait("-n", NAMESPACE, "--for=condition=Ready", "pod", "--all")
         yield
     for kind in ("clusterrolebinding", "clusterrole"):
         cluster.kubectl("delete", kind, NAMESPACE)

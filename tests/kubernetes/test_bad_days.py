@@ -11,7 +11,7 @@ import pytest
 
 from tests.kubernetes.cluster.cluster import Cluster
 from tests.kubernetes.load import Load, loop
-from tests.kubernetes.mesh import AGENT, AUTHORITY, Mesh
+from tests.kubernetes.mesh import AGENT, AUTHORITY, NAMESPACE, Mesh
 from tests.kubernetes.shop import INJECT, Shop, account, deployment
 
 pytestmark = pytest.mark.disruptive
@@ -31,7 +31,7 @@ def shop(cluster: Cluster, mesh: Mesh) -> Iterator[Shop]:
         load = Load(made)
         until(lambda: load.goes_well)
         yield made
-        cluster.kubectl("wait", "--for=condition=Ready", "node", "--all", "--timeout=120s", seconds=130)
+        cluster.wait("--for=condition=Ready", "node", "--all")
 
 
 def until(holds: Callable[[], object]) -> None:
@@ -96,7 +96,7 @@ def test_a_new_pod_waits_while_no_authority_is_there_and_is_not_open_and_says_wh
     load.begin()
     replicas = mesh.kubectl("get", AUTHORITY, "-o", "jsonpath={.spec.replicas}")
     mesh.kubectl("scale", AUTHORITY, "--replicas=0")
-    mesh.kubectl("wait", "--for=delete", "pod", "-l", "app.kubernetes.io/component=authority", "--timeout=90s")
+    mesh.cluster.wait("-n", NAMESPACE, "--for=delete", "pod", "-l", "app.kubernetes.io/component=authority")
     try:
         shop.apply(account("late"), deployment("late"))
         until(lambda: "NotCaptured" in _events(shop))
@@ -118,7 +118,7 @@ def test_any_replica_of_the_authority_may_go_while_pods_start(mesh: Mesh, shop: 
         shop.apply(account(name), deployment(name))
     pods = mesh.kubectl("get", "pods", "-l", "app.kubernetes.io/component=authority", "-o", "name").split()
     mesh.kubectl("delete", *pods[:2], "--grace-period=0", "--force")
-    shop.rolled_out(*names, seconds=180)
+    shop.rolled_out(*names)
     assert all(shop.is_meshed(name) for name in names)
     mesh.ready(AUTHORITY)
 
@@ -139,7 +139,7 @@ def test_a_namespace_that_leaves_the_mesh_and_comes_back_is_never_sent_plaintext
 
 def test_twenty_pods_at_once_are_all_captured_before_they_start(mesh: Mesh, shop: Shop) -> None:
     shop.kubectl("scale", "deployment/api", "--replicas=20")
-    shop.rolled_out("api", seconds=240)
+    shop.rolled_out("api")
     pods = json.loads(shop.kubectl("get", "pods", "-l", "app=api", "-o", "json"))["items"]
     said = [
         {each["type"]: each["status"] for each in pod["status"]["conditions"]}.get("quietwire.io/meshed")
@@ -174,7 +174,7 @@ def test_a_node_that_is_deleted_while_its_pods_run_is_served_until_they_are_gone
     again = {"metadata": {"name": node.name}, "spec": {key: former["spec"][key] for key in ("podCIDR", "podCIDRs")}}
     cluster.kubectl("apply", "-f", "-", given=json.dumps({"apiVersion": "v1", "kind": "Node", **again}))
     cluster.restart_kubelet(node)
-    cluster.kubectl("wait", "--for=condition=Ready", f"node/{node.name}", "--timeout=90s", seconds=100)
+    cluster.wait("--for=condition=Ready", f"node/{node.name}")
     mesh.ready(AGENT)
     shop.rolled_out("api")
     until(lambda: shop.call().well)

@@ -39,9 +39,7 @@ def empty(api: Cluster) -> Iterator[Cluster]:
     for release in json.loads(api.helm("list", "--all-namespaces", "-o", "json")):
         api.helm("uninstall", release["name"], "--namespace", release["namespace"], *GONE)
     if api.kubectl("get", "crd", "-o", "name"):
-        api.kubectl(
-            "wait", "--for=condition=Established", "crd", "--all", "--timeout=30s"
-        )  # before, it may take minutes
+        api.wait("--for=condition=Established", "crd", "--all")  # before, it may take minutes
         api.kubectl("delete", "crd", "--all")
 
 
@@ -197,7 +195,7 @@ def test_by_default_uninstalling_leaves_everybodys_policies_and_another_installa
 ) -> None:
     empty.helm("install", "quietwire", CHART, *WHERE)
     before = everything(empty)
-    empty.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
+    empty.wait("--for=condition=Established", "crd", "--all")
     apply(empty, SERVER)
     empty.helm("uninstall", "quietwire", *WHERE, *GONE)
     left = everything(empty)

@@ -265,9 +265,7 @@ def test_a_kind_that_comes_later_is_followed_from_then_on(
             await names.until(set())
             assert is_absent(follower)
             await asyncio.to_thread(cluster.kubectl, "apply", "-f", "-", given=json.dumps(widgets))
-            await asyncio.to_thread(
-                cluster.kubectl, "wait", "--for=condition=Established", f"crd/{widgets['metadata']['name']}"
-            )
+            await asyncio.to_thread(cluster.wait, "--for=condition=Established", f"crd/{widgets['metadata']['name']}")
             await asyncio.to_thread(cluster.kubectl, "apply", "-f", "-", given=json.dumps(widget("w")))
             await names.until({"w"})
             assert not is_absent(follower)
@@ -282,7 +280,7 @@ def test_what_happened_before_a_compaction_is_listed_anew_and_nothing_stays_that
     cluster: Cluster, access: Access, widgets: dict[str, Any]
 ) -> None:
     cluster.kubectl("apply", "-f", "-", given=json.dumps(widgets))
-    cluster.kubectl("wait", "--for=condition=Established", f"crd/{widgets['metadata']['name']}")
+    cluster.wait("--for=condition=Established", f"crd/{widgets['metadata']['name']}")
     for name in ("a", "b"):
         cluster.kubectl("apply", "-f", "-", given=json.dumps(widget(name)))
 

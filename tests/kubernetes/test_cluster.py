@@ -19,8 +19,8 @@ def namespace(cluster: Cluster) -> Iterator[str]:
     """A namespace for this module alone, with the API and the client of the demo in small."""
     with cluster.namespace("test-cluster") as name:
         cluster.kubectl("apply", "-n", name, "-f", "-", given="\n---\n".join(map(json.dumps, [API, SERVICE, CLIENT])))
-        cluster.kubectl("rollout", "status", "-n", name, "deploy/api", "--timeout=60s")
-        cluster.kubectl("wait", "-n", name, "--for=condition=Ready", "pod/client", "--timeout=60s")
+        cluster.rolled_out(name, "deploy/api")
+        cluster.wait("-n", name, "--for=condition=Ready", "pod/client")
         yield name
 
 
@@ -113,7 +113,7 @@ def test_a_pod_dials_the_api_server_by_its_service(cluster: Cluster, namespace: 
 
 def test_logs_and_port_forwarding_go_through_the_kubelet(cluster: Cluster, namespace: str) -> None:
     cluster.kubectl("run", "-n", namespace, "speaker", f"--image={BASE_IMAGE}", "--restart=Never", "--", "echo", "said")
-    cluster.kubectl("wait", "-n", namespace, "--for=jsonpath={.status.phase}=Succeeded", "pod/speaker", "--timeout=30s")
+    cluster.wait("-n", namespace, "--for=jsonpath={.status.phase}=Succeeded", "pod/speaker")
     assert cluster.kubectl("logs", "-n", namespace, "speaker") == "said\n"
 
 
@@ -125,8 +125,8 @@ def test_a_node_comes_back_after_a_power_cut(cluster: Cluster, namespace: str) -
     assert cluster.processes.named("n2.kubelet") is None
     cluster.power_on(node)
     again = "--for=jsonpath={.status.containerStatuses[0].restartCount}=1"
-    cluster.kubectl("wait", *of_api, again, "pods", "--timeout=90s")
-    cluster.kubectl("wait", *of_api, "--for=condition=Ready", "pods", "--timeout=60s")
+    cluster.wait(*of_api, again, "pods")
+    cluster.wait(*of_api, "--for=condition=Ready", "pods")
     (pod,) = json.loads(cluster.kubectl("get", "pods", *of_api, "-o", "json"))["items"]
     assert curl(cluster, namespace, f"http://{pod['status']['podIP']}:{PORT}/") == pod["metadata"]["name"]
 

@@ -32,7 +32,7 @@ def said(cluster: Cluster, namespace: str, asked: dict[str, Any]) -> str:
     name = asked["metadata"]["name"]
     cluster.kubectl("apply", "-n", namespace, "-f", "-", given=json.dumps(asked))
     state = "{.status.containerStatuses[0].state.terminated.exitCode}"
-    cluster.kubectl("wait", "-n", namespace, f"--for=jsonpath={state}", f"pod/{name}", "--timeout=90s")
+    cluster.wait("-n", namespace, f"--for=jsonpath={state}", f"pod/{name}")
     words = cluster.kubectl("logs", "-n", namespace, name)
     assert cluster.kubectl("get", "-n", namespace, f"pod/{name}", "-o", f"jsonpath={state}") == "0", words
     return words

@@ -48,7 +48,7 @@ def test_with_net_admin_alone_and_a_read_only_root_the_rules_are_written(
     ours = container(InjectionSettings(image=quietwire_image), resources(asked["spec"]))
     asked["spec"]["initContainers"] = [{**ours, "args": ["init", "apply"], "volumeMounts": []}]
     cluster.kubectl("apply", "-n", namespace, "-f", "-", given=json.dumps(asked))
-    cluster.kubectl("wait", "-n", namespace, "--for=condition=Ready", "pod/rules", "--timeout=90s")
+    cluster.wait("-n", namespace, "--for=condition=Ready", "pod/rules")
     said = cluster.kubectl("logs", "-n", namespace, "rules", "-c", CONTAINER)
     assert "captured by nft (changed)" in said.splitlines()
     found = json.loads(cluster.kubectl("get", "-n", namespace, "pod/rules", "-o", "json"))

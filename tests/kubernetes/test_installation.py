@@ -60,7 +60,7 @@ def mesh(own: Cluster, before: set[str]) -> Cluster:
 
 
 def ready(cluster: Cluster, what: str) -> None:
-    cluster.kubectl("rollout", "status", "-n", MESH, what, f"--timeout={SECONDS}s", seconds=SECONDS + 10)
+    cluster.rolled_out(MESH, what)
 
 
 def authority(cluster: Cluster, *words: str) -> str:
@@ -118,7 +118,7 @@ def demo(mesh: Cluster) -> Cluster:
         a_pod("webapp", "n2", "sleep", "100000"),
     ]
     mesh.kubectl("apply", "-n", DEMO, "-f", "-", given="\n---\n".join(map(json.dumps, objects)))
-    mesh.kubectl("wait", "-n", DEMO, "--for=condition=Ready", "pod", "--all", f"--timeout={SECONDS}s")
+    mesh.wait("-n", DEMO, "--for=condition=Ready", "pod", "--all")
     return mesh
 
 

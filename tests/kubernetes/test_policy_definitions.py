@@ -33,7 +33,7 @@ def api(cluster: Cluster) -> Iterator[Cluster]:
     try:
         made.up(0)
         made.kubectl("apply", "--server-side", "-f", str(DEFINITIONS))
-        made.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
+        made.wait("--for=condition=Established", "crd", "--all")
         yield made
     finally:
         made.down()

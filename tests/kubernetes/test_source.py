@@ -195,7 +195,7 @@ def test_what_is_in_the_cluster_is_known_and_what_happens_to_it(cluster: Cluster
 @pytest.mark.disruptive
 def test_while_the_api_server_is_away_what_is_known_stays_and_then_it_is_what_is_there(cluster: Cluster) -> None:
     apply(cluster, a_pod("stays"), a_service())
-    cluster.kubectl("wait", "-n", NAMESPACE, "--for=condition=Ready", "pod", "--all", "--timeout=90s")
+    cluster.wait("-n", NAMESPACE, "--for=condition=Ready", "pod", "--all")
 
     async def work() -> None:
         async with followed(cluster) as (source, told):
@@ -248,7 +248,7 @@ def test_a_restart_without_an_api_server_goes_by_what_was_known_and_then_by_what
     monkeypatch.setattr(f"{module}.MEMORY_AFTER_SECONDS", 0.2)
     memory = Noticed(tmp_path / "known", "the cluster")
     apply(cluster, a_pod("kept"), a_pod("goes"), a_service())
-    cluster.kubectl("wait", "-n", NAMESPACE, "--for=condition=Ready", "pod", "--all", "--timeout=90s")
+    cluster.wait("-n", NAMESPACE, "--for=condition=Ready", "pod", "--all")
 
     async def before() -> None:
         async with followed(cluster, memory) as (source, told):

@@ -120,11 +120,9 @@ class Webhooks:
         pem = b"".join(each.certificate.public_bytes(Encoding.PEM) for each in load(self.kept))
         wanted = base64.b64encode(pem).decode()
         for kind in ("mutating", "validating"):
-            self.api.kubectl(
-                "wait",
+            self.api.wait(
                 f"{kind}webhookconfiguration/{NAME}",
                 f"--for=jsonpath={{.webhooks[0].clientConfig.caBundle}}={wanted}",
-                "--timeout=60s",
             )
 
     def clean(self) -> None:
@@ -146,10 +144,10 @@ def api(cluster: Cluster) -> Iterator[Cluster]:
     try:
         made.up(0)
         made.kubectl("apply", "--server-side", "-f", str(chart.DEFINITIONS))
-        made.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
+        made.wait("--for=condition=Established", "crd", "--all")
         for name, inject in (("meshed", "enabled"), ("plain", None), ("off", "disabled")):
             made.kubectl("apply", "-f", "-", given=json.dumps(namespace(name, inject)))
-            made.kubectl("wait", "-n", name, "--for=create", "serviceaccount/default", "--timeout=60s")
+            made.wait("-n", name, "--for=create", "serviceaccount/default")
         yield made
     finally:
         made.down()
@@ -247,9 +245,7 @@ def test_pods_of_a_deployment_are_captured(webhooks: Webhooks) -> None:
     deployment = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"}, "spec": spec}
     webhooks.api.kubectl("apply", "-n", "meshed", "-f", "-", given=json.dumps(deployment))
     try:
-        webhooks.api.kubectl(
-            *("wait", "-n", "meshed", "deploy/web", "--for=jsonpath={.status.replicas}=2", "--timeout=60s")
-        )
+        webhooks.api.wait("-n", "meshed", "deploy/web", "--for=jsonpath={.status.replicas}=2")
         pods = json.loads(webhooks.api.kubectl("get", "pods", "-n", "meshed", "-l", "app=web", "-o", "json"))["items"]
         assert [inits(each) for each in pods] == [[CONTAINER]] * 2
     finally:

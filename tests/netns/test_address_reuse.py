@@ -95,12 +95,13 @@ def is_called(place: Place, player: Player, service_account: str, *, meshed: boo
     """Who it is as a server: by mTLS under its own identity, and otherwise in plaintext."""
     world = place.world
     for version in VERSIONS:
+        since = world.said()
         with world.wire() as wire, world.connect(place.client, player.address(version), PORT) as sock:
             sock.sendall(MARKER)
             assert sock.recv(100) == MARKER, world.mesh.last_words()
             source = shown(place.client.address(version), sock.getsockname()[1])
         assert wire.contains(MARKER) is not meshed
-        ended = world.closed(pod="demo/client", direction="outbound", client=source)
+        ended = world.closed(since, pod="demo/client", direction="outbound", client=source)
         assert ended["security"] == ("mtls" if meshed else "plain")
         if meshed:
             assert ended["server_id"] == f"spiffe://example.test/ns/demo/sa/{service_account}"

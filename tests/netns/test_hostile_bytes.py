@@ -145,6 +145,7 @@ def test_an_address_that_only_looks_as_if_it_were_a_mapped_one_is_a_strangers_as
     ):
         done = world.run(world.node, *words)
         assert done.returncode == 0, done.stderr
+    since = world.said()
     with world.open_socket(place.stranger, 6) as sock:
         sock.bind((address, 0))
         sock.connect((place.server.ipv6, PORT))
@@ -152,7 +153,7 @@ def test_an_address_that_only_looks_as_if_it_were_a_mapped_one_is_a_strangers_as
         with contextlib.suppress(ConnectionError):
             assert sock.recv(100) == b""
         client = f"[{address}]:{sock.getsockname()[1]}"
-    assert world.denial(client=client)["outcome"] == "unauthenticated"
+    assert world.denial(since, client=client)["outcome"] == "unauthenticated"
 
 
 def test_garbage_after_a_proper_client_hello_ends_the_handshake(place: Place) -> None:

@@ -177,12 +177,12 @@ def test_a_live_plaintext_connection_ends_when_its_address_becomes_another_pods(
     world, player = place.world, place.players["plain-remote"]
     disabled = {"linkerd.io/inject": "disabled"}
     successor = heir(player, f"heir-of-plain-{version}")
-    held = place.hold("plain-remote", "server", BY_ACCOUNT, version)
+    since, held = world.said(), place.hold("plain-remote", "server", BY_ACCOUNT, version)
     client = shown(player.address(version), held.getsockname()[1])
     with cut_exactly(place, [held], [place.hold("web", "server", BY_ACCOUNT, version)]):
         world.withdraw(player)
         world.declare(successor, node="node-b", annotations=disabled)
-    assert f"{successor.name}'s now" in world.denial(outcome="terminated", client=client)["reason"]
+    assert f"{successor.name}'s now" in world.denial(since, outcome="terminated", client=client)["reason"]
     world.withdraw(successor)
     world.declare(player, node="node-b", annotations=disabled)
     world.until(lambda: known(world, "plain-remote") and not known(world, successor.name), "the first pod is back")

@@ -204,10 +204,10 @@ def _records(sock: socket.socket, seen: bytearray) -> Iterator[bytes]:
             del held[:size]
 
 
-def told(mesh: Mesh, **fields: str) -> dict[str, Any]:
+def told(mesh: Mesh, since: int = 0, **fields: str) -> dict[str, Any]:
     """An agent's record of a connection that ended like this; fails where none comes."""
     found = mesh.wait_for_log(
-        lambda line: line.get("event") in {"closed", "denied"} and fields.items() <= line.items(), SOON
+        lambda line: line.get("event") in {"closed", "denied"} and fields.items() <= line.items(), SOON, since
     )
     assert found is not None, f"no end with {fields}\n{mesh.last_words()}"
     return found
@@ -222,10 +222,11 @@ def answered(sock: socket.socket, address: str) -> bytes:
 
 def is_reset(sock: socket.socket, between: Between) -> dict[str, Any]:
     """What the client's agent says of a connection that is reset when its application next sends something."""
+    since = between.world.said()
     sock.sendall(MARKER)
     with pytest.raises(ConnectionResetError):
         sock.recv(100)
-    return told(between.world.mesh, client=show(*sock.getsockname()[:2]))
+    return told(between.world.mesh, since, client=show(*sock.getsockname()[:2]))
 
 
 def test_whoever_forwards_what_it_drew_upon_itself_sees_ciphertext(between: Between) -> None:
@@ -249,13 +250,13 @@ def test_whoever_answers_in_the_servers_place_gets_no_plaintext_and_the_applicat
     between: Between, version: int
 ) -> None:
     world, client, server, _, _ = between
-    address = server.address(version)
+    address, since = server.address(version), world.said()
     with Middle(between, version, None) as middle, in_the_middle(between), world.open_socket(client, version) as sock:
         sock.bind((client.address(version), 0))  # a port that it keeps, whatever comes
         own = show(*sock.getsockname()[:2])
         with pytest.raises(ConnectionResetError):  # within connect(2) perhaps: what comes back is no handshake at all
             answered(sock, address)
-        said = told(world.mesh, client=own)
+        said = told(world.mesh, since, client=own)
     assert (said["event"], said["outcome"]) == ("denied", "handshake_failed")
     assert middle.seen
     assert MARKER not in middle.seen

@@ -227,10 +227,11 @@ def test_a_neighbour_that_gets_the_nodes_answers_too_reaches_what_is_probed_and_
         with pytest.raises(ConnectionRefusedError):
             dial(place, place.neighbour, source, version, DEAD)
         for port in (OTHER, UNDECLARED):
+            since = world.said()
             with dial(place, place.neighbour, source, version, port) as sock:
                 client = show(*sock.getsockname()[:2])
                 assert not alive(sock)
-            assert world.denial(client=client, pod="demo/pod")["outcome"] == "denied_by_default"
+            assert world.denial(since, client=client, pod="demo/pod")["outcome"] == "denied_by_default"
     after = {port: len(place.echoes[port].peers) for port in place.echoes}
     assert after == before | {PROBED: before[PROBED] + 1}
 

@@ -237,18 +237,22 @@ class World:
             if name == metric
         ]
 
-    def denial(self, **fields: str) -> dict[str, Any]:
-        """The first denial in the log with these fields; fails where none comes."""
+    def said(self) -> int:
+        """How many lines the agent has logged. A port may be another connection's later: look from here on."""
+        return len(self.mesh.lines())
+
+    def denial(self, since: int = 0, **fields: str) -> dict[str, Any]:
+        """The first denial in the log with these fields, after so many lines; fails where none comes."""
         found = self.mesh.wait_for_log(
-            lambda line: line.get("event") == "denied" and fields.items() <= line.items(), SOON
+            lambda line: line.get("event") == "denied" and fields.items() <= line.items(), SOON, since
         )
         assert found is not None, f"no denial with {fields}; the log ends with:\n{self.mesh.last_words()}"
         return found
 
-    def closed(self, **fields: Any) -> dict[str, Any]:
-        """The first record of a connection's end with these fields; fails where none comes."""
+    def closed(self, since: int = 0, **fields: Any) -> dict[str, Any]:
+        """The first record of a connection's end with these fields, after so many lines; fails where none comes."""
         found = self.mesh.wait_for_log(
-            lambda line: line.get("event") in {"closed", "denied"} and fields.items() <= line.items(), SOON
+            lambda line: line.get("event") in {"closed", "denied"} and fields.items() <= line.items(), SOON, since
         )
         assert found is not None, f"no end with {fields}; the log ends with:\n{self.mesh.last_words()}"
         return found

@@ -30,6 +30,9 @@ LOOK_SECONDS = 0.1
 API_SECONDS = 120.0
 NODE_SECONDS = 90.0
 COMMAND_SECONDS = 120.0
+WAIT_SECONDS = 240
+"""For what a cluster comes to by itself: after an outage some of it tries again after half a minute, or a whole one."""
+LAST_EVENTS = 40
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 CONTROL_PLANE = {
     "etcd": configuration.etcd,
@@ -125,9 +128,9 @@ class Cluster:
             self._start_node(self.layout.node(number), proxy_mode)
         self._join([self.layout.node(number) for number in range(1, nodes + 1)])
         say("the nodes have joined")
-        self.kubectl("wait", "--for=condition=Ready", "nodes", "--all", f"--timeout={NODE_SECONDS:g}s")
+        self.wait("--for=condition=Ready", "nodes", "--all")
         say("the nodes are ready")
-        self.kubectl("-n", "kube-system", "rollout", "status", "deploy/coredns", f"--timeout={NODE_SECONDS:g}s")
+        self.rolled_out("kube-system", "deploy/coredns")
         say("DNS answers")
 
     def down(self) -> None:
@@ -209,6 +212,30 @@ class Cluster:
         """What kubectl says, as the administrator. Raises ClusterError with what it says instead."""
         return self._run(*self.kubectl_command(*words), given=given, seconds=seconds)
 
+    def wait(self, *words: str) -> None:
+        """`kubectl wait`, with the patience that a busy machine needs; events tell why it came to nothing."""
+        self._come_to("wait", *words)
+
+    def rolled_out(self, namespace: str, what: str) -> None:
+        """Waits until all replicas are there and ready, of a deployment or a daemon set."""
+        self._come_to("rollout", "status", "-n", namespace, what)
+
+    def _come_to(self, *words: str) -> None:
+        try:
+            self.kubectl(*words, f"--timeout={WAIT_SECONDS}s", seconds=2 * WAIT_SECONDS)
+        except ClusterError as fault:
+            raise ClusterError(f"{fault}\n{self._state()}") from fault
+
+    def _state(self) -> str:
+        """Nodes, pods, and what was told about them last: who reads of a failure has the cluster no more."""
+        said = []
+        for words in (("nodes",), ("pods", "-A"), ("events", "-A", "--sort-by=.lastTimestamp")):
+            try:
+                said += self.kubectl("get", *words, "-o", "wide").splitlines()[-LAST_EVENTS:]
+            except ClusterError as fault:
+                said.append(str(fault))
+        return "\n".join(said)
+
     def kubectl_command(self, *words: str) -> list[str]:
         """A command line for kubectl as the administrator."""
         return [
@@ -239,8 +266,7 @@ class Cluster:
         """A namespace in which pods can be made; deleted afterwards, which nobody waits for."""
         self.kubectl("create", "namespace", name)
         try:
-            seconds = f"--timeout={NODE_SECONDS:g}s"
-            self.kubectl("wait", "-n", name, "--for=create", "serviceaccount/default", seconds)
+            self.wait("-n", name, "--for=create", "serviceaccount/default")
             yield name
         finally:
             self.kubectl("delete", "namespace", name, "--wait=false")

@@ -138,7 +138,7 @@ class Story:
     def _fail_closed(self) -> None:
         marker = f"marker-{uuid.uuid4().hex}"
         self.mesh.kubectl("patch", AGENT, "--type=merge", "-p", NOWHERE)
-        self.mesh.kubectl("wait", "--for=delete", "pod", "-l", "app.kubernetes.io/component=agent", "--timeout=90s")
+        self.cluster.wait("-n", NAMESPACE, "--for=delete", "pod", "-l", "app.kubernetes.io/component=agent")
         with Wire(self.cluster.layout.hub) as wire:
             without = self.shop.call(f"http://{NAME}:{PORT}/?{marker}")
             direct = self.shop.call(f"http://{self.shop.address('api')}:{PORT}/?{marker}")
