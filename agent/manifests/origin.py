@@ -8,8 +8,9 @@ from msgspec import Struct
 class Origin(Struct, frozen=True, order=True):
     """A file and a line of it, from 1 on; line 0 is the file as a whole. Without a file: an object of an API server.
 
-    That one is called as an ObjectKey prints it, `uid` tells it from others of its name, and `path` is the field at
-    fault (`spec.ports[0].port`), empty for the object itself: an API's objects have no lines.
+    That one is called as an ObjectKey prints it, in the version in which it was read; `uid` tells it from others of its
+    name, and `path` is the field at fault (`spec.ports[0].port`), empty for the object itself: an API's objects have no
+    lines.
     """
 
     file: str = ""
@@ -17,6 +18,7 @@ class Origin(Struct, frozen=True, order=True):
     object: str = ""
     path: str = ""
     uid: str = ""
+    api_version: str = ""
 
     def __str__(self) -> str:
         """As compilers write it, so that editors find it; or the object's name."""

@@ -31,7 +31,6 @@ AGAIN_SECONDS = 3300.0
 SPREAD_SECONDS = 10.0
 """Over which agents spread what all of them find."""
 LOOK_SECONDS = 5.0
-CORE = frozenset({"Namespace", "Node", "Pod", "Service"})
 MAX_MESSAGE = 1000
 """An Event's message may have 1024 bytes (core/v1)."""
 
@@ -54,6 +53,7 @@ class Told(Struct, frozen=True, order=True):
     uid: str
     reason: str
     message: str
+    api_version: str = "v1"
 
     @property
     def path(self) -> str:
@@ -64,11 +64,9 @@ class Told(Struct, frozen=True, order=True):
         """The object (core/v1 Event)."""
         when = datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         digest = hashlib.sha256("\0".join((self.uid, self.reason, self.message)).encode()).hexdigest()[:16]
-        # By it `kubectl events --for` looks; of a policy nobody here knows which version kubectl prefers.
-        version = "v1" if self.kind in CORE else ""
         involved = {
             "kind": self.kind,
-            "apiVersion": version,
+            "apiVersion": self.api_version,  # `kubectl events --for` looks by it
             "namespace": self.namespace,
             "name": self.name,
             "uid": self.uid,
@@ -98,7 +96,8 @@ def of_faults(faults: Iterable[Fault]) -> set[Told]:
             continue
         where = f"{fault.origin.path}: " if fault.origin.path else ""
         message = f"{where}{fault.reason}{fault.consequence}"
-        found.add(Told(kind.partition(".")[0], namespace, name, fault.origin.uid, "CannotBeUsed", message))
+        kind = kind.partition(".")[0]
+        found.add(Told(kind, namespace, name, fault.origin.uid, "CannotBeUsed", message, fault.origin.api_version))
     return found
 
 

@@ -205,6 +205,7 @@ def test_an_object_that_no_webhook_saw_and_that_cannot_be_used_has_an_event_that
         said = next(line for line in events.stdout if "CannotBeUsed" in line)
         events.terminate()
     assert "acessPolicy" in said
+    assert "acessPolicy" in demo.kubectl("events", "-n", DEMO, "--for=server.policy.linkerd.io/broken")
 
 
 Permission = tuple[str, str, str]

@@ -28,9 +28,10 @@ from agent.node.events import (
 from agent.objects.model import Pod
 from agent.tasks import spawn
 
+V1 = "gateway.networking.k8s.io/v1"
 POD = Pod("demo", "api", "default", "n1", (), uid="u-1")
 FAULT = Fault(
-    Origin(object="HTTPRoute.gateway.networking.k8s.io demo/web", path="spec.rules", uid="u-2"),
+    Origin(object="HTTPRoute.gateway.networking.k8s.io demo/web", path="spec.rules", uid="u-2", api_version=V1),
     "HTTPRoute.gateway.networking.k8s.io demo/web",
     "is no list",
     closed=True,
@@ -41,14 +42,14 @@ def test_a_fault_is_told_of_its_object_with_the_field_and_what_holds_meanwhile()
     (told,) = of_faults([FAULT])
     assert told == Told(
         "HTTPRoute", "demo", "web", "u-2", "CannotBeUsed",
-        "spec.rules: is no list; until it is mended, what it should decide is denied",
+        "spec.rules: is no list; until it is mended, what it should decide is denied", V1,
     )  # fmt: skip
     assert told.path == "/api/v1/namespaces/demo/events"
-    assert "apiVersion" not in told.event(0.0, "n1")["involvedObject"]
+    assert told.event(0.0, "n1")["involvedObject"]["apiVersion"] == V1, "kubectl events --for looks by it"
 
 
 def test_a_fault_of_what_has_no_namespace_is_told_where_kubectl_looks_for_it() -> None:
-    (told,) = of_faults([Fault(Origin(object="Namespace demo", uid="u"), "Namespace demo", "bad")])
+    (told,) = of_faults([Fault(Origin(object="Namespace demo", uid="u", api_version="v1"), "Namespace demo", "bad")])
     event = told.event(0.0, "n1")
     assert told.path == "/api/v1/namespaces/default/events"
     assert event["metadata"]["namespace"] == "default"

@@ -53,6 +53,7 @@ class Decoded(Struct, frozen=True):
     remarks: tuple[str, ...] = ()
     started: str = ""
     """When a pod was started, RFC 3339: the later text is the later time."""
+    api_version: str = ""
 
 
 class UnreadableError(Exception):
@@ -74,14 +75,18 @@ def read(kind: Kind, raw: bytes) -> Decoded:
         document = _field(_pruned(whole, _SHAPES.get(kind.kind)), "")
         found = _published(decode(name, document), value)
         remarks = tuple(words for _, words in _remarks(name, document)) if found is not None else ()
-        return Decoded(name, uid, found, remarks=remarks, started=_started(value))
+        return Decoded(name, uid, found, remarks=remarks, started=_started(value), api_version=kind.api_version)
     except FaultError as fault:
         stand_in = _published(fault.stand_in, value)
-        return Decoded(name, uid, None, fault.reason, fault.path, stand_in, started=_started(value))
+        return Decoded(
+            *(name, uid, None, fault.reason, fault.path, stand_in),
+            started=_started(value),
+            api_version=kind.api_version,
+        )
     except Exception as error:  # an object that nobody thought of must not end all others
         log.exception("%s could not be read by a fault of ours", name)
         reason = f"cannot be used, by a fault of the agent ({type(error).__name__}: {error})"
-        return Decoded(name, uid, None, reason, started=_started(value))
+        return Decoded(name, uid, None, reason, started=_started(value), api_version=kind.api_version)
 
 
 def _published(found: RawObject | None, value: Mapping[str, Any]) -> RawObject | None:

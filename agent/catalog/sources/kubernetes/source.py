@@ -24,7 +24,6 @@ from agent.kubernetes.client import Client
 from agent.kubernetes.errors import ApiError, Unreachable
 from agent.kubernetes.follow import Follower
 from agent.manifests.fault import Fault
-from agent.manifests.origin import Origin
 from agent.objects.key import ObjectKey
 from agent.tasks import spawn
 
@@ -329,10 +328,8 @@ class KubernetesSource:
 
     def _conflicts(self) -> list[Fault]:
         lost = {**self._assembly.claims.conflicts(), **self._assembly.host_ports.conflicts()}
-        return [Fault(Origin(object=str(each)), str(each), reason) for each, reason in lost.items()]
+        return [Fault(self._standings.origin(each), str(each), reason) for each, reason in lost.items()]
 
-    @staticmethod
-    def _of_ours(name: ObjectKey, problem: Problem) -> Fault:
-        return Fault(
-            Origin(object=str(name)), str(name), problem.reason, last_good=problem.kept, closed=not problem.kept
-        )
+    def _of_ours(self, name: ObjectKey, problem: Problem) -> Fault:
+        origin = self._standings.origin(name)
+        return Fault(origin, str(name), problem.reason, last_good=problem.kept, closed=not problem.kept)

@@ -28,6 +28,7 @@ class Held(Struct, frozen=True):
     uid: str = ""
     stand_in: bool = False
     started: str = ""
+    api_version: str = ""
 
 
 class Taken(Struct, frozen=True):
@@ -61,6 +62,11 @@ class Standings:
         """Of objects that cannot be used."""
         return list(self._faults.values())
 
+    def origin(self, key: ObjectKey) -> Origin:
+        """Where an object comes from that is in force."""
+        held = self._held.get(key)
+        return Origin(object=str(key), uid=held.uid, api_version=held.api_version) if held else Origin(object=str(key))
+
     @property
     def remarks(self) -> list[Remark]:
         """What is legal and does not do what it seems to."""
@@ -83,14 +89,14 @@ class Standings:
             origin = Origin(object=str(key))
             self._remarks[key] = tuple(Remark(origin, str(key), words) for words in decoded.remarks)
         if decoded.found is not None:
-            self._put(key, Held(decoded.found, decoded.uid, started=decoded.started))
+            self._put(key, Held(decoded.found, decoded.uid, started=decoded.started, api_version=decoded.api_version))
             return
         if not decoded.fault:
             self._drop(key)
             return
         good = former is not None and not former.stand_in
         now = former if good else self._stand_in(decoded)
-        origin = Origin(object=str(key), path=decoded.path, uid=decoded.uid)
+        origin = Origin(object=str(key), path=decoded.path, uid=decoded.uid, api_version=decoded.api_version)
         self._faults[key] = Fault(origin, str(key), decoded.fault, last_good=good, closed=now is not None and not good)
         if now is None:
             self._drop(key)
@@ -121,7 +127,9 @@ class Standings:
     def _stand_in(decoded: Decoded) -> Held | None:
         if decoded.stand_in is None:
             return None
-        return Held(decoded.stand_in, decoded.uid, stand_in=True, started=decoded.started)
+        return Held(
+            decoded.stand_in, decoded.uid, stand_in=True, started=decoded.started, api_version=decoded.api_version
+        )
 
     def _put(self, key: ObjectKey, now: Held) -> None:
         self._let_go(key)

@@ -211,3 +211,12 @@ def test_whatever_happens_each_address_is_one_pods_and_nobodys_only_if_nobody_wa
     had = [ip for each in known.values() for ip in each]
     asked = {ip for each in wanted.values() if isinstance(each.found, RawPod) for ip in each.found.pod.ips}
     assert sorted(had) == sorted(asked)
+
+
+def test_a_fault_that_is_found_later_is_told_of_the_object_in_the_version_in_which_it_was_read(
+    standings: Standings,
+) -> None:
+    standings.put(Decoded(NAMESPACE, "1", GOOD, api_version="v1"))
+    origin = standings.origin(NAMESPACE)
+    assert (origin.object, origin.uid, origin.api_version) == ("Namespace demo", "1", "v1")
+    assert standings.origin(SERVER).object == "Server demo/web", "of what is not there, nothing more is known"
