@@ -38,6 +38,7 @@ class BatchResult:
     backend: str | None = None
     stand_ins: bool = False
     privileged: tuple[str, ...] = ()
+    capabilities: tuple[str, ...] | None = None
     foreign: tuple[str, ...] | None = None
 
 
@@ -87,6 +88,7 @@ def run_batch(requests: Sequence[BatchRequest], timeout: float) -> list[BatchRes
             backend=answer["backend"],
             stand_ins=answer["stand_ins"],
             privileged=tuple(answer["privileged"]),
+            capabilities=None if answer["capabilities"] is None else tuple(answer["capabilities"]),
             foreign=None if answer["foreign"] is None else tuple(answer["foreign"]),
         )
         for request, answer in zip(requests, answers, strict=True)

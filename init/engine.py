@@ -70,6 +70,8 @@ class Result:
     """The rules are such that the agent may dial from a stand-in's address (init.stand_in)."""
     privileged: list[str] = field(default_factory=list)
     """Processes in there that capture cannot hold (init.privileged)."""
+    capabilities: list[str] | None = None
+    """Those of both that any of them has; None where that was not looked for."""
     foreign: list[str] | None = None
     """Rules of others that divert TCP before ours (init.foreign_nat); None where that was not looked for."""
 
@@ -108,9 +110,9 @@ def run(requests: Sequence[Request], now: float) -> list[Result]:
     chosen: str | None = None
     asked = [result for request, result in zip(requests, results, strict=True) if request.processes]
     if asked:  # before anything is entered: we are none of a pod's processes
-        words = privileged.named_in([request.netns_fd for request in requests if request.processes])
-        for result, said in zip(asked, words, strict=True):
-            result.privileged = said
+        named = privileged.named_in([request.netns_fd for request in requests if request.processes])
+        for result, said in zip(asked, named, strict=True):
+            result.privileged, result.capabilities = said
     for request, result in zip(requests, results, strict=True):
         try:
             enter(request.netns_fd)
@@ -177,7 +179,13 @@ def repair(requests: Sequence[Request], now: float) -> list[Result]:
     for number, result in zip(broken, again, strict=True):
         found = results[number]
         missing = found.missing or [found.error or "it could not be checked"]
-        results[number] = replace(result, missing=missing, privileged=found.privileged, foreign=found.foreign)
+        results[number] = replace(
+            result,
+            missing=missing,
+            privileged=found.privileged,
+            capabilities=found.capabilities,
+            foreign=found.foreign,
+        )
     return results
 
 

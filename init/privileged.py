@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-CAPABILITIES = {"NET_ADMIN": 12, "NET_RAW": 13}
+NET_ADMIN, NET_RAW = "NET_ADMIN", "NET_RAW"
+CAPABILITIES = {NET_ADMIN: 12, NET_RAW: 13}
 """Bits of a set of capabilities, linux/capability.h."""
 PROCESSES = 32768
 """How many are looked at."""
@@ -62,22 +63,32 @@ def holders(proc: Path = Path("/proc")) -> dict[int, list[Holder]]:
     return found
 
 
-def named_in(netns_fds: Sequence[int]) -> list[list[str]]:
-    """Those of each namespace, in words. Looks at every process of the machine once: 60 µs for one."""
+class Named(NamedTuple):
+    """Processes of one namespace in words, some of them; and which of both capabilities any of them has."""
+
+    words: list[str]
+    capabilities: list[str]
+
+
+def named_in(netns_fds: Sequence[int]) -> list[Named]:
+    """Those of each namespace. Looks at every process of the machine once: 60 µs for one."""
     found = holders()
     return [named(found.get(os.fstat(fd).st_ino, []), fd) for fd in netns_fds]
 
 
-def named(here: list[Holder], netns_fd: int) -> list[str]:
-    """Words for those whose capabilities count in a namespace, and how many there are besides those that are named.
+def named(here: list[Holder], netns_fd: int) -> Named:
+    """Those whose capabilities count in a namespace, and how many there are besides those that are named.
 
-    Whoever has made a user namespace of its own has all capabilities there, and none over a network namespace
-    that it did not make.
+    Who has NET_ADMIN comes first. Whoever has made a user namespace of its own has all capabilities there, and none
+    over a network namespace that it did not make.
     """
     owner = _owner(netns_fd)
     counting = [each for each in here if owner is None or each.user_namespace in {owner, INITIAL_USER_NAMESPACE}]
+    counting.sort(key=lambda each: NET_ADMIN not in each.capabilities)
     words = [str(holder) for holder in counting[:NAMED]]
-    return [*words, f"{len(counting) - NAMED} more"] if len(counting) > NAMED else words
+    if len(counting) > NAMED:
+        words.append(f"{len(counting) - NAMED} more")
+    return Named(words, sorted({each for holder in counting for each in holder.capabilities}))
 
 
 def _owner(netns_fd: int) -> int | None:

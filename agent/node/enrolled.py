@@ -54,8 +54,8 @@ class Enrolled:
         """One set per worker."""
         self.offered = False
         """The workers have been told to serve it."""
-        self.warned = False
-        """It was said that processes in there can get past capture."""
+        self.capabilities: tuple[str, ...] = ()
+        """Of NET_ADMIN and NET_RAW what some process in there has, as it was found last: it gets past capture."""
         self.restless = False
         """Its rules are broken again and again: its listeners are closed until they hold still."""
         self.crowded = False

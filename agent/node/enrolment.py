@@ -36,6 +36,7 @@ from agent.objects.key import PodKey
 from agent.objects.model import Pod
 from init.model import Options
 from init.netns import NetnsError, Whose, open_netns, path_of, whose
+from init.privileged import NET_ADMIN, NET_RAW
 
 log = logging.getLogger("quietwire.enrolment")
 
@@ -142,6 +143,12 @@ class Enrolment:
     def foreign_nat(self) -> int:
         """In how many pods nat rules of others come before ours."""
         return sum(bool(enrolled.foreign) for enrolled in self.roster.pods.values())
+
+    @property
+    def capabilities(self) -> dict[str, int]:
+        """In how many pods a process has NET_ADMIN, or NET_RAW: capture cannot hold it."""
+        pods = self.roster.pods.values()
+        return {each: sum(each in enrolled.capabilities for enrolled in pods) for each in (NET_ADMIN, NET_RAW)}
 
     @property
     def left(self) -> int:

@@ -21,6 +21,8 @@ class Facts(Struct, frozen=True):
     left: int
     ports_occupied: Mapping[PodKey, list[str]]
     foreign_nat: int
+    capabilities: Mapping[str, int]
+    """In how many pods some process has NET_ADMIN, or NET_RAW."""
     conntrack_used: float
     rule_repairs: int
     catalog_version: int

@@ -14,6 +14,7 @@ from agent.node.visits import Visits
 from init import agent_mark
 from init.client import BatchRequest, BatchResult, run_batch
 from init.constants import FOREIGN_NAT_HINT
+from init.privileged import NET_ADMIN
 
 log = logging.getLogger("quietwire.enrolment")
 
@@ -25,6 +26,7 @@ BATCH_SECONDS = 60.0
 BATCH_SECONDS_PER_POD = 0.5
 """How long one child process may take to apply or verify the rules of all pods that are waiting."""
 
+DROP_HINT = "drop NET_RAW and NET_ADMIN from whatever does not need them"
 RESTLESS = (
     f"somebody in it breaks its rules again and again: it is refused until they hold still for {STILL_SECONDS:g} s. "
     "quietwire init check names who has NET_ADMIN in there"
@@ -55,6 +57,7 @@ class Rules:
         self.watch = RuleWatch(self._rung.set)
         """Must run: it hears of rules that somebody changes."""
         self.repairs = 0
+        self._said_raw = False
 
     @cached_property
     def _key(self) -> bytes:
@@ -154,13 +157,7 @@ class Rules:
     def _looked(self, enrolled: Enrolled, result: BatchResult, *, wrote: bool, repaired: bool = False) -> None:
         if enrolled not in self._roster:
             return  # it has left meanwhile
-        if result.privileged and not enrolled.warned:
-            enrolled.warned = True
-            log.warning(
-                "capture cannot hold %s in %s: drop NET_RAW and NET_ADMIN from whatever does not need them",
-                ", ".join(result.privileged),
-                enrolled.key,
-            )
+        self._found_privileged(enrolled, result)
         news = result.foreign is not None and result.foreign != enrolled.foreign
         if news:
             enrolled.foreign = result.foreign or ()
@@ -173,6 +170,23 @@ class Rules:
         self.watch.looked(
             enrolled.key, now, wrote=wrote, legacy=result.backend == "legacy", repaired=repaired, news=news
         )
+
+    def _found_privileged(self, enrolled: Enrolled, result: BatchResult) -> None:
+        """Says of each pod that may take its rules away, and of NET_RAW once: container runtimes grant it to all."""
+        if result.capabilities is None:
+            return  # it was not looked for
+        former, enrolled.capabilities = enrolled.capabilities, result.capabilities
+        if NET_ADMIN in enrolled.capabilities and NET_ADMIN not in former:
+            log.warning("capture cannot hold %s in %s: %s", ", ".join(result.privileged), enrolled.key, DROP_HINT)
+        elif enrolled.capabilities and not former and not self._said_raw:
+            self._said_raw = True
+            log.warning(
+                "capture cannot hold %s in %s: %s. Container runtimes grant NET_RAW by default, so this is said of the "
+                "first pod only; quietwire_pods_with_capability counts them",
+                ", ".join(result.privileged),
+                enrolled.key,
+                DROP_HINT,
+            )
 
     async def _batch(self, op: str, pods: list[Enrolled], *, processes: bool = False) -> list[BatchResult]:
         """What came of it, in the same order; with `processes`, also of those that live in there."""

@@ -99,6 +99,7 @@ class Status:
                 ports_occupied=facts.ports_occupied,
                 conntrack_used=facts.conntrack_used,
                 foreign_nat=facts.foreign_nat,
+                capabilities=facts.capabilities,
                 above=above(facts.bundle),
                 bundle_sequence=0 if facts.bundle is None else facts.bundle.sequence,
                 clock_skew=facts.clock_skew,

@@ -329,6 +329,7 @@ class Supervisor:
             left=enrolment.left,
             ports_occupied=enrolment.ports_occupied,
             foreign_nat=enrolment.foreign_nat,
+            capabilities=enrolment.capabilities,
             conntrack_used=enrolment.conntrack.used,
             rule_repairs=enrolment.repairs,
             catalog_version=self.known.catalog.version,

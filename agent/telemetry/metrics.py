@@ -51,6 +51,7 @@ class Metrics:
         ports_occupied: Mapping[PodKey, Sequence[str]],
         conntrack_used: float,
         foreign_nat: int,
+        capabilities: Mapping[str, int],
         catalog_version: int,
         catalog_remembered: bool,
         catalog_unheard: Mapping[str, float],
@@ -65,7 +66,8 @@ class Metrics:
     ) -> bytes:
         """The page. `live` is by direction, `expiries` POSIX seconds by SPIFFE ID, `pods` by state.
 
-        `ports_occupied` are addresses, by pod; `foreign_nat` is a number of pods. `above` says when what is above all
+        `ports_occupied` are addresses, by pod; `foreign_nat` is a number of pods, and `capabilities` has one by
+        each. `above` says when what is above all
         SVIDs expires: by `issuer`, and `root` with the beginning of its digest. `catalog_unheard` has, by kind, for how
         many seconds nothing has been heard of it.
         """
@@ -99,6 +101,12 @@ class Metrics:
                 "quietwire_pods_with_foreign_nat",
                 "Pods in which nat rules of others come before capture, and what those divert is refused.",
                 value=foreign_nat,
+            ),
+            _gauge(
+                "quietwire_pods_with_capability",
+                "Pods in which a process has a capability that leads past capture (runtimes grant NET_RAW).",
+                "capability",
+                capabilities,
             ),
             _by_label(
                 "quietwire_worker_restarts",

@@ -17,7 +17,8 @@ for line in sys.stdin:
     os.fstat(asked["netns_fd"])
     print(json.dumps({
         "ok": asked["options"]["inbound_port"] != 1, "changed": True, "missing": ["a rule"], "notes": [asked["op"]],
-        "error": None, "backend": asked["backend"], "stand_ins": True, "privileged": [], "foreign": None,
+        "error": None, "backend": asked["backend"], "stand_ins": True, "privileged": [], "capabilities": None,
+        "foreign": None,
     }))
 """
 """As `init batch` answers; fails where it has not got a descriptor."""

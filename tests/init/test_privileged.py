@@ -52,7 +52,8 @@ def test_only_those_whose_capabilities_count_there_are_named_and_only_some(netns
     mine = [Holder(pid, "app", owner, ("NET_RAW",)) for pid in range(NAMED + 3)]
     nodes = Holder(100, "node", INITIAL_USER_NAMESPACE, ("NET_ADMIN", "NET_RAW"))
     stranger = Holder(101, "rootless", 1, ("NET_ADMIN",))
-    assert named([stranger, nodes], netns) == ["node (process 100, NET_ADMIN and NET_RAW)"]
-    assert named(mine, netns)[-1] == "3 more"
-    assert len(named(mine, netns)) == NAMED + 1
-    assert named([stranger], netns) == []
+    assert named([stranger, nodes], netns) == (["node (process 100, NET_ADMIN and NET_RAW)"], ["NET_ADMIN", "NET_RAW"])
+    words, capabilities = named(mine, netns)
+    assert (words[-1], len(words), capabilities) == ("3 more", NAMED + 1, ["NET_RAW"])
+    assert named([*mine, nodes], netns).words[0].startswith("node"), "who may take the rules away is always named"
+    assert named([stranger], netns) == ([], [])

@@ -135,6 +135,14 @@ def cluster_wide(cluster: Cluster) -> set[str]:
     return set(cluster.kubectl("get", asked, "-o", shown).splitlines())
 
 
+def test_init_steps_that_wait_are_not_named_as_beyond_capture_and_net_raw_is_named_once(demo: Cluster) -> None:
+    """They have given up NET_ADMIN by then; and NET_RAW, which the runtime gives to every container, is no news."""
+    logs = demo.kubectl("logs", "-n", MESH, "-l", "app.kubernetes.io/component=agent", "--tail=-1", "--prefix")
+    said = [line for line in logs.splitlines() if "capture cannot hold" in line]
+    assert len({line.split("]")[0] for line in said}) == len(said), "by each agent once"
+    assert all("NET_RAW" in line and "NET_ADMIN)" not in line for line in said), said
+
+
 def test_an_agent_of_every_node_has_joined_an_authority_of_three_replicas(mesh: Cluster) -> None:
     replicas = mesh.kubectl("get", "-n", MESH, AUTHORITY, "-o", "jsonpath={.status.readyReplicas}")
     assert replicas == "3"

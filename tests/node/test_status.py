@@ -25,6 +25,7 @@ READY = Facts(
     left=1,
     ports_occupied={},
     foreign_nat=0,
+    capabilities={"NET_RAW": 1},
     conntrack_used=0.5,
     rule_repairs=3,
     catalog_version=7,
