@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from agent.authority import ca
-from agent.authority.kubernetes.bundle_maps import NAME, BundleMaps
+from agent.authority.kubernetes.bundle_maps import NAME, OWNER_NAME, BundleMaps
 from agent.authority.ledger import Publication, Trust
 from agent.kubernetes.access import from_kubeconfig
 from agent.kubernetes.client import Client
@@ -104,3 +104,20 @@ def test_whoever_does_not_lead_writes_nothing_and_whoever_comes_to_lead_writes_w
             await until(lambda: roots(api, OWN) == roots(api, SHOP) == third.trust.anchors_pem.decode())
 
     inside(api, work)
+
+
+def test_they_are_owned_by_the_authoritys_cluster_role_and_go_with_it(api: Cluster) -> None:
+    fourth = publication(4)
+    api.kubectl("create", "clusterrole", OWNER_NAME, "--verb=get", "--resource=pods")
+    try:
+
+        async def work() -> None:
+            async with running(api, lambda: True) as maps:
+                maps.publish(fourth)
+                await until(lambda: roots(api, OWN) == roots(api, SHOP) == fourth.trust.anchors_pem.decode())
+
+        inside(api, work)
+    finally:
+        api.kubectl("delete", "clusterrole", OWNER_NAME)
+    for namespace in (OWN, SHOP):
+        api.wait("-n", namespace, "--for=delete", f"configmap/{NAME}")

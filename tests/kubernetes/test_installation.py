@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from agent.authority.kubernetes.bundle_maps import NAME
 from deploy.helm.__main__ import CHART
 from deploy.image import build
 from tests.kubernetes.cluster.cluster import Cluster
@@ -275,7 +276,18 @@ def test_no_request_is_refused_and_no_permission_is_never_used(demo: Cluster, ac
     assert granted(demo, account) - used - USED_LATER[account] == set()
 
 
+def with_bundle(cluster: Cluster) -> set[str]:
+    """The namespaces that have the bundle."""
+    shown = "jsonpath={range .items[*]}{.metadata.namespace}{'\\n'}{end}"
+    return set(cluster.kubectl("get", "configmap", "-A", f"--field-selector=metadata.name={NAME}", "-o", shown).split())
+
+
 def test_uninstalling_leaves_nothing(mesh: Cluster, demo: Cluster, before: set[str]) -> None:
+    """Of the bundle the cluster's garbage collector hears when the authority's ClusterRole goes."""
+    assert with_bundle(mesh) == {MESH, DEMO}
     mesh.helm("uninstall", "quietwire", *WHERE, "--wait", "--timeout", f"{SECONDS}s", seconds=SECONDS + 10)
+    mesh.wait("-n", DEMO, "--for=delete", f"configmap/{NAME}")
+    mesh.wait("-n", MESH, "--for=delete", f"configmap/{NAME}")
+    assert with_bundle(mesh) == set()
     mesh.kubectl("delete", "namespace", MESH, DEMO, f"--timeout={SECONDS}s", seconds=SECONDS + 10)
     assert cluster_wide(mesh) == before

@@ -1,7 +1,8 @@
 """The bundle, as a ConfigMap of every injected namespace, and of the authority's own: for agents that have none yet.
 
 And for people who verify by themselves: `ca.crt` are the roots as PEM, `bundle.json` is the SPIFFE bundle document.
-Neither has revocations, which only who asks the authority hears of. The replica that leads writes them.
+Neither has revocations, which only who asks the authority hears of. The replica that leads writes them. They belong to
+the authority's ClusterRole: where that is uninstalled, the cluster's garbage collector takes them away.
 """
 
 import asyncio
@@ -28,6 +29,9 @@ log = logging.getLogger("quietwire.authority")
 CONFIG_MAPS = Kind("", "v1", "configmaps", "ConfigMap")
 NAME = "quietwire-bundle"
 MANAGER = "quietwire-authority"
+OWNER = Kind("rbac.authorization.k8s.io", "v1", "clusterroles", "ClusterRole")
+OWNER_NAME = "quietwire-authority"
+"""As the chart calls it; what is in a namespace may be owned by what is in none ("Garbage Collection")."""
 LABEL = {"app.kubernetes.io/managed-by": MANAGER}
 AGAIN_SECONDS = 600.0
 """How often each is written anew, whatever somebody did to it."""
@@ -43,6 +47,14 @@ class _Meta(Struct, frozen=True):
 
 class _Namespace(Struct, frozen=True):
     metadata: _Meta
+
+
+class _Owner(Struct, frozen=True):
+    uid: str
+
+
+class _Owning(Struct, frozen=True):
+    metadata: _Owner
 
 
 class Namespaces:
@@ -105,6 +117,8 @@ class BundleMaps:
         self._written: dict[str, Mapping[str, str]] = {}
         """What this replica has written since it leads."""
         self._said: set[str] = set()
+        self._owners: list[dict[str, str]] | None = None
+        """Of each; None before that was asked."""
 
     def publish(self, publication: Publication) -> None:
         """This is in force now."""
@@ -128,6 +142,7 @@ class BundleMaps:
             while True:
                 if not self._leads() or clock() >= again:
                     self._written.clear()
+                    self._owners = None
                     again = clock() + AGAIN_SECONDS
                 # Its own namespace does not wait for the list of all: agents wait for it.
                 pause = RETRY_SECONDS if not self._leads() or not await self.write() else AGAIN_SECONDS
@@ -166,12 +181,27 @@ class BundleMaps:
         else:
             self._said.discard(namespace)
 
+    async def _owned_by(self) -> list[dict[str, str]]:
+        """To the ClusterRole; nobody where it is not there, or may not be read: then an uninstall leaves them."""
+        try:
+            raw = await self._client.request("GET", OWNER.path_of("", OWNER_NAME))
+            uid = msgspec.json.decode(raw, type=_Owning).metadata.uid
+        except Refused as error:
+            if not error.not_found:
+                log.warning("ConfigMaps %s will outlive an uninstall: ClusterRole %s: %s", NAME, OWNER_NAME, error)
+            return []
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise Unreachable(f"what the API server sends is no ClusterRole: {error}") from error
+        return [{"apiVersion": OWNER.api_version, "kind": OWNER.kind, "name": OWNER_NAME, "uid": uid}]
+
     async def _apply(self, namespace: str) -> None:
         now = self._content
+        if self._owners is None:
+            self._owners = await self._owned_by()
         body = {
             "apiVersion": CONFIG_MAPS.api_version,
             "kind": CONFIG_MAPS.kind,
-            "metadata": {"name": NAME, "labels": LABEL},
+            "metadata": {"name": NAME, "labels": LABEL, "ownerReferences": self._owners},
             "data": dict(now),
         }
         query = Query.of(fieldManager=MANAGER, force="true")
