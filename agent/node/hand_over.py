@@ -71,7 +71,8 @@ class HandOver:
                         said = reason
                         handed.waiting(reason)
             await asyncio.sleep(LOOK_SECONDS)
-        handed.refused("the agent is shutting down")
+        # No refusal: whoever waits has to do with the next agent, which may be about to start.
+        handed.waiting("the agent is shutting down")
 
     async def _step(self, handed: HandedOver, holder: PodKey | None) -> tuple[NotYet | Refused | None, PodKey | None]:
         """One step on: why it must wait or is refused (None: it has been answered), and for whom it was taken."""

@@ -16,9 +16,9 @@ from init.enrol import EnrolError, enrol
 class FakeAgent:
     """Listens; answers one request with these lines, then hangs up or not."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *answers: dict[str, str]) -> None:
         self.path = str(path)
-        self.answers: list[dict[str, str]] = []
+        self.answers = list(answers)
         self.hang_up = True
         self.request: dict[str, Any] = {}
         self.same_file = False
@@ -46,6 +46,8 @@ class FakeAgent:
                 self.done.wait(10)
 
     def close(self) -> None:
+        if self.done.is_set():
+            return
         self.done.set()
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
@@ -85,10 +87,27 @@ def test_a_refusal_is_an_error_with_the_agents_reason(agent: FakeAgent, netns: i
         enrol(agent.path, netns, "demo/web", 10, print)
 
 
-def test_an_agent_that_ends_meanwhile_is_an_error(agent: FakeAgent, netns: int) -> None:
+def test_an_agent_that_ends_meanwhile_is_waited_for_and_another_one_is_asked(agent: FakeAgent, netns: int) -> None:
+    """As when a DaemonSet is rolled out: a pod that is made in between waits, and does not fail."""
     agent.answers = [{"state": "waiting", "reason": "no SVID yet"}]
-    with pytest.raises(EnrolError, match="ended before the pod was captured"):
-        enrol(agent.path, netns, None, 10, print)
+    said: list[str] = []
+    following: list[FakeAgent] = []
+
+    def say(reason: str) -> None:
+        said.append(reason)
+        if "no agent listens" in reason:
+            following.append(FakeAgent(Path(agent.path), {"state": "captured", "pod": "demo/web"}))
+        elif "ended before" in reason:
+            agent.close()
+            os.unlink(agent.path)
+
+    try:
+        assert enrol(agent.path, netns, "demo/web", 10, say) == "demo/web"
+    finally:
+        for each in following:
+            each.close()
+    expected = ("no SVID yet", "the agent ended before", "no agent listens")
+    assert [each.startswith(words) for each, words in zip(said, expected, strict=True)] == [True] * 3
 
 
 def test_the_wait_is_bounded_and_the_last_reason_is_told(agent: FakeAgent, netns: int) -> None:
@@ -98,6 +117,8 @@ def test_the_wait_is_bounded_and_the_last_reason_is_told(agent: FakeAgent, netns
         enrol(agent.path, netns, None, 0.2, lambda _: None)
 
 
-def test_no_agent_is_an_error_that_says_what_to_do(tmp_path: Path, netns: int) -> None:
-    with pytest.raises(EnrolError, match="start quietwire on this node"):
-        enrol(str(tmp_path / "nobody.sock"), netns, None, 1, print)
+def test_no_agent_is_an_error_in_the_end_that_says_what_to_do(tmp_path: Path, netns: int) -> None:
+    said: list[str] = []
+    with pytest.raises(EnrolError, match=r"not captured in 0\.1 s: no agent listens .* start quietwire on this node"):
+        enrol(str(tmp_path / "nobody.sock"), netns, None, 0.1, said.append)
+    assert len(said) == 1

@@ -50,13 +50,16 @@ def test_a_pod_that_has_the_sockets_directory_mounted_gets_through_to_the_next_a
     code = """
 import os, subprocess, sys
 from init.enrol import EnrolError, enrol
+def tell(why):
+    if "no agent" in why:
+        print(why, flush=True)
 directory, place = sys.argv[1:]
 subprocess.run(["mount", "--make-rprivate", "/"], check=True)
 subprocess.run(["mount", "--bind", directory, place], check=True)
 subprocess.run(["mount", "-o", "remount,bind,ro", place], check=True)
 for _ in sys.stdin:
     try:
-        print(enrol(f"{place}/enrol.sock", os.open("/proc/self/ns/net", os.O_RDONLY), None, 20, lambda why: None))
+        print(enrol(f"{place}/enrol.sock", os.open("/proc/self/ns/net", os.O_RDONLY), None, 20, tell))
     except EnrolError as error:
         print(error)
     sys.stdout.flush()
@@ -86,7 +89,7 @@ for _ in sys.stdin:
                 world.mesh.kill()
             assert "no agent listens" in ask()
             world.start()
-            assert ask() == "demo/web\n"
+            assert said.readline() == "demo/web\n", "it has waited for it"
         finally:
             given.close()
 
