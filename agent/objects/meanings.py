@@ -203,6 +203,10 @@ def remarks(kind: str, document: Field) -> Iterator[tuple[int, str]]:
     if kind in _BOTH:
         for field, note in annotations.notes(own):
             yield field.line, note
+    if kind == POD and readable(lambda: document.get("spec", "hostNetwork").flag(default=False), False):
+        wish = own.get(annotations.INJECT)
+        if wish is not None and wish.value != annotations.DISABLED:
+            yield wish.line, f"{annotations.INJECT} has no meaning on the host's network: the pod is not meshed"
     for name, field in readable(document.get("metadata", "labels").mapping, dict[str, Field]()).items():
         found = known(name)
         if found is not None and found.meaning is Meaning.HONOURED:

@@ -156,6 +156,18 @@ def test_what_is_read_elsewhere_is_said_where_it_stands() -> None:
     ]
 
 
+def test_a_pod_on_the_hosts_network_that_asks_to_be_meshed_is_told_that_it_is_not() -> None:
+    def told(value: str, *, host_network: bool) -> list[str]:
+        metadata = {"annotations": {annotations.INJECT: value}}
+        return said(("Pod demo/a", {"metadata": metadata, "spec": {"hostNetwork": host_network}}))
+
+    assert told("enabled", host_network=True) == [
+        f"{annotations.INJECT} has no meaning on the host's network: the pod is not meshed"
+    ]
+    assert told("disabled", host_network=True) == []
+    assert told("enabled", host_network=False) == []
+
+
 def test_host_bits_in_an_annotation_are_said_with_what_counts() -> None:
     body = {"metadata": {"annotations": {annotations.SKIP_SUBNETS: "1.1.1.1/24"}}}
     for title in ("Pod demo/a", "Namespace demo"):
