@@ -9,9 +9,9 @@ EACH_SECONDS = 0.05
 CALL_SECONDS = 5
 
 
-def loop(namespace: str) -> list[str]:
-    """A container's command: one line for each call, HTTP's status and curl's own."""
-    url = f"http://api.{namespace}.svc.cluster.local:{PORT}/"
+def loop(namespace: str, host: str = "api") -> list[str]:
+    """A container's command: one line for each call of a host of the namespace, HTTP's status and curl's own."""
+    url = f"http://{host}.{namespace}.svc.cluster.local:{PORT}/"
     curl = f"curl -s -o /dev/null -w '%{{http_code}}' --max-time {CALL_SECONDS} {url}"
     return ["sh", "-c", f"while :; do echo $({curl}) $? >> /tmp/calls; sleep {EACH_SECONDS}; done"]
 
@@ -37,6 +37,11 @@ class Load:
     def begin(self) -> None:
         """From now on calls count."""
         self._before = len(self._lines())
+
+    @property
+    def count(self) -> int:
+        """How many calls there have been since then."""
+        return len(self._lines()) - self._before
 
     def failures(self, *, at_least: int) -> list[str]:
         """The calls since then that went wrong; that there were enough of them is checked."""
