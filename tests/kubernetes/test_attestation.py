@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import subprocess
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from agent.kubernetes.access import Access, Material, from_kubeconfig
 from agent.kubernetes.client import Client
 from agent.tasks import spawn
 from tests.authority.running import TD, refused
+from tests.kubernetes.cluster import pki
 from tests.kubernetes.cluster.cluster import Cluster
 from tests.kubernetes.cluster.images import BASE_IMAGE
 from tests.kubernetes.inside import inside
@@ -246,6 +248,25 @@ def test_every_other_token_is_refused_with_its_reason(
         async with authority(access, tmp_path) as running:
             error = await refused(running.client(token, node).issue(WEB), code)
             assert words in error.message
+
+    inside(cluster, work)
+
+
+def test_a_token_that_has_expired_is_refused_with_that_reason_and_the_one_that_is_put_in_its_place_is_taken(
+    cluster: Cluster, access: Access, tmp_path: Path
+) -> None:
+    """As when nobody renews an agent's token, and then somebody does: the agent is not started again."""
+    file, token = tmp_path / "token", in_pod(cluster, "agent-1")
+    file.write_text(pki.reissued(cluster.layout.pki, token, time.time() - 1))
+
+    async def work() -> None:
+        async with authority(access, tmp_path) as running:
+            agent = running.client(file, "n1")
+            error = await refused(agent.issue(WEB), "not_authenticated")
+            assert "service account token has expired" in error.message
+            assert "the agent has to read its file anew" in error.message
+            file.write_text(pki.reissued(cluster.layout.pki, token, time.time() + 600))
+            assert (await agent.issue(WEB)).spiffe_id == WEB
 
     inside(cluster, work)
 

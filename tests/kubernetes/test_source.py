@@ -4,10 +4,12 @@ import asyncio
 import contextlib
 import json
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from agent.catalog.index import CatalogIndex
@@ -15,13 +17,14 @@ from agent.catalog.snapshot import Catalog, CatalogChange
 from agent.catalog.sources.kubernetes.remembered import ClusterMemory
 from agent.catalog.sources.kubernetes.source import KubernetesSource
 from agent.catalog.sources.kubernetes.standing import Held
-from agent.kubernetes.access import from_kubeconfig
+from agent.kubernetes.access import Access, Material, from_kubeconfig
 from agent.kubernetes.client import Client
 from agent.manifests.fault import Fault
 from agent.objects.decode import RawNamespace
 from agent.objects.key import ObjectKey, pod_key
 from agent.objects.model import Pod, Service
 from agent.tasks import spawn
+from tests.kubernetes.cluster import pki
 from tests.kubernetes.cluster.cluster import Cluster
 from tests.kubernetes.cluster.images import BASE_IMAGE
 from tests.kubernetes.inside import inside
@@ -103,10 +106,11 @@ class Noticed(ClusterMemory):
 
 @contextlib.asynccontextmanager
 async def followed(
-    cluster: Cluster, memory: ClusterMemory | None = None
+    cluster: Cluster, memory: ClusterMemory | None = None, access: Access | None = None
 ) -> AsyncIterator[tuple[KubernetesSource, Told]]:
     told = Told()
-    source = KubernetesSource(Client(from_kubeconfig([cluster.layout.kubeconfig])), told.take, memory)
+    client = Client(access or from_kubeconfig([cluster.layout.kubeconfig]))
+    source = KubernetesSource(client, told.take, memory)
     await source.start()
     task = spawn(source.run(), name="source")
     try:
@@ -190,6 +194,50 @@ def test_what_is_in_the_cluster_is_known_and_what_happens_to_it(cluster: Cluster
             assert told.faults == ()
 
     inside(cluster, work)
+
+
+@contextlib.contextmanager
+def an_account(cluster: Cluster, file: Path) -> Iterator[Access]:
+    """A service account that may read everything, and shows the token in a file."""
+    bound = ("--clusterrole=cluster-admin", f"--serviceaccount={NAMESPACE}:reader")
+    cluster.kubectl("create", "serviceaccount", "-n", NAMESPACE, "reader")
+    cluster.kubectl("create", "clusterrolebinding", NAMESPACE, *bound)
+    try:
+        admin = from_kubeconfig([cluster.layout.kubeconfig])
+        none = Material()
+        yield msgspec.structs.replace(admin, certificate=none, key=none, token=Material(file=str(file)))
+    finally:
+        cluster.kubectl("delete", "clusterrolebinding", NAMESPACE)
+
+
+def test_while_its_token_has_expired_what_is_known_stays_and_the_one_that_is_put_in_its_place_is_used(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A watch that is open goes on with the token that it was opened with: these are ended every second."""
+    monkeypatch.setattr("agent.kubernetes.follow.WATCH_SECONDS", (1, 1))
+    monkeypatch.setattr("agent.kubernetes.follow.SETTLED_SECONDS", 0.5)
+    file = tmp_path / "token"
+
+    async def work() -> None:
+        async with followed(cluster, access=access) as (source, told):
+            await asyncio.to_thread(apply, cluster, a_pod("before"))
+            await told.until(lambda: told.pod("before"))
+            while len(source.state.unheard) < 5:
+                await source.stirred()
+            assert all("401" in why and "Unauthorized" in why for _, why in source.state.unheard)
+            assert source.state.since is not None
+            await asyncio.to_thread(apply, cluster, a_pod("meanwhile"))
+            assert told.pod("before") is not None
+            assert told.pod("meanwhile") is None
+            file.write_text(pki.reissued(cluster.layout.pki, token, time.time() + 600))
+            await told.until(lambda: told.pod("meanwhile"))
+            while source.failures:
+                await source.stirred()
+
+    with an_account(cluster, file) as access:
+        token = cluster.kubectl("create", "token", "-n", NAMESPACE, "reader").strip()
+        file.write_text(pki.reissued(cluster.layout.pki, token, time.time() + 5))
+        inside(cluster, work, 120.0)
 
 
 @pytest.mark.disruptive

@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from jwcrypto import jwk, jws, jwt
 
 from tests.kubernetes.cluster import pki
 
@@ -45,6 +46,19 @@ def test_tokens_are_signed_with_rsa(tmp_path: Path) -> None:
     assert openssl(tmp_path, "pkey", "-in", "sa.key", "-pubout") == (tmp_path / "sa.pub").read_text()
     assert "Private-Key: (2048 bit" in openssl(tmp_path, "pkey", "-in", "sa.key", "-noout", "-text")
     assert (tmp_path / "sa.key").stat().st_mode & 0o077 == 0
+
+
+def test_a_token_that_is_issued_again_says_the_same_but_for_its_life(tmp_path: Path) -> None:
+    pki.make_token_key(tmp_path)
+    key = jwk.JWK.from_pem((tmp_path / "sa.key").read_bytes())
+    former = jwt.JWT(header={"alg": "RS256"}, claims={"sub": "web", "aud": ["it"], "exp": 1})
+    former.make_signed_token(key)
+    again = pki.reissued(tmp_path, former.serialize(), 10_000.0)
+    signed = jws.JWS()
+    signed.deserialize(again, jwk.JWK.from_pem((tmp_path / "sa.pub").read_bytes()))
+    expires = 10_000 - int(pki.LEEWAY_SECONDS)
+    lived = {"exp": expires, "iat": expires - 3600, "nbf": expires - 3600}
+    assert json.loads(signed.payload) == {"sub": "web", "aud": ["it"], **lived}
 
 
 def test_a_kubeconfig_names_what_is_there(tmp_path: Path, issuer: pki.Issuer) -> None:
