@@ -13,6 +13,7 @@ CHART = Path(__file__).parents[2] / "deploy" / "helm" / "quietwire"
 INSTALL_SECONDS = 180
 AGENT = "daemonset/quietwire-agent"
 AUTHORITY = "deployment/quietwire-authority"
+WEBHOOK = "deployment/quietwire-webhook"
 WEBHOOKS = ("mutatingwebhookconfiguration/quietwire-webhook", "validatingwebhookconfiguration/quietwire-webhook")
 
 

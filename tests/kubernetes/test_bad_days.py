@@ -11,7 +11,7 @@ import pytest
 
 from tests.kubernetes.cluster.cluster import Cluster
 from tests.kubernetes.load import Load, loop
-from tests.kubernetes.mesh import AGENT, AUTHORITY, NAMESPACE, Mesh
+from tests.kubernetes.mesh import AGENT, AUTHORITY, NAMESPACE, WEBHOOK, Mesh
 from tests.kubernetes.shop import INJECT, Shop, account, deployment
 
 pytestmark = pytest.mark.disruptive
@@ -121,6 +121,32 @@ def test_any_replica_of_the_authority_may_go_while_pods_start(mesh: Mesh, shop: 
     shop.rolled_out(*names)
     assert all(shop.is_meshed(name) for name in names)
     mesh.ready(AUTHORITY)
+
+
+def test_while_the_webhooks_are_away_no_pod_is_made_that_might_be_meshed_and_then_it_comes_by_itself(
+    mesh: Mesh, shop: Shop
+) -> None:
+    """Nobody knows of a namespace but they whether it is injected: so in all of them, where a pod does not say no."""
+    load = Load(shop)
+    load.begin()
+    replicas = mesh.kubectl("get", WEBHOOK, "-o", "jsonpath={.spec.replicas}")
+    mesh.kubectl("scale", WEBHOOK, "--replicas=0")
+    mesh.cluster.wait("-n", NAMESPACE, "--for=delete", "pod", "-l", "app.kubernetes.io/component=webhook")
+    try:
+        shop.kubectl("scale", "deployment/api", "--replicas=2")
+        until(lambda: "FailedCreate" in _events(shop))
+        assert 'failed calling webhook "inject.quietwire.io"' in _events(shop)
+        says_no = deployment("not-meshed")
+        says_no["spec"]["template"]["metadata"]["annotations"] = {INJECT: "disabled"}
+        shop.apply(account("not-meshed"), says_no)
+        shop.rolled_out("not-meshed")
+        assert shop.kubectl("get", "deployment/api", "-o", "jsonpath={.status.replicas}") == "1"
+    finally:
+        mesh.kubectl("scale", WEBHOOK, f"--replicas={replicas}")
+    mesh.ready(WEBHOOK)
+    shop.rolled_out("api")
+    assert shop.is_meshed("api")
+    assert load.failures(at_least=20) == []
 
 
 def test_a_namespace_that_leaves_the_mesh_and_comes_back_is_never_sent_plaintext_while_it_is_in(
