@@ -6,7 +6,11 @@ name=$1 directory=$2 plugins=$3
 hostname "$name"
 mount --make-rprivate /
 # Other people's network namespaces, pinned below /run, would be held open here for as long as the node lives.
-awk '$2 ~ "^/run/" { print $2 }' /proc/mounts | sort -r | while read -r each; do umount -l "$each"; done
+# One whose file somebody deletes meanwhile is gone here, too (`ip netns delete` unlinks it): nothing is left to unmount.
+is_there() { awk -v it="$1" '$2 == it { found = 1 } END { exit !found }' /proc/mounts; }
+awk '$2 ~ "^/run/" { print $2 }' /proc/mounts | sort -r | while read -r each; do
+  umount -l "$each" || ! is_there "$each" || exit 1
+done
 mount -t tmpfs -o mode=755 run /run
 mkdir -p /run/lock /run/netns
 # Cgroups as a machine of one's own has them: what is below this node's is all that there is.
