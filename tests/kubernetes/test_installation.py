@@ -1,20 +1,29 @@
 """Installed by helm on a cluster of its own: authority and agents run, pods speak by them, and nothing is left.
 
-In a namespace that is not the default one, so that nothing goes by its name.
+In a namespace that is not the default one, so that nothing goes by its name; under an issuer that is given, as by
+cert-manager (the cluster of all other scenarios has an issuer of its own).
 """
 
+import base64
 import json
+import re
 import subprocess
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
 
+from agent.authority import ca
 from agent.authority.kubernetes.bundle_maps import NAME
+from agent.identity.spiffe import SpiffeId
 from deploy.helm.__main__ import CHART
 from deploy.image import build
 from tests.kubernetes.cluster.cluster import Cluster
 from tests.kubernetes.cluster.images import BASE_IMAGE
+from tests.tls.pki import Pki
 
 MESH, DEMO = "mesh", "demo"
 WHERE = ("--namespace", MESH)
@@ -22,6 +31,34 @@ SECONDS = 120
 AGENT, AUTHORITY = "daemonset/quietwire-agent", "deployment/quietwire-authority"
 URL = "http://api.demo.svc.cluster.local:8080/"
 POLICY = "policy.linkerd.io"
+TRUST_DOMAIN = "cluster.local"
+ISSUER = "issuer"
+
+
+class Issuer:
+    """An issuer as cert-manager keeps it: in a Secret, which it renews in place."""
+
+    def __init__(self, cluster: Cluster, directory: Path) -> None:
+        self._cluster = cluster
+        self._directory = directory
+        self._pki = Pki(TRUST_DOMAIN)
+
+    def write(self) -> None:
+        """The Secret of kubernetes.io/tls, and what cert-manager adds."""
+        self._pki.write_issuer(self._directory)
+        data = {each.name: base64.b64encode(each.read_bytes()).decode() for each in self._directory.glob("*.*")}
+        secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": ISSUER}, "type": "kubernetes.io/tls"}
+        self._cluster.kubectl("apply", *WHERE, "--server-side", "-f", "-", given=json.dumps({**secret, "data": data}))
+
+    def renew(self) -> None:
+        """Another certificate with another key, under the same root."""
+        self._pki.issuer = ca.new_issuer(self._pki.root, TRUST_DOMAIN, time.time())
+        self.write()
+
+    @property
+    def certificate(self) -> x509.Certificate:
+        """The newest."""
+        return self._pki.issuer.certificate
 
 
 @pytest.fixture(scope="module")
@@ -43,16 +80,24 @@ def before(own: Cluster) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def mesh(own: Cluster, before: set[str]) -> Cluster:
+def issuer(own: Cluster, before: set[str], tmp_path_factory: pytest.TempPathFactory) -> Issuer:
+    """What is there before the mesh."""
+    own.kubectl("create", "namespace", MESH)
+    made = Issuer(own, tmp_path_factory.mktemp(ISSUER))
+    made.write()
+    return made
+
+
+@pytest.fixture(scope="module")
+def mesh(own: Cluster, issuer: Issuer) -> Cluster:
     """With agents and authority running, which have met."""
     own.helm(
         "install",
         "quietwire",
         str(CHART),
         *WHERE,
-        "--create-namespace",
         "--set",
-        "crds.keep=false,agent.accessLog=true",
+        f"crds.keep=false,agent.accessLog=true,authority.issuerSecret={ISSUER}",
     )
     ready(own, AUTHORITY)
     publish(own)
@@ -188,6 +233,38 @@ def test_an_upgrade_rolls_every_agent_and_pods_speak_afterwards(demo: Cluster) -
     now = set(demo.kubectl("get", "pods", "-n", MESH, "--field-selector=status.phase=Running", "-o", "name").split())
     assert len(now - former) == 5
     assert curl(demo) == "hello"
+
+
+def presented(cluster: Cluster) -> list[x509.Certificate]:
+    """The chain that `api` shows whoever dials it as the mesh does."""
+    address = cluster.kubectl("get", "pod", "-n", DEMO, "api", "-o", "jsonpath={.status.podIP}")
+    name = SpiffeId.for_service_account(TRUST_DOMAIN, DEMO, "api").dns_name
+    dial = ("openssl", "s_client", "-showcerts", "-connect", f"{address}:8080", "-servername", str(name))
+    words = [*cluster.inside(cluster.nodes[0]), *dial]
+    said = subprocess.run(words, input=b"", capture_output=True, check=False, timeout=30).stdout
+    found = re.findall(rb"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", said, re.DOTALL)
+    return x509.load_pem_x509_certificates(b"\n".join(found)) if found else []
+
+
+def test_an_issuer_that_is_renewed_in_its_secret_signs_from_then_on_and_no_call_fails(
+    demo: Cluster, issuer: Issuer
+) -> None:
+    """The kubelet looks at a pod's Secrets once a minute, and whenever the pod changes: it is annotated here."""
+    assert issuer.certificate in presented(demo)
+    once = f"curl -s -o /dev/null -w '%{{http_code}} ' --max-time 5 {URL}; sleep 0.05"
+    loop = ("exec", "-n", DEMO, "webapp", "--", "sh", "-c", f"until test -e /tmp/enough; do {once}; done")
+    with subprocess.Popen(demo.kubectl_command(*loop), stdout=subprocess.PIPE, text=True) as calls:
+        issuer.renew()
+        renewed = time.monotonic()
+        while issuer.certificate not in presented(demo):
+            assert time.monotonic() < renewed + SECONDS
+            said = f"looked-at={time.monotonic_ns()}"
+            demo.kubectl("annotate", "pod", *WHERE, "-l", "app.kubernetes.io/component=authority", "--overwrite", said)
+        assert curl(demo) == "hello"
+        demo.kubectl("exec", "-n", DEMO, "webapp", "--", "touch", "/tmp/enough")
+        answers = calls.communicate(timeout=30)[0].split()
+    assert len(answers) > 20
+    assert set(answers) == {"200"}
 
 
 BROKEN = {
