@@ -1,13 +1,18 @@
 """One object changes, comes or goes: what hangs on it is compiled anew, and nothing that was in force lingers."""
 
+import ipaddress
+
 import pytest
 from msgspec.structs import replace
 
 from agent.catalog.snapshot import Catalog, CatalogChange
+from agent.identity.spiffe import SpiffeId
 from agent.objects.key import ObjectKey
 from agent.objects.model import ContainerPort, MeshSettings, Pod, PortRange
 from agent.objects.policy import (
+    AccountRef,
     AuthorizationPolicy,
+    BrokenServer,
     DefaultPolicy,
     LabelSelector,
     MeshTLSAuthentication,
@@ -21,7 +26,9 @@ from agent.objects.policy import (
     Target,
     TargetKind,
 )
+from agent.policy.identities import IdentityMatch
 from agent.policy.index import PolicyIndex, PolicySettings
+from agent.policy.model import Authorization, Client, Permits, Requirement
 
 GROUP = "policy.linkerd.io"
 PORT = 8080
@@ -232,3 +239,187 @@ def test_an_identity_is_demanded_on_the_ports_that_the_annotation_names() -> Non
         *["default:all-unauthenticated+require-identity"] * 2,
         "default:all-unauthenticated",
     ]
+
+
+# Servers that cannot be read
+
+
+def test_a_server_that_cannot_be_read_closes_what_no_other_selects_in_its_namespace_until_it_is_mended() -> None:
+    elsewhere = replace(API, namespace="shop")
+    case = Case(SERVER, pods=(API, elsewhere))
+    first, second = BrokenServer("demo", "b"), BrokenServer("demo", "c")
+    other_port = PORT + 1
+    case.change(first, second)
+    closed = case.index.permits(API, other_port)
+    assert closed == Permits("Server demo/b", (), broken=True)
+    assert case.says() == DECIDES, "its own port is another Server's"
+    assert case.says(elsewhere, other_port) == DEFAULT, "and other namespaces are not closed"
+    case.change(gone=(first.key,))
+    assert case.says(port=other_port) == "Server demo/c", "one of the two is left"
+    case.change(Server("demo", "c", 9090, SELECTED))
+    assert case.says(port=other_port) == DEFAULT
+    assert case.says(port=9090) == "Server demo/c"
+    case.change(second)
+    assert case.says(port=9090) == "Server demo/c"
+    assert case.index.permits(API, 9090) == Permits("Server demo/c", (), broken=True), "it cannot be told any more"
+    case.change(gone=(second.key,))
+    assert case.says(port=9090) == DEFAULT
+
+
+def test_a_policy_of_which_not_even_the_namespace_can_be_read_closes_every_namespace() -> None:
+    elsewhere = replace(API, namespace="shop")
+    case = Case(pods=(API, elsewhere))
+    case.says(elsewhere)
+    somewhere = BrokenServer("", "all.yaml")
+    case.change(somewhere)
+    for pod in (API, elsewhere, replace(API, namespace="new")):
+        permits = case.index.permits(pod, PORT)
+        assert permits == Permits("a policy that cannot be read, in all.yaml", (), broken=True)
+    case.change(gone=(somewhere.key,))
+    assert [case.says(pod) for pod in (API, elsewhere)] == [DEFAULT, DEFAULT]
+
+
+def test_an_identity_that_is_demanded_opens_nothing_that_is_closed() -> None:
+    demanding = replace(API, settings=MeshSettings(identity_ports=(PortRange(PORT, PORT),)))
+    case = Case(BrokenServer("demo", "b"), pods=(demanding,))
+    assert case.index.permits(demanding, PORT) == Permits("Server demo/b", (), broken=True)
+
+
+# what is kept, and what is kept no longer
+
+
+def test_a_server_that_is_gone_selects_no_pod_that_comes_later() -> None:
+    case = Case(SERVER)
+    case.change(gone=(SERVER.key,))
+    late = replace(API, name="late")
+    case.change(pods=(late,))
+    assert case.says(late) == DEFAULT
+
+
+def test_a_pod_is_matched_by_the_labels_that_it_is_asked_with() -> None:
+    """A worker may ask with the pod as a connection knew it."""
+    case = Case(SERVER)
+    assert case.says(replace(API, labels={"app": "web"})) == DEFAULT
+    assert case.says() == DECIDES
+
+
+def test_what_was_compiled_is_asked_again_and_not_compiled_again() -> None:
+    second = replace(API, name="second")
+    case = Case(SERVER, pods=(API, second))
+    space = case.index._spaces["demo"]
+    table = space.tables[API.key]
+    case.says()
+    assert space.tables[API.key] is table
+    assert space.servers_of(API) is space.servers_of(replace(API))
+    assert case.index.permits(second, PORT) is case.index.permits(API, PORT), "once for each Server"
+    case.change(gone=(ObjectKey("Service", "demo", "api"),))
+    assert space.tables[API.key] is table, "a Service is no policy"
+
+
+def test_a_server_may_change_while_nothing_is_compiled() -> None:
+    policy = AuthorizationPolicy("demo", "one", Target(TargetKind.NAMESPACE, "", "demo"))
+    case = Case(SERVER, policy)
+    case.change(gone=(policy.key,))
+    case.change(replace(SERVER, access_policy=DefaultPolicy.ALL_AUTHENTICATED))
+    assert case.allows() == ["accessPolicy:all-authenticated"]
+
+
+def test_whatever_goes_may_go_again_and_a_route_that_goes_is_named_no_more() -> None:
+    policy = AuthorizationPolicy("demo", "get", Target(TargetKind.HTTP_ROUTE, GROUP, "get"))
+    kept: list[PolicyObject] = [
+        Route("demo", "get", TargetKind.HTTP_ROUTE, GROUP, ("api",)),
+        MeshTLSAuthentication("demo", "who", ("*",)),
+        NetworkAuthentication("demo", "where", ()),
+        ServerAuthorization("demo", "web", "web", None),
+    ]
+    case = Case(SERVER, policy, *kept)
+    assert case.index.permits(API, PORT).only_routes == ("HTTPRoute demo/get",)
+    for _ in range(2):
+        case.change(gone=tuple(each.key for each in kept))
+        assert case.index.permits(API, PORT).only_routes == ()
+        case.change(gone=(ObjectKey("EgressNetwork", "demo", "out"), ObjectKey("AuthorizationPolicy", "demo", "none")))
+    case.change(kept[0])
+    assert case.index.permits(API, PORT).only_routes == ("HTTPRoute demo/get",)
+
+
+# what each object is compiled to
+
+
+def test_routes_are_named_only_where_nothing_else_could_let_anybody_in() -> None:
+    route = Route("demo", "get", TargetKind.HTTP_ROUTE, GROUP, ("api",))
+    policy = AuthorizationPolicy("demo", "get", Target(TargetKind.HTTP_ROUTE, GROUP, "get"))
+    case = Case(SERVER, route, policy)
+    named = ServerAuthorization("demo", "three", "api", None, unauthenticated=True)
+    case.change(named)
+    assert case.index.permits(API, PORT).only_routes == ()
+    case.change(replace(SERVER, access_policy=DefaultPolicy.AUDIT), gone=(named.key,))
+    permits = case.index.permits(API, PORT)
+    assert (permits.only_routes, permits.audit, permits.authorizations) == ((), True, ())
+    case.change(SERVER)
+    permits = case.index.permits(API, PORT)
+    assert (permits.only_routes, permits.audit) == (("HTTPRoute demo/get",), False)
+
+
+@pytest.mark.parametrize(
+    ("refs", "nobody"),
+    [
+        ({"mesh": Ref("MeshTLSAuthentication", "demo", "gone")}, "MeshTLSAuthentication demo/gone does not exist"),
+        ({"network": Ref("NetworkAuthentication", "demo", "gone")}, "NetworkAuthentication demo/gone does not exist"),
+        ({"mesh": Ref("MeshTLSAuthentication", "demo", "empty")}, "MeshTLSAuthentication demo/empty names nobody"),
+    ],
+)
+def test_a_policy_that_refers_to_nobody_lets_nobody_in_and_says_why(refs: dict[str, Ref], nobody: str) -> None:
+    policy = AuthorizationPolicy("demo", "one", Target(TargetKind.SERVER, GROUP, "api"), **refs)
+    case = Case(SERVER, policy, MeshTLSAuthentication("demo", "empty"))
+    (found,) = case.index.permits(API, PORT).authorizations
+    assert found == Authorization("AuthorizationPolicy demo/one", Requirement.NOTHING, nobody=nobody)
+    anybody = Client(ipaddress.ip_address("10.1.0.9"), SpiffeId.parse("spiffe://example.test/ns/demo/sa/web"), tls=True)
+    assert found.lacks(anybody) == nobody
+
+
+def test_identities_are_names_suffixes_and_spiffe_ids_each_as_it_is_written() -> None:
+    texts = ("web.example.test", "*.example.test", "*.a.test", "spiffe://example.test/ns/demo/sa/web")
+    mesh = MeshTLSAuthentication("demo", "who", texts, (AccountRef("demo", "api"),), ("shop",))
+    target = Target(TargetKind.SERVER, GROUP, "api")
+    case = Case(SERVER, AuthorizationPolicy("demo", "one", target, mesh=Ref("MeshTLSAuthentication", "demo", "who")))
+    case.change(mesh)
+    expected = IdentityMatch(
+        everyone=False,
+        ids=frozenset({SpiffeId.parse(texts[3])}),
+        names=frozenset({"web.example.test"}),
+        suffixes=(".a.test", ".example.test"),
+        accounts=frozenset({("demo", "api")}),
+        namespaces=frozenset({"shop"}),
+    )
+    (found,) = case.index.permits(API, PORT).authorizations
+    assert found == Authorization("AuthorizationPolicy demo/one", Requirement.MESH_IDENTITY, identities=expected)
+    case.change(replace(mesh, identities=("*",), accounts=(), namespaces=()))
+    (found,) = case.index.permits(API, PORT).authorizations
+    assert found.identities == IdentityMatch(everyone=True)
+
+
+# probes
+
+
+def test_a_port_that_is_probed_is_otherwise_what_it_was() -> None:
+    """From the node's addresses the kubelet is let in; who else comes is judged by the port's own rules."""
+    settings = MeshSettings(identity_ports=(PortRange(9000, 9000),), default_policy="all-unauthenticated")
+    probed = replace(API, settings=settings, probe_ports=(PORT, 9000, 9001))
+    plain = replace(probed, name="plain", probe_ports=())
+    case = Case(SERVER, pods=(probed, plain))
+    assert case.index.permits(probed, PORT).probe is None
+    case.index.set_node_addresses(["192.0.2.1", "2001:db8::1"])
+    for port, decided_by in (
+        (PORT, DECIDES),
+        (9000, "default:all-unauthenticated+require-identity"),
+        (9001, "default:all-unauthenticated"),
+    ):
+        found, without = case.index.permits(probed, port), case.index.permits(plain, port)
+        assert found.probe is not None
+        assert [str(each.network) for each in found.probe.networks] == ["192.0.2.1/32", "2001:db8::1/128"]
+        assert found.decided_by == decided_by
+        assert without.probe is None
+        assert replace(found, probe=None) == without
+    assert case.index.permits(probed, 9002).probe is None
+    case.index.set_node_addresses([])
+    assert case.index.permits(probed, PORT).probe is None

@@ -222,8 +222,13 @@ def test_a_policy_for_a_route_that_is_there_is_said_not_to_be_enforced() -> None
 
 def test_a_policy_whose_references_are_there_is_not_odd() -> None:
     mesh, network = MeshTLSAuthentication("demo", "m", ("*",)), NetworkAuthentication("demo", "n", ())
-    refs = {"mesh": Ref("MeshTLSAuthentication", "demo", "m"), "network": Ref("NetworkAuthentication", "demo", "n")}
-    assert findings((), (API, mesh, network, policy_for(TargetKind.SERVER, "api", **refs))) == ()
+    mine = policy_for(
+        TargetKind.SERVER,
+        "api",
+        mesh=Ref("MeshTLSAuthentication", "demo", "m"),
+        network=Ref("NetworkAuthentication", "demo", "n"),
+    )
+    assert findings((), (API, mesh, network, mine)) == ()
 
 
 def test_what_is_odd_about_an_object_alone_is_said_without_what_else_there_is() -> None:
