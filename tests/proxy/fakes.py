@@ -116,13 +116,15 @@ class Worker(Runtime):
         """What happens before a dial has its answer."""
         self.dials: list[tuple[str, int, Sources]] = []
         """Where was dialled, and from which client's address."""
+        self.dialled_from: list[EnrolledPod] = []
+        """From inside which pod."""
         self.peer: Opening | None = None
         """The leg that was dialled last."""
         self.over: str | None = None
         """Which bound of `Live` the connection that was accepted last is over."""
 
     async def dial(self, enrolled: EnrolledPod, bell: Bell, address: str, port: int, sources: Sources) -> Opening:
-        del enrolled
+        self.dialled_from.append(enrolled)
         self.dials.append((address, port, sources))
         self.while_dialling()
         self.peer = opening(bell)
@@ -163,13 +165,16 @@ SOURCES: Sources = (Source("203.0.113.1", 0),)
 
 
 class Enrolled:
-    """A pod that is served: nothing of it but its name is needed here."""
+    """A pod that is served; what it was asked is noted."""
 
     def __init__(self, key: str) -> None:
         self.key = key
+        self.asked: list[tuple[PeerAddr, OriginalDst, tuple[str, int], bool]] = []
+        self.own: str | None = None
+        """The address that an interface of the pod has."""
 
     def sources(self, chosen: PeerAddr, dialled: OriginalDst, place: tuple[str, int], *, own: bool) -> Sources:
-        del chosen, dialled, place, own
+        self.asked.append((chosen, dialled, place, own))
         return SOURCES
 
     def dialler(self, client: PeerAddr, own: tuple[str, int]) -> PeerAddr:
@@ -177,5 +182,4 @@ class Enrolled:
         return client
 
     def holds(self, address: str) -> bool:
-        del address
-        return False
+        return address == self.own

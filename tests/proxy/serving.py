@@ -35,9 +35,10 @@ API_NAME = account("api").dns_name or ""
 class Halted(Connection):
     """Keeps what its relay would be, and does not start it: that needs real sockets."""
 
-    __slots__ = ("first", "legs", "relay")
+    __slots__ = ("first", "legs", "relay", "remember")
 
     relay: Relay
+    remember: Callable[[TlsMachine], bool] | None
     legs: tuple[Opening, Opening]
     first: bytes
 
@@ -52,7 +53,7 @@ class Halted(Connection):
     ) -> None:
         assert allowed_by is (self.route if self.direction is Direction.OUTBOUND else self.decision), "by who decided"
         self.relay = Relay(self, allowed_by, application, peer, machine, remember)
-        self.legs, self.first = (application, peer), first
+        self.legs, self.first, self.remember = (application, peer), first, remember
 
 
 class Case:
@@ -88,6 +89,8 @@ class Case:
         if self.connection.direction is Direction.OUTBOUND:
             dialled, accepted = accepted, dialled
         assert (accepted, dialled) == (self.leg, self.worker.peer)
+        assert accepted.bell is dialled.bell, "what comes by either wakes the set-up"
+        assert self.worker.dialled_from[-1] is self.connection.enrolled, "from inside the pod that it is about"
         assert not isinstance(relay.application, TlsLeg), "towards the application there is no TLS"
         return relay.peer
 

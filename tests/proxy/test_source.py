@@ -40,6 +40,12 @@ def test_a_leg_has_the_applications_address_and_its_port_where_that_can_be(
     assert of_application(CHOSEN, dialled, PLACE, keeps_port=keeps_port, stand_ins=stand_ins) == sources
 
 
+def test_an_ipv6_address_that_means_something_everywhere_is_kept() -> None:
+    chosen, place = PeerAddr("2001:db8::2", 40000), ("2001:db8::1", 8080)
+    kept = of_application(chosen, OriginalDst("2001:db8::99", 80), place, keeps_port=True, stand_ins=False)
+    assert kept == (Source("2001:db8::2", 40000, alone=True), Source("2001:db8::2", 0))
+
+
 @pytest.mark.parametrize(
     ("chosen", "place"),
     [
