@@ -7,18 +7,21 @@ import msgspec
 import pytest
 
 from agent.outcome import Outcome
-from agent.policy.model import Denial
+from agent.policy.model import Denial, Permit
 from agent.proxy.connection import Direction, Security
 from agent.proxy.inbound import judge
 from agent.proxy.opening import Opening
 from agent.proxy.refusal import Refusal
+from agent.proxy.relay import Relay, TlsLeg
 from agent.proxy.route import PlainReason
 from agent.proxy.stage import SetUp
 from agent.tasks import spawn
 from agent.telemetry.counters import CLOSED, DECIDED, DENIED, OPENED
 from agent.tls.contexts import Certificate
-from tests.proxy.fakes import PKI, PORT, STRANGER_IP, opening, plain
+from agent.tls.machine import TlsMachine
+from tests.proxy.fakes import PKI, PORT, STRANGER_IP, Transport, opening, plain
 from tests.proxy.test_report import API_ID, WEB_ID, Case
+from tests.tls.test_machine import joined
 
 
 async def test_a_connection_that_is_relayed_is_counted_and_lets_go_of_its_set_up() -> None:
@@ -30,6 +33,31 @@ async def test_a_connection_that_is_relayed_is_counted_and_lets_go_of_its_set_up
     assert case.counted(DECIDED) == {("allow", "default:all-unauthenticated", "default:all-unauthenticated", ""): 1}
     assert case.worker.live.relayed() == [case.connection]
     case.connection.look_again()  # and there is no bell to ring any more
+
+
+async def test_a_relay_has_all_that_its_set_up_found() -> None:
+    case = Case()
+    permit = judge(case.connection)
+    assert isinstance(permit, Permit)
+    application, (far, near) = opening(case.leg.bell), joined()
+    asked: list[TlsMachine] = []
+
+    def remember(machine: TlsMachine) -> bool:
+        asked.append(machine)
+        return True
+
+    case.connection.start_relay(permit, application, case.leg, near, remember, first=b"words")
+    relay = case.connection.stage
+    assert isinstance(relay, Relay)
+    assert isinstance(relay.peer, TlsLeg)
+    assert relay.peer.machine is near
+    assert not isinstance(relay.application, TlsLeg)
+    assert isinstance(application.transport, Transport)
+    assert application.transport.written == b"words"
+    assert relay.peer.received == len(b"words")
+    relay.peer.took(far.seal(b", more"))
+    assert application.transport.written == b"words, more"
+    assert asked == [near], "whoever remembers sessions"
 
 
 @pytest.mark.parametrize("nothing", [None, Denial("default:deny", Outcome.DENIED_BY_DEFAULT)], ids=str)
@@ -92,7 +120,7 @@ async def test_a_refusal_before_anything_was_dialled_ends_the_leg_that_there_is(
 
 
 async def test_a_set_up_that_is_terminated_is_refused_and_cancelled() -> None:
-    case = Case()
+    case = Case(enabled=True)
 
     async def forever() -> None:
         await asyncio.Event().wait()
@@ -104,6 +132,8 @@ async def test_a_set_up_that_is_terminated_is_refused_and_cancelled() -> None:
         await task
     assert case.leg.lost
     assert len(case.worker.live) == 0
+    (record,) = case.log.records
+    assert (record.outcome, record.reason) == (Outcome.UNENROLLED, "the pod has left")
 
 
 async def test_a_connection_that_is_over_is_left_alone() -> None:

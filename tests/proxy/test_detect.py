@@ -85,6 +85,14 @@ def test_of_what_a_stranger_offers_a_refusal_names_a_little() -> None:
     assert len(found.message) < 500
 
 
+@pytest.mark.parametrize(("number", "words"), [(1, "x0"), (4, "x0, x1, x2, x3"), (5, "x0, x1, x2, x3 and 1 more")])
+def test_what_is_left_out_of_a_strangers_words_is_counted(number: int, words: str) -> None:
+    offered = tuple(b"x%d" % each for each in range(number))
+    found = classify(ClientHello(NAME, offered, (TLS_1_3,)), NAME)
+    assert isinstance(found, Rejected)
+    assert found.message.startswith(f"the client offers only {words} by ALPN; ")
+
+
 async def test_a_hello_that_comes_in_pieces_is_waited_for() -> None:
     loop = asyncio.get_running_loop()
     client = opening(Bell(Deadlines()))

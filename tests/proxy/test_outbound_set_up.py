@@ -3,26 +3,27 @@
 import asyncio
 import time
 from collections.abc import Callable
+from typing import cast
 
 import msgspec
 import pytest
 
-from agent.catalog.snapshot import Catalog
+from agent.capture.address import OriginalDst
+from agent.catalog.snapshot import Catalog, CatalogChange
 from agent.identity import peer
 from agent.identity.svid import Svid
 from agent.objects.model import Endpoint, Service, ServicePort
 from agent.outcome import Outcome
 from agent.policy.model import Denial
-from agent.proxy import detect, outbound
+from agent.proxy import detect
 from agent.proxy.connection import Security
 from agent.proxy.relay import TlsLeg
 from agent.proxy.report import destination
-from agent.proxy.route import Mesh
 from agent.tls._store import SessionStore, size_for
 from agent.tls.client_hello import HelloParser
 from agent.tls.contexts import Contexts
 from agent.tls.machine import TlsMachine
-from tests.proxy.fakes import API_IP, PKI, PORT, SOURCES, STRANGER_IP, Transport, Worker, pod
+from tests.proxy.fakes import API_IP, PKI, PORT, SOURCES, STRANGER_IP, WEB_IP, Enrolled, Transport, Worker, pod
 from tests.proxy.serving import API, API_NAME, SERVICE_IP, WEB, account, set_up
 from tests.tls.pki import TRUST_DOMAIN, Pki
 
@@ -90,12 +91,13 @@ async def test_a_session_is_remembered_for_identity_and_address_and_resumed() ->
         leg = await made.relay()
         assert isinstance(leg, TlsLeg)
         assert made.connection.resumed is resumed
+        assert (made.connection.remember is None) is resumed, "whoever resumes has its ticket"
         assert [each.spiffe_id for each in made.connection.certificates] == [account("web"), account("api")]
         server.machine.receive(leg.machine.outgoing())
         server.judge()
         if not resumed:
-            assert isinstance(made.connection.route, Mesh)
-            remember = outbound._rememberer(made.connection.route, contexts)
+            remember = made.connection.remember
+            assert remember is not None
             assert not remember(leg.machine), "there is no ticket yet"
             server.machine.send(b"hello")
             leg.machine.receive(server.machine.outgoing())
@@ -170,6 +172,65 @@ async def test_what_the_destination_has_become_in_the_meantime_is_asked_before_t
     decision = made.connection.decision
     assert isinstance(decision, Denial)
     assert decision.decided_by == "identity"
+
+
+async def test_a_server_that_would_show_no_certificate_is_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TLS 1.3 has none such; were there one, it would be told nothing."""
+    monkeypatch.setattr(TlsMachine, "peer_certificate", property(lambda _: None), raising=False)
+    worker, server = Worker(WEB, API), Server(PKI.svid("api"))
+    made = set_up(worker, out=True)
+    await server.shake(worker)
+    refused = await made.refusal()
+    assert refused.outcome is Outcome.CERTIFICATE_MISSING
+    assert refused.message == f"demo/api at {API_IP}:{PORT} showed no certificate"
+    assert made.connection.security is Security.PLAIN
+
+
+async def test_a_server_has_so_long_for_its_handshake() -> None:
+    worker = Worker(WEB, API)
+    begun = asyncio.get_running_loop().time()
+    made = set_up(worker, out=True)
+    async with asyncio.timeout(10):
+        await worker.dialled.wait()
+    while not worker.deadlines._waiters:  # noqa: ASYNC110 - no event says that it waits
+        await asyncio.sleep(0)
+    (deadline,) = worker.deadlines._waiters.values()
+    assert begun + detect.HANDSHAKE_SECONDS <= deadline < begun + detect.HANDSHAKE_SECONDS + 5
+    worker.peer.eof_received()  # type: ignore[union-attr] # there is one: it was dialled
+    await made.refusal()
+
+
+@pytest.mark.parametrize(("original", "own"), [((API_IP, PORT), False), ((SERVICE_IP, 80), True)])
+async def test_the_pod_is_asked_from_where_a_leg_may_come_that_goes_where_the_route_leads(
+    original: tuple[str, int], *, own: bool
+) -> None:
+    """To a service's endpoint, which may be the pod itself."""
+    service = Service("demo", "web", (SERVICE_IP,), (ServicePort("", 80, (Endpoint(WEB_IP, PORT),)),))
+    worker = Worker(WEB, pod("api", API_IP, injected=False))
+    worker.view.change_catalog(CatalogChange(2, services=(service,)))
+    made = set_up(worker, out=True, original=original)
+    await made.relay()
+    place = (WEB_IP, PORT) if own else original
+    asked = cast("Enrolled", made.connection.enrolled).asked
+    assert asked == [(made.connection.client, OriginalDst(*original), place, own)]
+    assert worker.dials == [(*place, SOURCES)]
+
+
+async def test_what_a_refusal_says_is_what_was_decided() -> None:
+    worker = Worker(pod("web", WEB_IP, egress_mode="meshed-only"), API)
+    made = set_up(worker, out=True, original=(STRANGER_IP, PORT))
+    refused = await made.refusal()
+    assert refused.message.startswith("demo/web may only dial meshed pods (egress mode meshed-only)")
+    assert isinstance(made.connection.decision, Denial)
+    assert made.connection.decision.message == refused.message
+    worker.view.forget_svid(account("web"))
+    refused = await set_up(worker, out=True).refusal()
+    assert refused.message == "demo/web has no valid SVID now; see the agent's /ready"
+    server = Server(PKI.svid("web"))
+    worker.view.set_svid(PKI.svid("web"))
+    made = set_up(worker, out=True)
+    await server.shake(worker)
+    assert str(account("web")) in (await made.refusal()).message
 
 
 async def test_a_handshake_that_a_server_does_not_finish_is_ended_in_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -177,3 +177,39 @@ async def test_where_an_outbound_connection_goes_is_told_once_it_is_known() -> N
     assert report.destination(case.connection) == f"{API_IP}:{PORT}"
     case.connection.route = plain("2001:db8::7", 9, PlainReason.DESTINATION_NOT_IN_CATALOG)
     assert report.destination(case.connection) == "[2001:db8::7]:9"
+
+
+async def test_what_audit_keeps_is_told_of_what_is_relayed_and_of_nothing_else() -> None:
+    """A set-up that audit lets in is told when its relay begins."""
+    instead = Denial("default:audit", Outcome.UNAUTHENTICATED, "who is that?")
+    audited, allowed = Permit("default:audit", "audit", instead), Permit("default:audit", "everybody")
+    case = Case(enabled=True)
+    report.kept_by_audit(case.connection, audited)
+    case.join()
+    report.kept_by_audit(case.connection, allowed)
+    assert (case.counted(DECIDED), case.log.records) == ({}, [])
+    report.kept_by_audit(case.connection, audited)
+    assert case.counted(DECIDED) == {("audit", "default:audit", "audit", ""): 1}
+    (record,) = case.log.records
+    assert (record.event, record.outcome) == ("audited", Outcome.UNAUTHENTICATED)
+    assert record.reason == "only audit keeps it, after a change: who is that?"
+
+
+async def test_the_log_is_asked_by_event_pod_and_outcome_whether_it_wants_a_line() -> None:
+    """It counts what it is asked of each: one pod's denials leave room for another's."""
+    case = Case(pod("api", API_IP, policy="audit"), client=STRANGER_IP)
+    asked: list[tuple[object, ...]] = []
+
+    def wants(*args: object, audit: bool = False) -> bool:
+        asked.append((*args, audit))
+        return False
+
+    case.log.wants = wants  # type: ignore[method-assign, assignment] # only this log, in this test
+    judge(case.connection)
+    case.join()
+    case.connection.relay_ended(Outcome.COMPLETED, "")
+    assert asked == [
+        ("audited", "demo/api", Outcome.DENIED_BY_DEFAULT, False),
+        ("closed", "demo/api", Outcome.COMPLETED, True),
+    ]
+    assert case.log.records == []

@@ -2,11 +2,13 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.capture.address import OriginalDst
+from agent.catalog.fronts import Front
 from agent.catalog.mesh import accepts_mesh, sends_mesh
 from agent.catalog.snapshot import Catalog, CatalogChange
 from agent.identity.spiffe import SpiffeId
@@ -24,7 +26,7 @@ API_ID = SpiffeId.for_service_account("example.test", "demo", "api")
 
 def test_nobody_but_route_says_where_a_connection_may_go() -> None:
     stranger: Any = object()
-    with pytest.raises(TypeError, match="only `route`"):
+    with pytest.raises(TypeError, match=r"^only `route` says"):
         Passage(stranger, "192.0.2.2", 80)
     with pytest.raises(TypeError, match="only `route`"):
         Mesh(stranger, "192.0.2.2", 80, PodKey("demo/api"), API_ID)
@@ -228,6 +230,66 @@ def test_an_endpoint_that_is_an_address_of_a_service_is_refused(endpoint: Endpoi
     refused = goes_with(outside("loops", endpoint), at=BALANCER, port=80)
     assert isinstance(refused, Refused)
     assert "is a service's address itself" in refused.message
+
+
+def test_an_endpoint_that_is_a_pod_is_dialled_whatever_a_service_claims_to_have() -> None:
+    """Else whoever may write a Service takes another one's endpoints away with `externalIPs`."""
+    thief = outside("thief", Endpoint("192.0.2.3", 81), external_ips=(API.address,))
+    claimed = msgspec.structs.replace(
+        thief, ports=(msgspec.structs.replace(thief.ports[0], port=API.port, external_ips=(API.address,)),)
+    )
+    assert goes_with(outside("api", API), claimed, at=OUTSIDE, port=80) == MESHED
+
+
+SIX = "2001:db8:5::1"
+
+
+@pytest.mark.parametrize(
+    ("ips", "at", "client", "served"),
+    [
+        (("192.0.2.1", "2001:db8::1"), "198.51.100.9", "192.0.2.1", True),
+        (("192.0.2.1", "2001:db8::1"), SIX, "2001:db8::1", True),
+        (("192.0.2.1",), SIX, "demo/web", False),
+        (("2001:db8::1",), "198.51.100.9", "demo/web", False),
+        (("192.0.2.9", "2001:db8::9"), "198.51.100.9", "192.0.2.9", False),
+        (("192.0.2.9", "2001:db8::9"), SIX, "2001:db8::9", False),
+    ],
+)
+def test_a_client_is_its_address_of_the_family_that_it_dials(
+    ips: tuple[str, ...], at: str, client: str, *, served: bool
+) -> None:
+    """By that it is let in from a load balancer's networks, and led to the endpoint that it had before."""
+    networks = ("192.0.2.1/32", "2001:db8::1/128")
+    endpoints = (Endpoint("192.0.2.2", 8080), Endpoint("2001:db8::2", 8080))
+    port = ServicePort("", 80, endpoints, balancer_ips=("198.51.100.9", SIX), external_ips=("203.0.113.1",))
+    seen, asked = view(), []
+    service = Service("demo", "balanced", (), (port,), source_ranges=networks)
+    seen.change_catalog(CatalogChange(2, services=(service,)))
+
+    def pick(front: Front, client: str) -> Endpoint:
+        asked.append(client)
+        return front.endpoints[0]
+
+    found = route(pod("web", *ips), OriginalDst(at, 80), seen, pick)
+    assert isinstance(found, Mesh) is served
+    if isinstance(found, Refused):
+        assert found.message == (
+            f"service demo/balanced is reached at its load balancer's address {OriginalDst(at, 80)} only from "
+            f"192.0.2.1/32, 2001:db8::1/128 (loadBalancerSourceRanges), and not from {client}; dial its cluster IP "
+            f"instead"
+        )
+    assert asked == ([client] if served else [])
+
+
+def test_a_source_without_an_address_is_known_by_its_name_to_whoever_picks() -> None:
+    asked: list[str] = []
+
+    def pick(front: Front, client: str) -> Endpoint:
+        asked.append(client)
+        return front.endpoints[0]
+
+    route(pod("new"), OriginalDst("198.51.100.1", 80), view(), pick)
+    assert asked == ["demo/new"]
 
 
 @given(

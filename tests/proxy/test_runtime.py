@@ -190,6 +190,9 @@ async def test_a_pod_that_has_left_dials_nothing_and_its_namespace_is_let_go_onc
     os.close(write)
 
 
+SOCKET = cast("socket.socket", object())
+
+
 class Namespace:
     """A pod's namespace, of which only is said what is seen in it and what is done in it."""
 
@@ -216,7 +219,7 @@ class Namespace:
         self.dials.append((*args, shared.get("shared", False)))
         if shared and self.error is not None:
             raise self.error
-        return ("socket", True)
+        return (SOCKET, True)
 
     def dialled(self, source: Source | None, *, shared: bool) -> tuple[Any, ...]:
         return (*self.fds, 0x1234, *PLACE, source, shared)
@@ -272,7 +275,7 @@ def test_a_leg_has_a_port_and_a_stand_in_where_the_pod_and_its_kernel_can_have_t
 
 def test_a_port_that_connect_gave_to_the_application_is_shared_and_else_bound(namespace: Namespace) -> None:
     taken = Source(CLIENT.address, 40000)
-    assert namespace.pod.dial(*PLACE, taken) == ("socket", True)
+    assert namespace.pod.dial(*PLACE, taken) == (SOCKET, True)
     assert namespace.dials == [namespace.dialled(taken, shared=True)]
     namespace.error = OSError(errno.EADDRNOTAVAIL, "somebody has bound it")
     namespace.pod.dial(*PLACE, taken)
