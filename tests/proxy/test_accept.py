@@ -10,7 +10,7 @@ from typing import cast
 import pytest
 
 from agent.capture._sockets import prepare
-from agent.capture.address import OriginalDst
+from agent.capture.address import OriginalDst, PeerAddr
 from agent.outcome import Outcome
 from agent.proxy import accept, live
 from agent.proxy.accept import Acceptor
@@ -35,7 +35,8 @@ class Case:
         self.original: tuple[str, int] | None = (API_IP, PORT)
         monkeypatch.setattr(accept, "ends", self._ends)
         monkeypatch.setitem(accept._SERVE, direction, self._served)
-        self.acceptor = Acceptor(self.worker, cast("EnrolledPod", Enrolled("demo/api")), direction)
+        self.enrolled = Enrolled("demo/api")
+        self.acceptor = Acceptor(self.worker, cast("EnrolledPod", self.enrolled), direction)
         self.changed = asyncio.Event()
 
     def _ends(self, fd: int) -> object:
@@ -47,6 +48,7 @@ class Case:
         return peer, own, self.original if self.original[1] else own
 
     async def _served(self, connection: Connection, setup: SetUp) -> None:
+        assert setup is connection.stage
         self.served.append(connection)
         try:
             found = self.serve(connection, setup)
@@ -88,6 +90,11 @@ async def case(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Case]:
         await asyncio.sleep(0)
 
 
+def said(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """The lines of the access log."""
+    return [each.getMessage() for each in caplog.records if each.name == "quietwire.access"]
+
+
 async def gone(far: socket.socket) -> None:
     """Returns once the client's end was reset."""
     with far, pytest.raises(ConnectionResetError):
@@ -108,6 +115,28 @@ async def test_what_was_redirected_is_set_up_as_what_was_dialled(case: Case) -> 
     assert connection.stage.dialled is None
     assert connection.stage.accepted.fd >= 0
     assert not connection.stage.accepted.lost
+    far.close()
+
+
+async def test_who_dialled_what_was_redirected_is_whom_the_pod_names(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the port of the dialler's own socket, which may not be the one that came here."""
+    asked: list[tuple[PeerAddr, tuple[str, int]]] = []
+
+    def dialler(client: PeerAddr, own: tuple[str, int]) -> PeerAddr:
+        asked.append((client, own))
+        return PeerAddr(client.address, 7)
+
+    monkeypatch.setattr(case.enrolled, "dialler", dialler)
+    far = await case.comes()
+    async with asyncio.timeout(10):
+        await case.changed.wait()
+    (connection,) = case.served
+    assert asked == [(PeerAddr(*far.getsockname()), far.getpeername())]
+    assert connection.client == PeerAddr(far.getsockname()[0], 7)
+    assert isinstance(connection.stage, SetUp)
+    assert connection.stage.accepted.bell._deadlines is case.worker.deadlines
     far.close()
 
 
@@ -147,19 +176,28 @@ async def test_a_set_up_can_be_ended_before_it_has_a_transport_too(case: Case, t
     assert len(case.worker.live) == 0
 
 
-async def test_whoever_dials_the_agents_own_port_is_served_nothing(case: Case) -> None:
+async def test_whoever_dials_the_agents_own_port_is_served_nothing(
+    case: Case, caplog: pytest.LogCaptureFixture
+) -> None:
     case.original = ("its own", 0)
     far = await case.comes()
     assert await case.denials() == {("inbound", "direct_to_listener"): 1}
+    client, own = (PeerAddr(*name) for name in (far.getsockname(), far.getpeername()))
+    words = f"{client} dialled the agent's own port {own}; dial the application's port instead"
+    assert said(caplog) == [f"denied: {words}"]
     await gone(far)
     assert case.served == []
     assert len(case.worker.live) == 0
 
 
-async def test_a_client_over_its_bound_is_served_nothing(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_client_over_its_bound_is_served_nothing(
+    case: Case, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(live, "MAX_OPENING", 0)
     far = await case.comes()
     assert await case.denials() == {("inbound", "too_many_opening"): 1}
+    words = "a worker has 0 connections in set-up at most; is 127.0.0.1 opening connections and sending nothing?"
+    assert said(caplog) == [f"denied: {words}"]
     await gone(far)
     assert case.served == []
 
@@ -181,7 +219,7 @@ async def test_a_refusal_ends_the_connection_and_is_no_fault(case: Case, caplog:
         assert await asyncio.get_running_loop().sock_recv(far, 100) == b"alert"
     far.close()
     assert len(case.worker.live) == 0
-    assert [each.getMessage() for each in caplog.records if each.name == "quietwire.access"] == ["denied: who are you?"]
+    assert said(caplog) == ["denied: who are you?"]
 
 
 async def test_a_fault_of_ours_leaves_no_connection_that_nobody_serves(
@@ -196,6 +234,7 @@ async def test_a_fault_of_ours_leaves_no_connection_that_nobody_serves(
     await gone(far)
     assert len(case.worker.live) == 0
     assert any(each.levelno == logging.ERROR and "died" in each.getMessage() for each in caplog.records)
+    assert said(caplog) == ["failed: the agent failed while it set the connection up; see the log"]
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from agent.outcome import Outcome
+from agent.proxy import detect
 from agent.proxy.detect import MeshTls, NotMesh, Rejected, Unauthenticated, classify, first_speaker, wait_for_hello
 from agent.proxy.opening import MAX_HELD, Bell, Deadlines, Opening
 from agent.tasks import spawn
@@ -57,7 +58,9 @@ def test_first_bytes_are_classified(data: bytes, expected: object) -> None:
 
 
 def test_a_hello_for_this_pods_name_is_mesh_tls_in_any_case() -> None:
-    assert isinstance(classify(parse(by_python()), NAME), MeshTls)
+    hello = parse(by_python())
+    assert isinstance(hello, ClientHello)
+    assert classify(hello, NAME) == MeshTls(hello)
     assert isinstance(classify(parse(by_python(NAME.upper())), NAME), MeshTls)
 
 
@@ -72,6 +75,7 @@ def test_mesh_tls_that_cannot_be_served_is_rejected(data: bytes, outcome: Outcom
     found = classify(parse(data), NAME)
     assert isinstance(found, Rejected)
     assert found.outcome is outcome
+    assert ("does not offer TLS 1.3" in found.message) is (outcome is Outcome.TLS_VERSION)
 
 
 def test_of_what_a_stranger_offers_a_refusal_names_a_little() -> None:
@@ -176,6 +180,40 @@ async def test_the_beginning_of_a_hello_is_waited_for_though_the_application_spe
         application.keep(b"220 ready")
 
     assert await speakers(act) == Unauthenticated(NotMesh.SILENT)
+
+
+@pytest.mark.parametrize("event", [Opening.eof_received, lambda leg: leg.connection_lost(None)])
+async def test_a_client_that_ends_without_a_word_is_waited_for_no_more(event: Callable[[Opening], object]) -> None:
+    def act(client: Opening, _: Opening) -> None:
+        event(client)
+
+    assert await speakers(act) == Unauthenticated(NotMesh.ENDED)
+
+
+async def test_a_hello_may_come_as_long_as_the_application_is_held_however_much_that_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(detect, "HOLD_SECONDS", 60.0)
+    loop = asyncio.get_running_loop()
+
+    def act(client: Opening, application: Opening) -> None:
+        application.keep(b"220 ready")
+        loop.call_later(0.001, application.keep, b"220 ready still")
+        loop.call_later(0.002, client.keep, by_python())
+
+    assert isinstance(await speakers(act), MeshTls)
+
+
+async def test_while_nobody_speaks_nothing_is_looked_at_for_an_hour() -> None:
+    loop, deadlines = asyncio.get_running_loop(), Deadlines()
+    bell = Bell(deadlines)
+    client, application, begun = opening(bell), opening(bell), loop.time()
+    waiting = spawn(first_speaker(client, application, NAME, begun, lambda: True), name="waits")
+    await asyncio.sleep(0)
+    (until,) = deadlines._waiters.values()
+    assert begun + detect.SILENCE_SECONDS <= until < begun + detect.SILENCE_SECONDS + 60
+    client.eof_received()
+    assert await waiting == Unauthenticated(NotMesh.ENDED)
 
 
 async def test_a_policy_that_changes_while_nobody_speaks_ends_the_wait() -> None:

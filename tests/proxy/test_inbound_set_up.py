@@ -3,14 +3,16 @@
 import asyncio
 import ssl
 from collections.abc import Callable
+from typing import cast
 
 import msgspec
 import pytest
 
 from agent.capture.address import PeerAddr
-from agent.catalog.snapshot import Catalog
+from agent.catalog.snapshot import Catalog, CatalogChange
 from agent.identity.svid import Svid
-from agent.objects.model import Pod
+from agent.objects.model import Pod, PortRange
+from agent.objects.policy import LabelSelector, NetworkRange, Server, ServerAuthorization
 from agent.outcome import Outcome
 from agent.policy.model import Denial, Permit
 from agent.proxy import detect
@@ -23,7 +25,7 @@ from agent.tls import alerts
 from agent.tls._store import SessionStore, size_for
 from agent.tls.contexts import Contexts
 from agent.tls.machine import TlsMachine
-from tests.proxy.fakes import API_IP, PKI, PORT, STRANGER_IP, WEB_IP, Transport, Worker, pod
+from tests.proxy.fakes import API_IP, PKI, PORT, STRANGER_IP, WEB_IP, Enrolled, Transport, Worker, pod
 from tests.proxy.serving import API, API_NAME, OPEN, WEB, account, client, set_up, shake
 from tests.tls.pki import Pki
 
@@ -206,6 +208,18 @@ async def test_what_came_for_another_address_is_forwarded_for_nobody() -> None:
     assert refused.message.startswith(f"192.0.2.99:{PORT} is no address of demo/api ({API_IP})")
 
 
+async def test_what_came_to_a_second_network_of_the_pod_is_said_to_be_that() -> None:
+    worker = Worker(pod("api", API_IP, "2001:db8::1", policy="all-unauthenticated"))
+    made = set_up(worker, STRANGER_IP, original=("192.0.2.99", PORT))
+    cast("Enrolled", made.connection.enrolled).own = "192.0.2.99"
+    refused = await made.refusal()
+    assert refused.outcome is Outcome.NOT_A_POD_ADDRESS
+    assert refused.message.startswith(
+        f"192.0.2.99:{PORT} is on an interface of demo/api, and none of its podIPs ({API_IP}, 2001:db8::1): of a second"
+    )
+    assert f"name the network of {STRANGER_IP} in the pod's annotation" in refused.message
+
+
 @pytest.mark.parametrize("out", [False, True])
 async def test_a_pod_that_has_left_the_catalog_is_served_no_more(*, out: bool) -> None:
     worker = Worker(API, WEB)
@@ -216,7 +230,9 @@ async def test_a_pod_that_has_left_the_catalog_is_served_no_more(*, out: bool) -
 async def test_a_pod_without_an_svid_serves_nobody_not_even_whom_policy_lets_in_without() -> None:
     worker = Worker(OPEN)
     worker.view.forget_svid(account("api"))
-    assert (await set_up(worker, STRANGER_IP).refusal()).outcome is Outcome.NO_IDENTITY
+    refused = await set_up(worker, STRANGER_IP).refusal()
+    assert refused.outcome is Outcome.NO_IDENTITY
+    assert refused.message == "demo/api has no valid SVID now; see the agent's /ready"
     assert worker.dials == []
 
 
@@ -246,7 +262,22 @@ async def test_plaintext_where_policy_demands_an_identity_reaches_no_application
     assert isinstance(made.connection.decision, Denial)
 
 
-@pytest.mark.parametrize(("source", "dialled"), [(WEB, 0), (pod("web", WEB_IP, injected=False), 1)])
+SKIPS_PORT, SKIPS_OTHER = (
+    pod("web", WEB_IP, skip_outbound_ports=(PortRange(port, port),)) for port in (PORT, PORT + 1)
+)
+
+
+@pytest.mark.parametrize(
+    ("source", "dialled"),
+    [
+        (WEB, 0),
+        (pod("web", WEB_IP, injected=False), 1),
+        (SKIPS_PORT, 1),
+        (SKIPS_OTHER, 0),
+        (pod("web", WEB_IP, skip_subnets=(f"{API_IP}/32",)), 1),
+        (pod("web", WEB_IP, skip_subnets=(f"{WEB_IP}/32",)), 0),
+    ],
+)
 async def test_of_a_meshed_source_mesh_tls_is_waited_for_before_anything_is_dialled(source: Pod, dialled: int) -> None:
     """It will come by mesh TLS; whoever else policy lets in may be an application that speaks first."""
     worker = Worker(OPEN, source)
@@ -259,6 +290,45 @@ async def test_of_a_meshed_source_mesh_tls_is_waited_for_before_anything_is_dial
     assert worker.dials == [(API_IP, PORT, of_client(PeerAddr(WEB_IP, 40000)))], "once"
     assert made.connection.security is Security.PLAIN
     assert made.connection.client_id is None
+
+
+@pytest.mark.parametrize(("network", "dialled"), [(f"{STRANGER_IP}/32", 1), ("192.0.2.8/32", 0)])
+async def test_an_application_is_dialled_before_it_is_known_who_comes_only_where_policy_lets_in_whoever_is_there(
+    network: str, dialled: int
+) -> None:
+    """An application that speaks first would else say its word, and be busy, for whom policy keeps out."""
+    worker = Worker(API)
+    policies = (
+        Server("demo", "api", PORT, LabelSelector()),
+        ServerAuthorization("demo", "a", "api", None, networks=(NetworkRange(network),), unauthenticated=True),
+    )
+    worker.view.change_catalog(CatalogChange(2, policies=policies))
+    made = set_up(worker, STRANGER_IP)
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert len(worker.dials) == dialled
+    made.leg.keep(b"GET / HTTP/1.1\r\n")
+    if dialled:
+        assert not isinstance(await made.relay(), TlsLeg)
+    else:
+        assert (await made.refusal()).outcome is Outcome.NETWORK_NOT_PERMITTED
+        assert worker.dials == []
+
+
+@pytest.mark.parametrize("known", [True, False])
+async def test_a_client_has_so_long_for_its_hello_and_again_for_its_handshake(*, known: bool) -> None:
+    worker = Worker(API, WEB) if known else Worker(API)
+    begun = asyncio.get_running_loop().time()
+    made = set_up(worker)
+    for given in (b"", client(PKI.svid("web")).outgoing()):
+        if given:
+            made.leg.keep(given)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        (deadline,) = worker.deadlines._waiters.values()
+        assert begun + detect.HANDSHAKE_SECONDS <= deadline < begun + detect.HANDSHAKE_SECONDS + 5
+    made.leg.eof_received()
+    assert (await made.refusal()).outcome is Outcome.HANDSHAKE_FAILED
 
 
 @pytest.mark.parametrize("address", [STRANGER_IP, WEB_IP])

@@ -1,5 +1,6 @@
 """Where an outbound connection goes: never in plaintext to a meshed pod, whatever the rest of the catalog says."""
 
+import re
 from typing import Any
 
 import msgspec
@@ -110,6 +111,7 @@ def test_meshed_only_refuses_what_is_outside_the_mesh(address: str) -> None:
     refused = goes(address, 80, MESHED_ONLY)
     assert isinstance(refused, Refused)
     assert refused.outcome is Outcome.EGRESS_NOT_MESHED
+    assert re.search(r"and [0-9.]+:(80|8080) is none \(", refused.message)
     assert isinstance(goes("192.0.2.2", 80, MESHED_ONLY), Mesh)
     assert isinstance(goes("198.51.100.3", 80, MESHED_ONLY), Plain)
 
@@ -117,6 +119,42 @@ def test_meshed_only_refuses_what_is_outside_the_mesh(address: str) -> None:
 def test_a_source_whose_address_of_the_family_is_unknown_is_still_meshed() -> None:
     four_only = pod("four", "192.0.2.9")
     assert isinstance(goes("2001:db8::2", 80, source=four_only), Mesh)
+
+
+@pytest.mark.parametrize(("port", "expected"), [(7003, Plain), (7006, Mesh), (6999, Mesh)])
+def test_a_source_whose_address_of_the_family_is_unknown_is_kept_out_by_the_port_alone(
+    port: int, expected: type[Passage]
+) -> None:
+    """What is dialled in plaintext at any other port would reach an agent that demands mTLS, or nobody's ears."""
+    seen = view()
+    target = pod(
+        "both",
+        "192.0.2.6",
+        "2001:db8::6",
+        skip_inbound_ports=(PortRange(7000, 7005), PortRange(8000, 8000)),
+        skip_subnets=("192.0.2.9/32",),
+    )
+    seen.change_catalog(CatalogChange(2, (target,)))
+    for source in (pod("four", "192.0.2.9"), pod("none")):
+        dialled = OriginalDst("2001:db8::6", port)
+        assert isinstance(route(source, dialled, seen, lambda front, _: front.endpoints[0]), expected)
+
+
+@pytest.mark.parametrize(
+    ("skipped", "at", "expected"),
+    [
+        ("192.0.2.1/32", "192.0.2.6", Plain),
+        ("192.0.2.1/32", "2001:db8::6", Mesh),
+        ("2001:db8::1/128", "192.0.2.6", Mesh),
+        ("2001:db8::1/128", "2001:db8::6", Plain),
+    ],
+)
+def test_a_source_is_kept_out_by_its_address_of_the_family_that_it_dials(
+    skipped: str, at: str, expected: type[Passage]
+) -> None:
+    seen = view()
+    seen.change_catalog(CatalogChange(2, (pod("both", "192.0.2.6", "2001:db8::6", skip_subnets=(skipped,)),)))
+    assert isinstance(route(WEB, OriginalDst(at, 80), seen, lambda front, _: front.endpoints[0]), expected)
 
 
 ADDRESSES = ["192.0.2.1", "192.0.2.9", "10.0.0.1", "2001:db8::9"]

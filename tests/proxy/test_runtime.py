@@ -181,7 +181,7 @@ async def test_a_pod_that_has_left_dials_nothing_and_its_namespace_is_let_go_onc
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(read)
     left.close()
-    with pytest.raises(ConnectionAbortedError, match="the pod has left the mesh") as error:
+    with pytest.raises(ConnectionAbortedError, match=r"\] the pod has left the mesh$") as error:
         left.dial("192.0.2.1", 80, None)
     assert error.value.errno == errno.ECONNABORTED
     assert left.sources(CLIENT, OriginalDst(*PLACE), PLACE, own=False) == ()
@@ -267,8 +267,10 @@ def test_a_leg_has_a_port_and_a_stand_in_where_the_pod_and_its_kernel_can_have_t
     made = Namespace(monkeypatch, shares=shares, stand_ins=stand_ins)
     made.kernel = msgspec.structs.replace(made.kernel, routes_by_source=by_source)
     chosen = PeerAddr(CLIENT.address, port)
-    found = made.pod.sources(chosen, SERVICE, PLACE, own=own)
-    assert found == of_application(chosen, SERVICE, PLACE, only=CLIENT.address, **expected)
+    for dialled in (SERVICE, OriginalDst(*PLACE)):
+        found = made.pod.sources(chosen, dialled, PLACE, own=own)
+        assert found == of_application(chosen, dialled, PLACE, only=CLIENT.address, **expected)
+    assert made.pod.key == "demo/api"
     made.pod.close()
     os.close(made.fds[1])
 
