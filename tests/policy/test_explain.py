@@ -11,8 +11,8 @@ from agent.capture.address import OriginalDst
 from agent.catalog.index import CatalogIndex
 from agent.catalog.snapshot import Catalog
 from agent.objects.annotations import ALLOW, MESHED_ONLY
-from agent.objects.model import MeshSettings, Pod, PortRange
-from agent.objects.policy import DefaultPolicy
+from agent.objects.model import ContainerPort, MeshSettings, Pod, PortRange
+from agent.objects.policy import DefaultPolicy, LabelSelector, NetworkRange, Server, ServerAuthorization
 from agent.outcome import Outcome
 from agent.policy.explain import Explainer, Explanation, Question, QuestionError, Verdict
 from agent.policy.index import PROBE, PolicyIndex, PolicySettings
@@ -186,3 +186,160 @@ def test_who_is_refused_on_the_way_out_and_who_has_an_identity_is_as_route_decid
 def test_a_question_about_nobody_is_refused_with_the_names_that_are_near() -> None:
     with pytest.raises(QuestionError, match="there is no pod demo/none; demo has demo/api"):
         explainer(pod("api", "10.1.0.1")).explain(Question(to="demo/none", port=80, from_ip="10.0.0.1"))
+
+
+# who asks, and from where
+
+
+@pytest.mark.parametrize(
+    ("sources", "targets", "known"),
+    [
+        (("203.0.113.1",), (), "203.0.113.1"),
+        (("203.0.113.1", "203.0.113.2"), (), "203.0.113.1"),
+        ((), (), None),
+        ((), ("10.1.0.1",), None),
+        (("203.0.113.1",), ("2001:db8::1",), None),
+        (("203.0.113.1",), ("10.1.0.1",), "203.0.113.1"),
+        (("2001:db8:5::1",), ("2001:db8::1",), "2001:db8:5::1"),
+    ],
+)
+def test_a_pod_asks_from_its_address_of_the_targets_family_and_where_none_is_known_as_one_of_the_clusters(
+    sources: tuple[str, ...], targets: tuple[str, ...], known: str | None
+) -> None:
+    made = explainer(pod("api", *targets), pod("web", *sources), default="cluster-authenticated")
+    answer = ask(made, from_="demo/web")
+    assert answer.verdict is (Verdict.ALLOW if known is None else Verdict.DENY)
+    assert known is None or f"address {known} is in none of the cluster's networks" in answer.considered[0].lacked
+
+
+def test_of_two_families_the_answer_is_that_of_the_one_that_does_not_work() -> None:
+    target = pod("api", "10.1.0.1", "2001:db8::1", skip_subnets=("2001:db8::2/128",))
+    made = explainer(target, pod("web", "10.1.0.2", "2001:db8::2"), egress=MESHED_ONLY)
+    assert ask(made, from_="demo/web").decided_by == "egress:meshed-only"
+    made = explainer(target, pod("web", "10.1.0.2", "2001:db8::3"), egress=MESHED_ONLY)
+    assert ask(made, from_="demo/web").verdict is Verdict.ALLOW
+
+
+@pytest.mark.parametrize(("address", "decided_by"), [("10.5.0.1", "egress:meshed-only"), ("10.6.0.1", None)])
+def test_a_target_that_has_no_address_yet_keeps_out_whom_its_networks_name(
+    address: str, decided_by: str | None
+) -> None:
+    target = pod("api", skip_subnets=("10.5.0.0/16",))
+    answer = ask(explainer(target, pod("web", address), egress=MESHED_ONLY), from_="demo/web")
+    assert answer.decided_by == (decided_by or "default:all-authenticated")
+    if decided_by is not None:
+        assert answer == Explanation(
+            Verdict.DENY,
+            decided_by,
+            "",
+            f"egress_not_meshed: demo/web may only dial meshed pods (egress mode {MESHED_ONLY}), and demo/api:80 is "
+            f"none of the mesh",
+        )
+
+
+def test_what_the_annotations_keep_out_of_the_mesh_is_let_in_by_nobody_and_nothing() -> None:
+    made = explainer(pod("api", "10.1.0.1", skip_subnets=("10.5.0.0/16",)))
+    reason = "the annotations of demo/api keep this traffic out of the mesh: no policy is enforced for it"
+    assert ask(made, from_ip="10.5.0.1") == Explanation(Verdict.ALLOW, "", "", reason)
+    assert ask(made, from_ip="10.6.0.1").verdict is Verdict.DENY
+    made = explainer(pod("api", "10.1.0.1", injected=False))
+    reason = "demo/api is not meshed: no policy is enforced for it"
+    assert ask(made, from_ip="10.5.0.1") == Explanation(Verdict.ALLOW, "", "", reason)
+    made = explainer(pod("api", "10.1.0.1"), default="deny")
+    assert ask(made, from_="demo/api") == Explanation(Verdict.ALLOW, "", "", "a pod always reaches itself")
+
+
+TLS_ALONE = (
+    Server("demo", "api", 80, LabelSelector()),
+    ServerAuthorization("demo", "a", "api", None, (NetworkRange("0.0.0.0/0"),), unauthenticated_tls=True),
+    ServerAuthorization("demo", "b", "api", None, (NetworkRange("0.0.0.0/0"),), identities=("*",)),
+)
+
+
+def test_who_has_no_identity_is_asked_about_as_one_without_tls() -> None:
+    catalog = Catalog(1, (pod("api", "10.1.0.1"),), policies=TLS_ALONE)
+    index = PolicyIndex(catalog, PolicySettings(TD))
+    made = Explainer(CatalogIndex(catalog), index, egress_mode=ALLOW)
+    answer = ask(made, from_ip="192.0.2.9")
+    assert (answer.verdict, answer.decided_by) == (Verdict.DENY, "Server demo/api")
+    assert [(each.authorization, each.lacked) for each in answer.considered] == [
+        ("ServerAuthorization demo/a", "no TLS"),
+        ("ServerAuthorization demo/b", "no mesh identity: the client came without mTLS"),
+    ]
+    answer = ask(made, from_ip="192.0.2.9", from_id=f"spiffe://{TD}/ns/demo/sa/web")
+    assert (answer.verdict, answer.authorization, answer.considered) == (
+        Verdict.ALLOW,
+        "ServerAuthorization demo/a",
+        (),
+    )
+
+
+def test_what_comes_behind_the_one_that_lets_in_was_not_considered() -> None:
+    one, other = (
+        ServerAuthorization("demo", name, "api", None, (NetworkRange(f"192.0.2.{number}/32"),), unauthenticated=True)
+        for name, number in (("a", 1), ("c", 2))
+    )
+    middle = ServerAuthorization("demo", "b", "api", None, (NetworkRange("192.0.2.9/32"),), unauthenticated=True)
+    catalog = Catalog(1, (pod("api", "10.1.0.1"),), policies=(TLS_ALONE[0], one, middle, other))
+    answer = ask(
+        Explainer(CatalogIndex(catalog), PolicyIndex(catalog, PolicySettings(TD)), egress_mode=ALLOW),
+        from_ip="192.0.2.9",
+    )
+    assert answer.authorization == "ServerAuthorization demo/b"
+    assert [each.authorization for each in answer.considered] == ["ServerAuthorization demo/a"]
+
+
+def test_what_audit_would_deny_says_what_was_considered() -> None:
+    demanding = pod("api", "10.1.0.1", default_policy="all-unauthenticated", identity_ports=(PortRange(80, 80),))
+    made = explainer(demanding)
+    assert ask(made, from_ip="10.1.0.9").considered[0].lacked == "no mesh identity: the client came without mTLS"
+    server = Server("demo", "api", 80, LabelSelector(), DefaultPolicy.AUDIT)
+    catalog = Catalog(1, (pod("api", "10.1.0.1"),), policies=(server, TLS_ALONE[2]))
+    index = PolicyIndex(catalog, PolicySettings(TD))
+    answer = ask(Explainer(CatalogIndex(catalog), index, egress_mode=ALLOW), from_ip="10.1.0.9")
+    assert answer.verdict is Verdict.AUDIT
+    assert [each.authorization for each in answer.considered] == ["ServerAuthorization demo/b"]
+
+
+# names that nobody has
+
+
+def test_of_the_pods_that_are_near_a_few_are_named() -> None:
+    for number, words in ((8, "p7"), (9, "p7, …")):
+        made = explainer(*(pod(f"p{each}") for each in range(number)))
+        with pytest.raises(QuestionError) as error:
+            made.explain(Question(to="demo/none", port=80, from_ip="10.0.0.1"))
+        names = "demo/p0, demo/p1, demo/p2, demo/p3, demo/p4, demo/p5, demo/p6"
+        assert str(error.value) == f"to: there is no pod demo/none; demo has {names}, demo/{words}"
+    with pytest.raises(QuestionError) as error:
+        made.explain(Question(to="demo/p1", port=80, from_="far/none"))
+    assert str(error.value) == "from: there is no pod far/none"
+
+
+@pytest.mark.parametrize(
+    ("question", "words"),
+    [
+        (Question("demo/api", 80), "who asks? Give from (NAMESPACE/POD), or from-ip"),
+        (
+            Question("demo/api", 80, from_="demo/web", from_ip="10.0.0.1"),
+            "from says who asks already: leave from-ip and from-id out",
+        ),
+        (
+            Question("demo/api", "nobody", from_ip="10.0.0.1"),
+            "demo/api has no port called 'nobody'; it has http, admin",
+        ),
+        (Question("demo/web", "x", from_ip="10.0.0.1"), "demo/web has no port called 'x'; it has none with a name"),
+        (Question("demo/api", 0, from_ip="10.0.0.1"), "port 0 must be 1 to 65535"),
+        (Question("demo/api", "65536", from_ip="10.0.0.1"), "port 65536 must be 1 to 65535"),
+        (Question("api", 80, from_ip="10.0.0.1"), "to 'api' is no NAMESPACE/POD"),
+    ],
+)
+def test_a_question_that_cannot_be_answered_says_what_it_lacks(question: Question, words: str) -> None:
+    ports = (ContainerPort("http", 80), ContainerPort("", 81), ContainerPort("admin", 82))
+    api = Pod("demo", "api", "api", "node-a", ("10.1.0.1",), container_ports=ports, settings=MeshSettings())
+    made = explainer(api, pod("web", "10.1.0.2"))
+    with pytest.raises(QuestionError) as error:
+        made.explain(question)
+    assert str(error.value) == words
+    for port in (1, 65535, "65535", "admin"):
+        assert made.explain(Question("demo/api", port, from_="demo/web")).verdict is Verdict.ALLOW
