@@ -12,7 +12,7 @@ from agent.capture.address import PeerAddr
 from agent.catalog.snapshot import Catalog, CatalogChange
 from agent.identity.svid import Svid
 from agent.objects.model import Pod, PortRange
-from agent.objects.policy import LabelSelector, NetworkRange, Server, ServerAuthorization
+from agent.objects.policy import DefaultPolicy, LabelSelector, NetworkRange, Server, ServerAuthorization
 from agent.outcome import Outcome
 from agent.policy.model import Denial, Permit
 from agent.proxy import detect
@@ -307,12 +307,59 @@ async def test_an_application_is_dialled_before_it_is_known_who_comes_only_where
     for _ in range(5):
         await asyncio.sleep(0)
     assert len(worker.dials) == dialled
+    assert not hasattr(made.connection, "relay"), "nobody has spoken"
+    worker.change(pod("other", "10.1.0.77"))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert not hasattr(made.connection, "relay")
     made.leg.keep(b"GET / HTTP/1.1\r\n")
     if dialled:
         assert not isinstance(await made.relay(), TlsLeg)
+        assert made.connection.first == b""
     else:
         assert (await made.refusal()).outcome is Outcome.NETWORK_NOT_PERMITTED
         assert worker.dials == []
+
+
+@pytest.mark.parametrize("network", [f"{STRANGER_IP}/32", None])
+async def test_a_client_that_has_not_spoken_is_ended_when_policy_does_not_let_it_in_any_more(
+    network: str | None,
+) -> None:
+    """By another network, or by the Server itself; and nothing is waited for that could still come."""
+    server = Server("demo", "api", PORT, LabelSelector(), DefaultPolicy.DENY)
+    open_to = ServerAuthorization(
+        "demo", "a", "api", None, networks=(NetworkRange(f"{STRANGER_IP}/32"),), unauthenticated=True
+    )
+    worker = Worker(API)
+    worker.view.change_catalog(CatalogChange(2, policies=(server, open_to)))
+    made = set_up(worker, STRANGER_IP)
+    async with asyncio.timeout(10):
+        await worker.dialled.wait()
+    if network is None:
+        worker.view.change_catalog(CatalogChange(3, gone=(open_to.key,)))
+    else:
+        elsewhere = msgspec.structs.replace(open_to, networks=(NetworkRange("192.0.2.8/32"),))
+        worker.view.change_catalog(CatalogChange(3, policies=(elsewhere,)))
+    made.connection.look_again()
+    refused = await made.refusal()
+    expected = Outcome.DENIED_BY_DEFAULT if network is None else Outcome.NETWORK_NOT_PERMITTED
+    assert refused.outcome is expected
+    assert detect.NotMesh.SILENT in refused.message
+
+
+async def test_the_beginning_of_a_hello_has_so_long_to_go_on_where_plaintext_is_let_in_too() -> None:
+    worker = Worker(OPEN)
+    begun = asyncio.get_running_loop().time()
+    made = set_up(worker, STRANGER_IP)
+    made.leg.keep(client(PKI.svid("web")).outgoing()[:50])
+    async with asyncio.timeout(10):
+        await worker.dialled.wait()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    (deadline,) = worker.deadlines._waiters.values()
+    assert begun + detect.HANDSHAKE_SECONDS <= deadline < begun + detect.HANDSHAKE_SECONDS + 5
+    made.leg.eof_received()
+    assert not isinstance(await made.relay(), TlsLeg), "policy lets it in as it is"
 
 
 @pytest.mark.parametrize("known", [True, False])
