@@ -17,6 +17,7 @@ APT = ("apt-get", "-q", "-o", "DPkg::Lock::Timeout=300")
 RESOLVED = (
     *("-y", "--no-install-recommends", "-o", "Debug::NoLocking=true"),
     *("-o", "Dir::State::status=/dev/null", "-o", "Dir::State::extended_states=/dev/null"),
+    *("-o", "Dir::Cache::archives=/nonexistent"),  # what is there already would not be named
 )
 """As on a machine that has nothing, whatever this one has."""
 STANDS_FOR_PYTHON = "python3"

@@ -58,3 +58,18 @@ def test_what_something_depends_on_and_nobody_needs_is_left_out(monkeypatch: pyt
 def test_a_program_that_fails_says_its_own_words() -> None:
     with pytest.raises(PackageError, match=r"`ls /does/not/exist` says: .*No such file"):
         packages.run("ls", "/does/not/exist")
+
+
+@pytest.mark.netns
+def test_what_apt_has_in_its_cache_already_is_in_the_image_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    wanted = Wanted(("netbase",), frozenset())
+    found = packages.resolve(wanted)
+    assert [packages.name_of(file) for file in found] == ["netbase"]
+    archives = tmp_path / "archives"
+    (archives / "partial").mkdir(parents=True)
+    packages.fetch(["netbase"], archives)
+    (tmp_path / "apt.conf").write_text(f'Dir::Cache::archives "{archives}";\n')
+    monkeypatch.setenv("APT_CONFIG", str(tmp_path / "apt.conf"))
+    assert packages.resolve(wanted) == found
