@@ -247,11 +247,12 @@ async def test_tables_of_another_shape_than_when_they_were_looked_at_ring(watch:
     await watch.until_rung()
     watch.looking(PodKey("demo/web"))
     watch.looked(PodKey("demo/web"), loop_time() - 10, wrote=False, legacy=True)
-    watch.rung.clear()
     await ears.until_asked(3)
-    assert not watch.rung.is_set(), "it was looked at, and fine"
+    assert watch.due(loop_time()) == [], "it was looked at, and fine; the bell of a moment before may still be heard"
     ears.now = b"longer"
-    await watch.until_rung()
+    while not watch.due(loop_time()):
+        watch.rung.clear()
+        await watch.until_rung()
 
 
 @pytest.mark.usefixtures("sweeps")

@@ -39,7 +39,7 @@ NODE = "node-a"
 MARKER = b"a-marker-that-nobody-else-writes"
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 """A value for SO_LINGER."""
-SOON = 10.0
+SOON = 30.0
 """Bound of every wait for something that must happen."""
 
 Manifest = dict[str, Any]
