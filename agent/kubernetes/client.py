@@ -43,6 +43,13 @@ class Query(Struct, frozen=True):
 NO_QUERY = Query()
 
 
+class Answer(Struct, frozen=True):
+    """What came of a request: its body, and when the server says that it was."""
+
+    body: bytes
+    date: str = ""
+
+
 class Client:
     """Talks to one API server. Nobody who answers is believed but under the CA."""
 
@@ -74,6 +81,23 @@ class Client:
         seconds: float = REQUEST_SECONDS,
     ) -> bytes:
         """One request; the answer's body. Raises Refused for what is not 2xx, and Unreachable."""
+        answer = await self.exchange(
+            method, path, query, body, content_type=content_type, accept=accept, seconds=seconds
+        )
+        return answer.body
+
+    async def exchange(
+        self,
+        method: str,
+        path: str,
+        query: Query = NO_QUERY,
+        body: Mapping[str, Any] | bytes | None = None,
+        *,
+        content_type: str = JSON,
+        accept: str = JSON,
+        seconds: float = REQUEST_SECONDS,
+    ) -> Answer:
+        """One request, and the whole answer. Raises Refused for what is not 2xx, and Unreachable."""
         data = body if body is None or isinstance(body, bytes) else msgspec.json.encode(body)
         more = [("Accept", accept), *([] if data is None else [("Content-Type", content_type)])]
         target = self._access.path + query.onto(path)
@@ -92,7 +116,7 @@ class Client:
             if head.status == 401:
                 self._credential.forget()
             raise refused(head.status, answer, head.retry_after)
-        return answer
+        return Answer(answer, head.date)
 
     @contextlib.asynccontextmanager
     async def lines(

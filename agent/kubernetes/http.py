@@ -26,6 +26,8 @@ class Head(Struct, frozen=True):
     content_type: str
     retry_after: float | None
     """Seconds; None where it does not say."""
+    date: str = ""
+    """The server's own clock, as it says it (RFC 9110, section 6.6.1); empty where it does not."""
 
 
 class ConnectionEnded(Unreachable):
@@ -143,4 +145,5 @@ def _head(response: h11.Response) -> Head:
         response.status_code,
         headers.get(b"content-type", ""),
         float(retry) if retry.isascii() and retry.isdigit() else None,
+        headers.get(b"date", ""),
     )
