@@ -49,6 +49,7 @@ ELSEWHERE = {
     "agent/cli/work/authority/running.py": "tests/cli/test_authority_cli.py",
     "agent/cli/work/authority/tokens.py": "tests/cli/test_authority_cli.py",
     "agent/cli/work/authz.py": "tests/cli/test_authz.py",
+    "agent/cli/work/check/run.py": "tests/cli/test_check.py",
     "agent/cli/work/cluster.py": "tests/cli/test_up_flags.py",
     "agent/cli/work/exits.py": "tests/cli/test_authz.py",
     "agent/cli/work/install.py": "tests/cli/test_install.py",
@@ -77,6 +78,7 @@ ELSEWHERE = {
 NOTHING_TO_TEST = {
     "agent/catalog/snapshot.py": "values without a method: what exists, and what is different",
     "agent/catalog/source.py": "a protocol",
+    "agent/cli/work/check/seen.py": "values; their few properties say in one word what a field says",
     "agent/identity/provider.py": "protocols, an error with its code, and values without a method",
     "agent/link/messages.py": "values without a method: what goes over the channel",
     "agent/node/facts.py": "a value without a method",
