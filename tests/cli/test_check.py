@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from agent.cli.work.check import finding, run
+from agent.cli.work.check.expected import Expected
+from agent.cli.work.check.finding import Finding
+from agent.kubernetes.client import Client
 from tests.cli.typed import quietwire
 
 CONFIG = {
@@ -91,3 +95,20 @@ def test_what_cannot_be_is_bad_usage(kubeconfig: Path, words: list[str], said: s
     done = quietwire("check", *words, *given)
     assert (done.code, done.out) == (2, "")
     assert said in done.err
+
+
+@pytest.mark.parametrize(("wait", "rounds", "code"), [("0", 1, 1), ("1", 3, 0)])
+def test_with_wait_it_is_tried_again_until_all_is_well(
+    kubeconfig: Path, monkeypatch: pytest.MonkeyPatch, wait: str, rounds: int, code: int
+) -> None:
+    """What is wrong at first is well in the third round."""
+    tried: list[bool] = []
+
+    async def once(client: Client, wanted: Expected, *, pre: bool) -> tuple[Finding, ...]:
+        tried.append(pre)
+        return (finding.ok("it", "is well") if len(tried) == 3 else finding.wrong("it", "is not", "Wait"),)
+
+    monkeypatch.setattr(run, "once", once)
+    monkeypatch.setattr(run, "PAUSE_SECONDS", 0.001)
+    done = quietwire("check", "--wait", wait, "--kubeconfig", kubeconfig)
+    assert (done.code, tried) == (code, [False] * rounds)

@@ -82,24 +82,25 @@ def rights(missing: Listed[Permission], namespace: str) -> Finding:
         return untold("rights", missing, "create selfsubjectaccessreviews.authorization.k8s.io")
     if not missing:
         return ok("rights", f"you may create and change every object of an installation in {namespace}")
-    verbs: dict[str, list[str]] = {}
-    for each in sorted(missing):
-        what = str(each).partition(" ")[2]
-        if each.verb not in verbs.setdefault(what, []):
-            verbs[what].append(each.verb)
-    listed = [f"{what} ({', '.join(of)})" for what, of in sorted(verbs.items())]
+    verbs: dict[str, set[str]] = {}
+    for each in missing:
+        verbs.setdefault(each.what, set()).add(each.verb)
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for what, of in sorted(verbs.items()):
+        alike.setdefault(tuple(sorted(of)), []).append(what)
+    listed = [f"{', '.join(of)} {', '.join(several)}" for of, several in sorted(alike.items())]
     return wrong(
         "rights",
         f"you may not: {'; '.join(listed)}",
-        "Let an administrator of the cluster install it (ClusterRole cluster-admin), or be given these. Who may not "
-        "escalate must have each right that the roles give",
+        "Let an administrator of the cluster install it (ClusterRole cluster-admin), or be given these. Whoever makes "
+        "and binds a role has each right that it gives, or may escalate and bind",
     )
 
 
 def pod_security(found: One[Named], namespace: str) -> Finding:
     """Whether privileged pods may run in the installation's namespace."""
     if isinstance(found, Untold):
-        return untold("namespace", found, f"get namespace {namespace}")
+        return untold("namespace", found, f"get namespaces ({namespace})")
     if found is None:
         return ok("namespace", f"{namespace} is not there yet")
     if found.metadata.deletion_timestamp is not None:

@@ -8,7 +8,7 @@ from agent.cli.work.check.finding import Finding, names, ok, warning, wrong
 from agent.cli.work.check.seen import Definition, Listed
 
 RELEASE = "meta.helm.sh/release-name"
-NEEDS = "list customresourcedefinitions.apiextensions.k8s.io"
+NEEDS = "get customresourcedefinitions.apiextensions.k8s.io"
 CHECK = "definitions"
 
 

@@ -81,15 +81,13 @@ def needed(wanted: Expected) -> frozenset[Permission]:
     )
 
 
-ESCALATE = {
-    "ClusterRole": Permission("rbac.authorization.k8s.io", "clusterroles", "escalate"),
-    "Role": Permission("rbac.authorization.k8s.io", "roles", "escalate"),
-}
-"""With these one may give rights that one has not; without, only one's own ("Privilege escalation prevention")."""
+ROLES = {"ClusterRole": "clusterroles", "Role": "roles"}
+GIVES_MORE = ("escalate", "bind")
+"""With both verbs one may give rights that one has not; without, only one's own ("Privilege escalation prevention")."""
 
 
 def given(wanted: Expected, kind: str) -> frozenset[Permission]:
-    """What the roles of a kind give: whoever makes them has it, or may escalate."""
+    """What the roles of a kind give: whoever makes and binds them has it, or has GIVES_MORE."""
     return frozenset(
         each
         for (of, _), role in wanted.roles.items()

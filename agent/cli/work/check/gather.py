@@ -12,7 +12,7 @@ from agent.authority.kubernetes.bundle_maps import CONFIG_MAPS, NAME
 from agent.catalog.sources.kubernetes.kinds import ENDPOINT_SLICES, NAMESPACES, NODES, PODS
 from agent.cli.work.check.asking import Asking, Cause, Untold
 from agent.cli.work.check.cluster import PART_OF
-from agent.cli.work.check.expected import ESCALATE, Expected, given, needed
+from agent.cli.work.check.expected import GIVES_MORE, ROLES, Expected, given, needed
 from agent.cli.work.check.seen import (
     After,
     Before,
@@ -194,13 +194,24 @@ async def _missing(asking: Asking, wanted: Expected) -> Listed[Permission]:
     """What the caller may not. Who may do everything is asked once, and no more."""
     if await _may(asking, EVERYTHING) is True:
         return ()
-    asked = set(needed(wanted))
-    for kind, escalate in ESCALATE.items():
-        may = await _may(asking, escalate)
-        if isinstance(may, Untold):
-            return may
-        if not may:
-            asked |= given(wanted, kind)
+    lacking = await _lacking(asking, needed(wanted))
+    if isinstance(lacking, Untold):
+        return lacking
+    cannot_make = {each.resource for each in lacking if each.group == RBAC}
+    for kind, plural in ROLES.items():
+        if plural in cannot_make:
+            continue
+        gives_more = await _lacking(asking, [Permission(RBAC, plural, verb) for verb in GIVES_MORE])
+        if gives_more == ():
+            continue
+        more = await _lacking(asking, given(wanted, kind))
+        if isinstance(more, Untold):
+            return more
+        lacking += more
+    return lacking
+
+
+async def _lacking(asking: Asking, asked: Iterable[Permission]) -> Listed[Permission]:
     answers = {each: spawn(_may(asking, each), name=str(each)) for each in sorted(asked)}
     told = {each: await answer for each, answer in answers.items()}
     for may in told.values():

@@ -6,7 +6,7 @@ from agent.cli.work.check import cluster, definitions, nodes, pods, roles, trust
 from agent.cli.work.check.asking import Untold
 from agent.cli.work.check.expected import Expected
 from agent.cli.work.check.finding import Finding, Verdict, warning, wrong
-from agent.cli.work.check.seen import After, Before, Listed, Server, Workload
+from agent.cli.work.check.seen import After, Before, Listed, Named, One, Server, Workload
 
 AGENT, AUTHORITY, WEBHOOK = cluster.AGENT, "quietwire-authority", "quietwire-webhook"
 BEFORE = ("version", "clock", "rights", "nodes", "namespace", "definitions", "linkerd", "installation")
@@ -25,7 +25,7 @@ OF_INSTALLATION = (
     "roles",
 )
 AFTER = (
-    *("version", "clock", "nodes", "node clocks", "definitions", "linkerd", "installation"),
+    *("version", "clock", "nodes", "node clocks", "namespace", "definitions", "linkerd", "installation"),
     *OF_INSTALLATION,
     *("pods", "capabilities"),
 )
@@ -65,6 +65,7 @@ def after(seen: After, wanted: Expected, own: str, now: float) -> tuple[Finding,
         *_server(seen.server),
         nodes.after(seen.nodes),
         nodes.clocks(seen.nodes, seen.leases, now),
+        cluster.pod_security(_named(seen.namespaces, wanted.namespace), wanted.namespace),
         definitions.after(seen.definitions, wanted.definitions),
         cluster.linkerd(seen.linkerd),
         installation,
@@ -76,6 +77,12 @@ def after(seen: After, wanted: Expected, own: str, now: float) -> tuple[Finding,
         pods.meshed(to_mesh, now),
         pods.powers(to_mesh),
     )
+
+
+def _named(namespaces: Listed[Named], name: str) -> One[Named]:
+    if isinstance(namespaces, Untold):
+        return namespaces
+    return next((each for each in namespaces if each.metadata.name == name), None)
 
 
 def _server(server: Server) -> tuple[Finding, ...]:

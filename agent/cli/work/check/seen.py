@@ -404,10 +404,15 @@ class Permission(Struct, frozen=True, order=True):
     namespace: str = ""
     name: str = ""
 
+    @property
+    def what(self) -> str:
+        """The objects, as kubectl calls them."""
+        kind = f"{self.resource}.{self.group}" if self.group else self.resource
+        return f"{kind} {self.name}" if self.name else kind
+
     def __str__(self) -> str:
         """As kubectl says it."""
-        what = f"{self.resource}.{self.group}" if self.group else self.resource
-        return f"{self.verb} {what}" + (f" {self.name}" if self.name else "")
+        return f"{self.verb} {self.what}"
 
 
 class Before(Struct, frozen=True):

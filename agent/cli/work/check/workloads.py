@@ -26,7 +26,7 @@ def rollout(check: str, kind: str, workload: Workload, pods: Listed[Pod], events
             f"{where} wants no pod: nobody does its work",
             f"kubectl -n {meta.namespace} describe {kind.lower()} {meta.name}: its nodeSelector matches no node"
             if daemon_set
-            else f"kubectl -n {meta.namespace} scale deployment {meta.name} --replicas=2",
+            else f"kubectl -n {meta.namespace} scale deployment {meta.name} --replicas=NUMBER",
         )
     if status.observed_generation < meta.generation:
         return wrong(check, f"{where} was changed just now, and no controller has looked yet", "Wait: --wait 60")
@@ -45,8 +45,9 @@ def _reasons(workload: Workload, pods: Listed[Pod], events: Listed[Event]) -> It
         return
     unready = [each for each in of_workload(pods, workload) if not each.is_ready]
     for pod in unready[:PODS_EXPLAINED]:
-        event = _last(told, "Pod", pod.metadata.name)
-        yield f"{pod.metadata.name}: {why(pod)}" + (f" ({event})" if event else "")
+        reason, event = why(pod), _last(told, "Pod", pod.metadata.name)
+        is_new = event and event.partition(": ")[2] not in reason
+        yield f"{pod.metadata.name}: {reason}" + (f" ({event})" if is_new else "")
     if len(unready) > PODS_EXPLAINED:
         yield f"{len(unready) - PODS_EXPLAINED} more are not ready"
     if not unready:  # none was made: that is said of who should have

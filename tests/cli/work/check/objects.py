@@ -39,8 +39,9 @@ def lease(name: str, renewed: float) -> Lease:
     return msgspec.convert({"metadata": {"name": name}, "spec": {"renewTime": at(renewed)}}, Lease)
 
 
-def namespace(name: str, *, labels: dict[str, str] | None = None, **annotations: str) -> Named:
-    return msgspec.convert({"metadata": {"name": name, "labels": labels or {}, "annotations": annotations}}, Named)
+def namespace(name: str, *, inject: str | None = None, **labels: str) -> Named:
+    annotations = {} if inject is None else {"linkerd.io/inject": inject}
+    return msgspec.convert({"metadata": {"name": name, "labels": labels, "annotations": annotations}}, Named)
 
 
 def workload(

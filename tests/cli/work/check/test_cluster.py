@@ -66,13 +66,15 @@ def test_what_one_may_not_is_listed_by_kind_with_its_verbs() -> None:
     missing = (
         Permission("apps", "daemonsets", "patch", "quietwire"),
         Permission("apps", "daemonsets", "create", "quietwire"),
+        *(Permission("apps", "deployments", verb, "quietwire") for verb in ("create", "patch")),
         Permission("", "namespaces", "create"),
         Permission("", "configmaps", "delete", "", "quietwire-bundle"),
     )
     found = cluster.rights(missing, "quietwire")
     assert found.verdict is WRONG
     assert found.said == (
-        "you may not: configmaps quietwire-bundle (delete); daemonsets.apps (create, patch); namespaces (create)"
+        "you may not: create namespaces; create, patch daemonsets.apps, deployments.apps; "
+        "delete configmaps quietwire-bundle"
     )
     assert cluster.rights((), "quietwire").verdict is OK
 
@@ -85,7 +87,7 @@ def test_what_one_may_not_is_listed_by_kind_with_its_verbs() -> None:
     ],
 )  # fmt: skip
 def test_a_namespace_must_allow_privileged_pods(labels: dict[str, str], verdict: Verdict) -> None:
-    found = cluster.pod_security(namespace("quietwire", labels=labels), "quietwire")
+    found = cluster.pod_security(namespace("quietwire", **labels), "quietwire")
     assert found.verdict is verdict
     assert ("kubectl label namespace quietwire" in found.advice) is (verdict is WRONG)
 

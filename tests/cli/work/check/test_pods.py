@@ -11,7 +11,7 @@ from tests.cli.work.check.objects import FORBIDDEN, NOW, UNTOLD, namespace, pod
 
 OK, WARNING, WRONG, UNKNOWN = Verdict.OK, Verdict.WARNING, Verdict.WRONG, Verdict.UNKNOWN
 INJECT = "linkerd.io/inject"
-DEMO = namespace("demo", **{INJECT: "enabled"})
+DEMO = namespace("demo", inject="enabled")
 PLAIN = namespace("plain")
 
 

@@ -36,7 +36,7 @@ def event(kind: str, name: str, reason: str, message: str = "it is so", when: fl
     ],
 )
 def test_all_pods_are_there_ready_and_of_the_newest_version(
-    kind: str, numbers: dict[str, int], verdict: Verdict, words: str
+    kind: str, numbers: dict[str, Any], verdict: Verdict, words: str
 ) -> None:
     said = workloads.rollout("it", kind, workload("quietwire-authority", **numbers), (), ())
     assert said.verdict is verdict
