@@ -9,6 +9,7 @@ from agent.cli.work.check.asking import Untold
 from agent.cli.work.check.cluster import untold
 from agent.cli.work.check.finding import Finding, counted, names, ok, warning, wrong
 from agent.cli.work.check.seen import Container, Listed, Named, Pod
+from agent.cli.work.check.workloads import why
 from agent.objects.annotations import INJECT
 from agent.objects.model import MESHED_CONDITION
 from agent.webhook.injection import CONTAINER, is_injected
@@ -52,7 +53,7 @@ def _sorted(wanted: Iterable[Pod], now: float) -> _Sorted:
             meshed += 1
         elif not any(each.name == CONTAINER for each in pod.spec.init_containers):
             open_.append(pod)
-        elif _age(pod, now) > STARTING_SECONDS:
+        elif pod.spec.node_name and _age(pod, now) > STARTING_SECONDS:  # on no node yet: that is no agent's matter
             waiting.append(pod)
     return _Sorted(meshed, open_, waiting)
 
@@ -84,7 +85,8 @@ def meshed(wanted: Listed[Pod], now: float) -> Finding:
     if found.waiting:
         said.append(
             f"{counted(len(found.waiting), 'pod')} {'waits' if len(found.waiting) == 1 else 'wait'} for an agent, or "
-            f"{'is' if len(found.waiting) == 1 else 'are'} held back: {_some(found.waiting)}"
+            f"{'is' if len(found.waiting) == 1 else 'are'} held back: {_some(found.waiting)} "
+            f"({found.waiting[0].metadata.name}: {why(found.waiting[0])})"
         )
         advice.append("kubectl describe pod shows the agent's Events with the reason; see the agents check")
     if said:

@@ -19,7 +19,7 @@ def definition(name: str, *served: str, established: bool = True, **metadata: An
         {
             "metadata": {"name": name, "labels": OURS, **metadata},
             "spec": {
-                "versions": [{"name": "v1alpha1", "served": False}, *({"name": v, "served": True} for v in served)]
+                "versions": [{"name": "v1beta3", "served": False}, *({"name": v, "served": True} for v in served)]
             },
             "status": {"conditions": [{"type": "Established", "status": str(established)}]},
         },

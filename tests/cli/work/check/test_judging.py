@@ -91,6 +91,11 @@ def test_with_a_configuration_a_missing_webhook_is_wrong() -> None:
     assert found["webhook rollout"] is Verdict.WRONG
 
 
+def test_webhooks_that_run_and_are_never_asked_are_wrong() -> None:
+    found = verdicts(after(configurations=dict.fromkeys(WANTED.configurations)))
+    assert (found["injection"], found["validation"]) == (Verdict.WRONG, Verdict.WRONG)
+
+
 def test_findings_are_one_json_document() -> None:
     (first, *_) = msgspec.json.decode(msgspec.json.encode(before()))
     assert first["check"] == "api"

@@ -34,7 +34,7 @@ def test_who_is_to_be_meshed_says_so_or_its_namespace_does(one: Pod, wanted: boo
 
 MESHED = pod("meshed", injected=True, meshed=True)
 OPEN = pod("before")
-WAITING = pod("waits", injected=True)
+WAITING = pod("waits", injected=True, phase="Pending")
 YOUNG = pod("young", injected=True, age=20)
 
 
@@ -47,7 +47,8 @@ YOUNG = pod("young", injected=True, age=20)
         ((pod("own", meshed=True),), OK, "1 of 1"),
         ((MESHED, OPEN), WRONG, "1 pod of demo has no init step, and is open: demo/before"),
         ((OPEN, pod("b", "shop")), WRONG, "2 pods of demo, shop have no init step, and are open: demo/before, shop/b"),
-        ((MESHED, WAITING), WRONG, "1 pod waits for an agent, or is held back: demo/waits"),
+        ((MESHED, WAITING), WRONG, "1 pod waits for an agent, or is held back: demo/waits (waits: is Pending)"),
+        ((MESHED, pod("nowhere", injected=True, node="")), OK, "1 is starting"),
         ((OPEN, WAITING), WRONG, "demo/before; 1 pod waits"),
         (UNTOLD, UNKNOWN, "10 s"),
     ],
