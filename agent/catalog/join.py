@@ -133,9 +133,13 @@ class Assembly:
     selected.
     """
 
-    def __init__(self, *, meshed_by_default: bool = True) -> None:
-        """`meshed_by_default`: whether a pod is to be meshed where no annotation says."""
+    def __init__(self, *, meshed_by_default: bool = True, beside_linkerd: bool = False) -> None:
+        """`meshed_by_default`: whether a pod is to be meshed where no annotation says.
+
+        `beside_linkerd`: whether only those are that are published, or whose namespace Linkerd is told to leave alone.
+        """
         self._meshed_by_default = meshed_by_default
+        self._beside_linkerd = beside_linkerd
         self.version = 0
         self.joined = 0
         """Services that were joined so far: the measure of the work."""
@@ -240,6 +244,8 @@ class Assembly:
             try:
                 inherited = space.annotations if isinstance(space, RawNamespace) else {}
                 pod = _pod(raw, inherited, meshed_by_default=self._meshed_by_default)
+                if self._beside_linkerd and not (isinstance(space, RawNamespace) and space.left_by_linkerd):
+                    pod = _of_linkerds_namespace(pod)
                 self.problems.pop(key, None)
             except Exception as error:  # each was checked where it was read: no other pod may suffer for this one
                 log.exception("%s could not be joined by a fault of ours", key)
@@ -292,8 +298,21 @@ def _pod(raw: RawPod, inherited: dict[str, str], *, meshed_by_default: bool) -> 
     pod = raw.pod
     own = {name: Field(value, 0) for name, value in raw.own.items()}
     settings = annotations.settings(
-        own, inherited, pod.container_ports, host_network=pod.host_network, by_default=meshed_by_default
+        own,
+        inherited,
+        pod.container_ports,
+        host_network=pod.host_network,
+        by_default=meshed_by_default,
+        is_linkerds=pod.is_linkerds,
     )
+    return msgspec.structs.replace(pod, settings=settings)
+
+
+def _of_linkerds_namespace(pod: Pod) -> Pod:
+    """Not to be meshed, unless it was captured before its namespace went back: that holds until it ends."""
+    if pod.published:
+        return pod
+    settings = msgspec.structs.replace(pod.settings, injected=False, left_to_linkerd=False)
     return msgspec.structs.replace(pod, settings=settings)
 
 

@@ -96,11 +96,15 @@ class ClusterFlags:
         A kubeconfig: the same as --kubernetes, and by this file.
     context
         Its context, where it is not the current one.
+    beside_linkerd
+        Linkerd is there too: mesh only pods of namespaces that it is told to leave alone, by the label
+        config.linkerd.io/admission-webhooks=disabled.
     """
 
     kubernetes: Annotated[bool, Parameter(negative="")] = False
     kubeconfig: Path | None = None
     context: str = ""
+    beside_linkerd: Annotated[bool, Parameter(negative="")] = False
 
     @property
     def wanted(self) -> bool:

@@ -50,9 +50,10 @@ class Directory(Struct, frozen=True):
 
 
 class Cluster(Struct, frozen=True):
-    """The API server of a cluster says what there is."""
+    """The API server of a cluster says what there is; `beside_linkerd`: and who is Linkerd's."""
 
     access: Access
+    beside_linkerd: bool = False
 
 
 class Config(Struct, frozen=True, kw_only=True):

@@ -31,6 +31,9 @@ AGAIN_SECONDS = 3300.0
 SPREAD_SECONDS = 10.0
 """Over which agents spread what all of them find."""
 LOOK_SECONDS = 5.0
+LEFT_TO_LINKERD = (
+    "Linkerd's proxy is in it, and no pod is captured twice: it is Linkerd's until it is started again without that"
+)
 MAX_MESSAGE = 1000
 """An Event's message may have 1024 bytes (core/v1)."""
 

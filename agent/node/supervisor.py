@@ -28,7 +28,7 @@ from agent.node import identity_source, start
 from agent.node.conditions import Conditions, Due, due
 from agent.node.config import Cluster, Config, Directory
 from agent.node.enrolment import Desired, Enrolment
-from agent.node.events import Events
+from agent.node.events import LEFT_TO_LINKERD, Events
 from agent.node.facts import Facts
 from agent.node.hand_over import HandOver
 from agent.node.identities import Identities
@@ -185,17 +185,19 @@ class Supervisor:
         return due(pods, lambda key: self._missing(key) is None, self.enrolment.knows)
 
     def _waiting_pods(self) -> list[tuple[Pod, str]]:
+        """With those that are left to Linkerd, of which nothing is waited for here."""
         found = ((self.known.catalog.pod(key), reason) for key, reason in self._waiting().items())
-        return [(pod, reason) for pod, reason in found if pod is not None]
+        left = [(pod, LEFT_TO_LINKERD) for pod in self.known.unmeshed if pod.settings.left_to_linkerd]
+        return [*((pod, reason) for pod, reason in found if pod is not None), *left]
 
     def _catalog_source(self) -> Source:
         state = self.config.state
         match self.config.source:
             case Directory(path):
                 return FilesSource(path, self._catalog_changed, FilesMemory(state / "last-good.msgpack", path))
-            case Cluster(access):
+            case Cluster(access, beside_linkerd):
                 memory = ClusterMemory(state / "last-good-of-cluster.msgpack", access.address)
-                return KubernetesSource(Client(access), self._catalog_changed, memory)
+                return KubernetesSource(Client(access), self._catalog_changed, memory, beside_linkerd=beside_linkerd)
 
     async def _until_stopped(self, tasks: list[asyncio.Task[None]]) -> int:
         """Waits for a signal; the exit status.

@@ -18,6 +18,8 @@ REQUIRE_IDENTITY = "config.linkerd.io/proxy-require-identity-inbound-ports"
 """Ports of a pod on which a default policy that would not ask for an identity does."""
 EGRESS_MODE = "quietwire.io/egress-mode"
 NETNS = "quietwire.io/netns"
+LEFT_BY_LINKERD = "config.linkerd.io/admission-webhooks"
+"""A label of a namespace: `DISABLED` says that Linkerd's injector is to leave it alone."""
 
 _PORT_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")  # and not a number, which was tried before
 
@@ -36,15 +38,18 @@ def settings(
     *,
     host_network: bool,
     by_default: bool = True,
+    is_linkerds: bool = False,
 ) -> MeshSettings:
     """A pod's settings: each annotation of its own, else its namespace's. Raises FaultError at the pod's line.
 
     The namespace's annotations were checked with `check` when it was read. `by_default` is whether a pod is meshed
-    where nothing says.
+    where nothing says, `is_linkerds` whether Linkerd's proxy is in it.
     """
     merged = {key: Field(value, 0) for key, value in inherited.items()} | dict(own)
+    asks = _injected(merged, by_default=by_default) and not host_network
     return MeshSettings(
-        injected=_injected(merged, by_default=by_default) and not host_network,
+        injected=asks and not is_linkerds,
+        left_to_linkerd=asks and is_linkerds,
         skip_inbound_ports=_ports(merged.get(SKIP_INBOUND)),
         skip_outbound_ports=_ports(merged.get(SKIP_OUTBOUND)),
         skip_subnets=_subnets(merged.get(SKIP_SUBNETS)).networks,

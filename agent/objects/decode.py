@@ -19,7 +19,7 @@ from agent.objects.decode_services import (
 )
 from agent.objects.field import FaultError, Field, readable
 from agent.objects.key import ObjectKey
-from agent.objects.model import ContainerPort, MeshSettings, Node, Pod
+from agent.objects.model import LINKERDS_PROXY, ContainerPort, MeshSettings, Node, Pod
 from agent.objects.policy import GATEWAY_GROUP, POLICY_GROUP, DefaultPolicy, PolicyObject
 
 ZONE_LABEL = "topology.kubernetes.io/zone"
@@ -64,10 +64,11 @@ class RawPod(Struct, frozen=True, tag=True):
 
 
 class RawNamespace(Struct, frozen=True, tag=True):
-    """A namespace's annotations."""
+    """A namespace's annotations, and whether Linkerd's injector is told to leave it alone."""
 
     name: str
     annotations: dict[str, str]
+    left_by_linkerd: bool = False
 
 
 RawObject = RawPod | RawNamespace | Node | RawService | RawSlice | PolicyObject
@@ -148,6 +149,7 @@ def _pod(key: ObjectKey, document: Field) -> RawPod | None:
         ips=_addresses(status, "podIPs", "podIP"),
         netns=None if netns.value is None else netns.text(),
         host_network=spec.get("hostNetwork").flag(default=False),
+        is_linkerds=_is_linkerds(spec),
     )
     try:
         return _whole_pod(bare, document)
@@ -171,7 +173,7 @@ def _whole_pod(bare: Pod, document: Field) -> RawPod:
         container_ports=ports,
         probe_ports=_probe_ports(spec),
         host_ips=_addresses(status, "hostIPs", "hostIP"),
-        settings=annotations.settings(fields, {}, ports, host_network=bare.host_network),
+        settings=annotations.settings(fields, {}, ports, host_network=bare.host_network, is_linkerds=bare.is_linkerds),
     )
     return RawPod(pod, own, _is_ready(status), _is_terminating(metadata))
 
@@ -180,12 +182,14 @@ def _closed_pod(bare: Pod, document: Field) -> RawPod:
     """A pod with a fault, where one can tell which pod it is: with what can be read, and closed."""
     status, spec, metadata = document.get("status"), document.get("spec"), document.get("metadata")
     asked = _asked(metadata)
-    injected = not bare.host_network and annotations.DISABLED not in asked.values()
+    asks = not bare.host_network and annotations.DISABLED not in asked.values()
     pod = msgspec.structs.replace(
         bare,
         labels=readable(lambda: metadata.get("labels").texts(), dict[str, str]()),
         container_ports=readable(lambda: _container_ports(spec), tuple[ContainerPort, ...]()),
-        settings=msgspec.structs.replace(CLOSED, injected=injected),
+        settings=msgspec.structs.replace(
+            CLOSED, injected=asks and not bare.is_linkerds, left_to_linkerd=asks and bare.is_linkerds
+        ),
     )
     own = {**_CLOSED_ANNOTATIONS, **asked}
     return RawPod(pod, own, readable(lambda: _is_ready(status), False), _is_terminating(metadata))
@@ -228,6 +232,17 @@ def _is_ready(status: Field) -> bool:
         condition.get("status").text() != "False"
         for condition in status.get("conditions").items()
         if condition.get("type").text() == "Ready"
+    )
+
+
+def _is_linkerds(spec: Field) -> bool:
+    """Whether Linkerd's proxy is among the containers; where they cannot be read the pod is ours, and closed."""
+    return readable(
+        lambda: any(
+            each.get("name").value == LINKERDS_PROXY
+            for each in (*spec.get("containers").items(), *spec.get("initContainers").items())
+        ),
+        False,
     )
 
 
@@ -290,14 +305,16 @@ def _node(key: ObjectKey, document: Field) -> Node:
 
 def _namespace(key: ObjectKey, document: Field) -> RawNamespace:
     metadata = document.get("metadata")
+    # Labels that cannot be read leave it to Linkerd, where that is there: who is captured twice is reached by nobody.
+    left = readable(lambda: metadata.get("labels", annotations.LEFT_BY_LINKERD).value, None) == annotations.DISABLED
     try:
         decode_policy.check_metadata(metadata)
         fields = metadata.get("annotations").mapping()
         annotations.check(fields)
         meanings.check(fields)
-        return RawNamespace(key.name, {name: field.text() for name, field in fields.items()})
+        return RawNamespace(key.name, {name: field.text() for name, field in fields.items()}, left)
     except FaultError as fault:
-        raise fault.with_stand_in(RawNamespace(key.name, {**_CLOSED_ANNOTATIONS, **_asked(metadata)})) from fault
+        raise fault.with_stand_in(RawNamespace(key.name, {**_CLOSED_ANNOTATIONS, **_asked(metadata)}, left)) from fault
 
 
 _DECODERS: dict[str, Callable[[ObjectKey, Field], RawObject | None]] = {

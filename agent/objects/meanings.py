@@ -26,12 +26,16 @@ class Meaning(StrEnum):
 
 
 class Known(Struct, frozen=True):
-    """One name: what it means, why or how, the kinds on which it is read, and whether it keeps anybody out."""
+    """One name: what it means, why or how, the kinds on which it is read, and whether it keeps anybody out.
+
+    `label`: it is read as a label, and not as an annotation.
+    """
 
     meaning: Meaning
     why: str
     kinds: tuple[str, ...] = ()
     narrows: bool = False
+    label: bool = False
 
 
 POD, NAMESPACE = "Pod", "Namespace"
@@ -68,12 +72,18 @@ NAMES: dict[str, Known] = {
         Meaning.HONOURED, "ports on which the default policy demands an identity", _BOTH, narrows=True
     ),
     annotations.EGRESS_MODE: Known(Meaning.HONOURED, "allow or meshed-only", _BOTH, narrows=True),
+    annotations.LEFT_BY_LINKERD: Known(
+        Meaning.HONOURED,
+        "a label; disabled: Linkerd leaves the namespace alone, and beside Linkerd only such a one is meshed here",
+        (NAMESPACE,),
+        label=True,
+    ),
     annotations.NETNS: Known(Meaning.HONOURED, "the pod's network namespace, a name or a path", (POD,)),
     **_all(
         "config.linkerd.io",
         _SIDECAR,
         """
-        proxy-image proxy-version image-pull-policy init-image init-image-version pod-inbound-ports admission-webhooks
+        proxy-image proxy-version image-pull-policy init-image init-image-version pod-inbound-ports
         debug-image debug-image-version debug-image-pull-policy enable-debug-sidecar proxy-await proxy-admin-shutdown
         proxy-cpu-limit proxy-cpu-request proxy-cpu-ratio-limit proxy-memory-limit proxy-memory-request
         proxy-ephemeral-storage-limit proxy-ephemeral-storage-request proxy-uid proxy-gid
@@ -209,7 +219,9 @@ def remarks(kind: str, document: Field) -> Iterator[tuple[int, str]]:
             yield wish.line, f"{annotations.INJECT} has no meaning on the host's network: the pod is not meshed"
     for name, field in readable(document.get("metadata", "labels").mapping, dict[str, Field]()).items():
         found = known(name)
-        if found is not None and found.meaning is Meaning.HONOURED:
+        if found is not None and found.label and kind in found.kinds:
+            continue
+        if found is not None and found.meaning is Meaning.HONOURED and not found.label:
             yield field.line, f"{name} is a label here, and has no meaning as one: write it as an annotation"
         elif said := _of_annotation(kind, name):
             yield field.line, said
@@ -225,6 +237,8 @@ def _of_annotation(kind: str, name: str) -> str:
         return f"{name[:MAX_NAME]} is not known, and has no meaning here{nearest}"
     if found.meaning is Meaning.NOTHING:
         return f"{name[:MAX_NAME]} has no meaning here: {found.why}"
+    if found.label and kind in found.kinds:
+        return f"{name} is an annotation here, and has no meaning as one: write it as a label"
     if found.meaning is Meaning.HONOURED and kind not in found.kinds:
         return f"{name} has no meaning on a {kind}: it is read on a {' or a '.join(found.kinds)}"
     return ""

@@ -9,6 +9,8 @@ from msgspec import Struct
 
 from agent.objects.key import ObjectKey, PodKey, pod_key
 
+LINKERDS_PROXY = "linkerd-proxy"
+"""What Linkerd calls the container of its proxy: one of the pod's, or an init container that stays."""
 MESHED_CONDITION = "quietwire.io/meshed"
 """The condition of a pod in which its node's agent says that it is captured (PodCondition of core/v1)."""
 
@@ -30,13 +32,15 @@ class MeshSettings(Struct, frozen=True):
     """What the pod's annotations say, after its namespace's have been inherited.
 
     `injected` says whether the pod is to be meshed: on a host unless `linkerd.io/inject: disabled`, in a cluster where
-    it is `enabled`, and never on the host's network. `default_policy` and `egress_mode` are None where no annotation
+    it is `enabled`, and never on the host's network or with Linkerd's proxy in it; `left_to_linkerd`, that it would be,
+    but for that proxy. `default_policy` and `egress_mode` are None where no annotation
     says anything: then the agent's flags hold. On `identity_ports` the default policy demands an identity.
     `opaque_ports` are kept for the HTTP layer, and nothing reads them yet: every connection is relayed as the bytes
     that it has.
     """
 
     injected: bool = True
+    left_to_linkerd: bool = False
     skip_inbound_ports: tuple[PortRange, ...] = ()
     skip_outbound_ports: tuple[PortRange, ...] = ()
     skip_subnets: tuple[str, ...] = ()
@@ -64,6 +68,8 @@ class Pod(Struct, frozen=True):
     `probe_ports` are those that the kubelet's probes go to, `host_ips` the node's addresses. A pod on the host's
     network has no address of its own: `ips` are the node's, and nothing is looked up by them.
 
+    `is_linkerds`: Linkerd's proxy is in it.
+
     `published` is whether its node's agent has said in the object that it captured the pod; None where nobody can say
     so, as in a directory of manifests: there a pod that is to be meshed counts as meshed.
     """
@@ -81,6 +87,7 @@ class Pod(Struct, frozen=True):
     probe_ports: tuple[int, ...] = ()
     host_ips: tuple[str, ...] = ()
     host_network: bool = False
+    is_linkerds: bool = False
     settings: MeshSettings = MeshSettings()
     published: bool | None = None
 

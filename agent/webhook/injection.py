@@ -1,7 +1,8 @@
 """Which pods get an init container that captures them, and the patch that adds it. Pure.
 
 A pod is injected as `linkerd.io/inject` says: its own, or else its namespace's (docs/words.md). What cannot be
-understood is taken for a wish to be meshed: a pod that waits in vain is noticed, one that is open is not.
+understood is taken for a wish to be meshed: a pod that waits in vain is noticed, one that is open is not. One with
+Linkerd's proxy is Linkerd's, whichever webhook came first.
 """
 
 import re
@@ -10,6 +11,7 @@ from typing import Any
 from msgspec import Struct
 
 from agent.objects.annotations import DISABLED, INJECT
+from agent.objects.model import LINKERDS_PROXY
 from agent.webhook.review import CREATE, Question, UnreadableError, allowed, refused, value
 from init.constants import AGENT_SOCKET
 
@@ -21,6 +23,9 @@ ENROL_DIRECTORY = AGENT_SOCKET.rpartition("/")[0]
 PODS = "Pod"
 ENOUGH = {"cpu": "100m", "memory": "64Mi"}
 """The least limits that rules can be written in, within a second or two."""
+LEFT_TO_LINKERD = (
+    f"it has Linkerd's proxy (a container {LINKERDS_PROXY}), and is left to Linkerd: it is not meshed here"
+)
 _UNITS = {
     "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18,
     **{f"{unit}i": 1024.0**power for power, unit in enumerate("KMGTPE", 1)},
@@ -49,6 +54,8 @@ def mutate(asked: Question, of_namespace: str | None, settings: InjectionSetting
         pod = value(asked.object)
         if not is_injected(pod, of_namespace):
             return allowed(asked)
+        if is_linkerds(pod["spec"]):
+            return allowed(asked, patch=without(pod["spec"]), warnings=[LEFT_TO_LINKERD])
         return allowed(asked, patch=patch(pod["spec"], settings))
     except (UnfitError, UnreadableError) as error:
         return refused(asked, str(error))
@@ -67,6 +74,17 @@ def is_injected(pod: Any, of_namespace: str | None) -> bool:
     own = said.get(INJECT) if isinstance(said, dict) else None
     asks = of_namespace if own is None else own
     return asks is not None and asks != DISABLED and pod["spec"].get("hostNetwork") is not True
+
+
+def is_linkerds(spec: dict[str, Any]) -> bool:
+    """Whether Linkerd's proxy is in a pod. Raises UnfitError."""
+    return any(_named(spec, field, LINKERDS_PROXY) is not None for field in ("containers", "initContainers"))
+
+
+def without(spec: dict[str, Any]) -> list[dict[str, Any]]:
+    """What takes out our init container and its volume, where we were asked before Linkerd. Raises UnfitError."""
+    there = [(field, _named(spec, field, name)) for field, name in (("initContainers", CONTAINER), ("volumes", VOLUME))]
+    return [_step("remove", f"{field}/{found[0]}") for field, found in there if found is not None]
 
 
 def patch(spec: dict[str, Any], settings: InjectionSettings) -> list[dict[str, Any]]:

@@ -69,6 +69,13 @@ def test_a_kubeconfig_says_which_cluster_and_a_context_which_of_its_own(tmp_path
     assert "here" in said, "what there is"
 
 
+def test_beside_linkerd_is_about_a_cluster(tmp_path: Path) -> None:
+    file = tmp_path / "kubeconfig"
+    file.write_text(KUBECONFIG)
+    assert "--workers 0 must be" in agent_in_a_cluster(tmp_path, f"--kubeconfig={file}", "--beside-linkerd")
+    assert "give --kubernetes as well" in agent_in_a_cluster(tmp_path, "--beside-linkerd")
+
+
 def test_two_ways_to_join_are_one_too_many(tmp_path: Path) -> None:
     said = quietwire(
         "agent", "--authority=192.0.2.1:8443", f"--join-token-file={tmp_path}/a", f"--token-file={tmp_path}/b"

@@ -164,6 +164,24 @@ def test_webhooks_can_be_left_out_or_be_told_what_to_leave_alone(helm: Path) -> 
     assert "quietwire-webhook" not in budgets, "of one replica it would hold up every drain"
 
 
+def test_beside_linkerd_a_label_says_whose_a_namespace_is(helm: Path) -> None:
+    """Of one that Linkerd's injector is asked about nothing of ours is asked, and the other way round."""
+    said = chart.rendered(helm, "--set", "besideLinkerd=true", namespace="mesh")
+    found = [each for each in yaml.safe_load_all(said) if each]
+    selectors = [
+        each["webhooks"][0]["namespaceSelector"]["matchExpressions"]
+        for each in found
+        if each["kind"].endswith("WebhookConfiguration")
+    ]
+    label = {"key": "config.linkerd.io/admission-webhooks", "operator": "In", "values": ["disabled"]}
+    assert [label in each for each in selectors] == [True, True]
+    (agent,) = [each for each in found if each["kind"] == "DaemonSet"]
+    assert "--beside-linkerd" in agent["spec"]["template"]["spec"]["containers"][0]["args"]
+    by_itself = chart.rendered(helm, namespace="mesh")
+    assert "admission-webhooks" not in by_itself
+    assert "--beside-linkerd" not in by_itself
+
+
 def test_it_is_installed_upgraded_and_uninstalled_and_leaves_nothing(empty: Cluster) -> None:
     before = everything(empty)
     empty.helm("install", "quietwire", CHART, *WHERE, "--set", "crds.keep=false")

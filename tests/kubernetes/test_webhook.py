@@ -22,11 +22,13 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from agent.kubernetes.access import from_kubeconfig
 from agent.kubernetes.client import Client
+from agent.objects.model import LINKERDS_PROXY
 from agent.objects.policy import POLICY_GROUP
 from agent.webhook.certificates import Authority, CertificateError, load
 from agent.webhook.injection import CONTAINER, VOLUME, InjectionSettings, container, volume
 from agent.webhook.keeping import Kept
 from deploy.helm import __main__ as chart
+from tests.kubernetes import linkerd
 from tests.kubernetes.cluster.cluster import Cluster, ClusterError
 from tests.kubernetes.inside import inside
 
@@ -171,6 +173,13 @@ def webhooks(installed: Webhooks) -> Webhooks:
     return installed
 
 
+@pytest.fixture(scope="module")
+def linkerds(api: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[linkerd.Injector]:
+    """Another mesh's injector."""
+    with linkerd.injector(api, tmp_path_factory.mktemp("linkerd")) as found:
+        yield found
+
+
 def namespace(name: str, inject: str | None = None) -> dict[str, Any]:
     annotations = {} if inject is None else {"linkerd.io/inject": inject}
     return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "annotations": annotations}}
@@ -223,6 +232,26 @@ def test_a_pod_is_stored_with_our_init_container_first_where_it_is_to_be_capture
     stored = created(webhooks.api, where, asked)
     assert inits(stored) == expected
     assert [each["name"] for each in stored["spec"].get("volumes", [])].count(VOLUME) == expected.count(CONTAINER)
+
+
+@pytest.mark.parametrize("name", ["a-linkerd", "z-linkerd"])
+def test_of_two_meshes_a_pod_is_linkerds_alone_whichever_webhook_is_asked_first(
+    webhooks: Webhooks, linkerds: linkerd.Injector, name: str
+) -> None:
+    """Where nobody said that we are beside Linkerd: both are asked, and ours once more after Linkerd's."""
+    api = webhooks.api
+    api.kubectl("apply", "-f", "-", given=json.dumps(linkerds.configuration(name)))
+    try:
+        for _ in range(100):  # the API server hears of it a little later
+            stored = created(api, "meshed", pod())
+            if len(stored["spec"]["containers"]) == 2:
+                break
+        assert [each["name"] for each in stored["spec"]["containers"]] == ["app", LINKERDS_PROXY]
+        assert inits(stored) == []
+        assert VOLUME not in [each["name"] for each in stored["spec"]["volumes"]]
+        assert inits(created(api, "meshed", pod(automountServiceAccountToken=False))) == [CONTAINER], "it leaves it out"
+    finally:
+        api.kubectl("delete", "mutatingwebhookconfiguration", name)
 
 
 def test_what_is_stored_of_it_is_what_was_meant(webhooks: Webhooks) -> None:

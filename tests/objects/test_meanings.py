@@ -168,6 +168,18 @@ def test_a_pod_on_the_hosts_network_that_asks_to_be_meshed_is_told_that_it_is_no
     assert told("enabled", host_network=False) == []
 
 
+def test_a_label_that_is_read_as_one_is_no_annotation() -> None:
+    name = annotations.LEFT_BY_LINKERD
+    assert said(("Namespace demo", {"metadata": {"labels": {name: "disabled"}}})) == []
+    assert said(("Namespace demo", {"metadata": {"annotations": {name: "disabled"}}})) == [
+        f"{name} is an annotation here, and has no meaning as one: write it as a label"
+    ]
+    for where in ("labels", "annotations"):
+        assert said(("Pod demo/a", {"metadata": {where: {name: "disabled"}}})) == [
+            f"{name} has no meaning on a Pod: it is read on a Namespace"
+        ]
+
+
 def test_host_bits_in_an_annotation_are_said_with_what_counts() -> None:
     body = {"metadata": {"annotations": {annotations.SKIP_SUBNETS: "1.1.1.1/24"}}}
     for title in ("Pod demo/a", "Namespace demo"):

@@ -20,7 +20,7 @@ from agent.webhook.injection import (
 from agent.webhook.review import question
 from init.cli import parser
 from init.constants import AGENT_SOCKET
-from tests.webhook.asking import patched, reason, review
+from tests.webhook.asking import answer, patched, reason, review
 
 SETTINGS = InjectionSettings(image="registry.example/quietwire:1")
 OURS, VOLUMES = container(SETTINGS, {}), volume(SETTINGS)
@@ -108,6 +108,29 @@ def test_it_is_put_first_again_where_another_webhook_came_before_it() -> None:
     once["spec"]["initContainers"].insert(0, {"name": "sidecar", "restartPolicy": "Always"})
     again = stored(once)
     assert again["spec"]["initContainers"] == [OURS, {"name": "sidecar", "restartPolicy": "Always"}]
+
+
+PROXY = {"name": "linkerd-proxy", "image": "proxy:1"}
+LINKERDS = [{"containers": [APP, PROXY]}, {"initContainers": [{**PROXY, "restartPolicy": "Always"}]}]
+
+
+@pytest.mark.parametrize("spec", LINKERDS)
+def test_a_pod_with_linkerds_proxy_is_left_to_linkerd_and_who_made_it_is_told(spec: dict[str, Any]) -> None:
+    found = pod(**spec)
+    said = mutate(question(review(found)), "enabled", SETTINGS)
+    assert patched(said, found) == found
+    assert "has Linkerd's proxy" in answer(said)["warnings"][0]
+    assert "warnings" not in answer(mutate(question(review(found)), None, SETTINGS)), "it did not ask for it"
+
+
+@pytest.mark.parametrize("spec", LINKERDS)
+def test_where_linkerd_was_asked_after_us_what_is_ours_goes_again(spec: dict[str, Any]) -> None:
+    other = {"name": "other", "emptyDir": {}}
+    inits = spec.get("initContainers", [])
+    found = pod(**{**spec, "initContainers": [OURS, *inits], "volumes": [other, VOLUMES]})
+    made = stored(found)
+    assert made["spec"]["volumes"] == [other]
+    assert made["spec"]["initContainers"] == inits
 
 
 def test_a_volume_of_its_name_that_leads_elsewhere_is_refused() -> None:

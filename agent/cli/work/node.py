@@ -48,7 +48,9 @@ def agent(
 ) -> NoReturn:
     """Runs the agent with an authority elsewhere, unless SVIDs come from files."""
     try:
-        source = Cluster(access(cluster)) if cluster.wanted else None
+        if cluster.beside_linkerd and not cluster.wanted:
+            raise ConfigError("--beside-linkerd is about a cluster: give --kubernetes as well")
+        source = Cluster(access(cluster), cluster.beside_linkerd) if cluster.wanted else None
         identity = _files_source(svid_source)
         if identity is None:
             if not authorities:

@@ -104,6 +104,7 @@ class KubernetesSource:
 
     What is in force is remembered in `memory`, where one is given, for a start without an API server, and for objects
     that cannot be read any more when an agent starts. `followed`: of these kinds only, for whoever asks for no more.
+    `beside_linkerd`: see Assembly.
     """
 
     def __init__(
@@ -113,6 +114,7 @@ class KubernetesSource:
         memory: ClusterMemory | None = None,
         *,
         followed: Sequence[Followed] = FOLLOWED,
+        beside_linkerd: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._client = client
@@ -120,7 +122,7 @@ class KubernetesSource:
         self._memory = memory
         self._clock = clock
         self._standings = Standings()
-        self._assembly = Assembly(meshed_by_default=False)
+        self._assembly = Assembly(meshed_by_default=False, beside_linkerd=beside_linkerd)
         self._faults: tuple[Fault, ...] = ()
         self._remarks = Remarks()
         self._stirred = asyncio.Event()
