@@ -33,6 +33,7 @@ CALLS = "/var/tmp/calls"
 BLOCK_SECONDS = 240
 LEAST = 20
 """Calls that each client has made before anything is said of them."""
+LINKERDS = {"linkerd", ""}
 POLICIES = ("servers", "authorizationpolicies", "meshtlsauthentications", "networkauthentications")
 
 
@@ -144,6 +145,13 @@ def server(node: str) -> dict[str, Any]:
     return made
 
 
+def left_out(node: str) -> dict[str, Any]:
+    """Whom Linkerd's injector leaves out: it has no token of its account."""
+    made = deployment("batch", node=node, command=["sleep", "1000000"])
+    made["spec"]["template"]["spec"]["automountServiceAccountToken"] = False
+    return made
+
+
 def policy(caller: str) -> list[dict[str, Any]]:
     """As it was written for Linkerd: `api` is for another namespace's `webapp`, by Linkerd's name for it."""
     group = "policy.linkerd.io"
@@ -200,12 +208,14 @@ def operator(own: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator
             if other:
                 own.kubectl("annotate", "namespace", namespace, "linkerd.io/inject=enabled")
                 made.applies(namespace, *policy(other), account("api"), service("api"), server(first))
+                made.applies(namespace, account("batch"), left_out(second))
                 client = Callers.application(namespace, other, second)
             else:
                 client = deployment("webapp", node=second, command=["sleep", "1000000"])
             made.applies(namespace, account("webapp"), client)
         for namespace in (STOCK, ORDERS):
             own.rolled_out(namespace, "deployment/api")
+            own.rolled_out(namespace, "deployment/batch")
         for namespace in (STOCK, ORDERS, VISITOR):
             own.rolled_out(namespace, "deployment/webapp")
         yield made
@@ -246,7 +256,7 @@ def pods(cluster: Cluster, namespace: str) -> list[dict[str, Any]]:
 
 
 def meshes(cluster: Cluster, namespace: str) -> set[str]:
-    """Whose the pods of a namespace are, by what is in them, and by what their agents say."""
+    """Whose the pods of a namespace are, by what is in them, and by what their agents say; empty: nobody's."""
     found = set()
     for each in pods(cluster, namespace):
         inside = {one["name"] for part in ("containers", "initContainers") for one in each["spec"].get(part, [])}
@@ -267,14 +277,20 @@ def described(cluster: Cluster) -> set[str]:
     }
 
 
-def inits(cluster: Cluster, namespace: str) -> list[str]:
-    """The init containers that a pod would be given which Linkerd leaves out: one without its account's token."""
-    containers = [{"name": "app", "image": "app:1"}]
-    spec = {"containers": containers, "automountServiceAccountToken": False}
+def stored(cluster: Cluster, namespace: str, **spec: Any) -> tuple[list[str], list[str]]:
+    """The init containers and containers of a pod, were it made."""
+    spec = {"containers": [{"name": "app", "image": "app:1"}], **spec}
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "bare"}, "spec": spec}
     words = ("create", "-n", namespace, "--dry-run=server", "-o", "json", "-f", "-")
-    stored = json.loads(cluster.kubectl(*words, given=json.dumps(pod)))
-    return [each["name"] for each in stored["spec"].get("initContainers", [])]
+    made = json.loads(cluster.kubectl(*words, given=json.dumps(pod)))["spec"]
+    inits, containers = ([each["name"] for each in made.get(part, [])] for part in ("initContainers", "containers"))
+    return inits, containers
+
+
+def not_captured(cluster: Cluster, namespace: str) -> set[str]:
+    """Pods of which an agent has said that they wait for it, or are left to Linkerd."""
+    words = ("get", "events", "-n", namespace, "--field-selector", "reason=NotCaptured", "-o", "json")
+    return {each["involvedObject"]["name"] for each in json.loads(cluster.kubectl(*words))["items"]}
 
 
 def stranger(cluster: Cluster, namespace: str) -> int:
@@ -289,7 +305,7 @@ def test_linkerds_manifests_have_no_fault_for_us(operator: Operator, written: di
     assert re.search(r"^stock +enabled +<none>$", said, re.MULTILINE)
     assert " 0 errors" in said
     assert len(written) == 6
-    assert meshes(operator.cluster, STOCK) == meshes(operator.cluster, ORDERS) == {"linkerd"}
+    assert meshes(operator.cluster, STOCK) == meshes(operator.cluster, ORDERS) == LINKERDS
 
 
 def test_beside_linkerd_nothing_is_meshed_that_nobody_moved_and_its_definitions_stay(
@@ -300,10 +316,8 @@ def test_beside_linkerd_nothing_is_meshed_that_nobody_moved_and_its_definitions_
         own.helm("install", "quietwire", str(ROOT / "deploy/helm/quietwire"), "--namespace", "default")
     operator.types("Install beside Linkerd")
     assert described(own) == {MARK}
-    own.kubectl("rollout", "restart", "-n", STOCK, "deployment/api")
-    own.rolled_out(STOCK, "deployment/api")
-    assert meshes(own, STOCK) == {"linkerd"}
-    assert inits(own, STOCK) == [], "whom Linkerd leaves out is nobody's"
+    assert stored(own, STOCK) == ([], ["app", LINKERDS_PROXY])
+    assert stored(own, STOCK, automountServiceAccountToken=False) == ([], ["app"])
     assert callers.failed() == []
 
 
@@ -311,17 +325,19 @@ def test_a_namespace_moves_under_load_and_no_pod_has_both(operator: Operator, ca
     own = operator.cluster
     operator.types(MOVE, STOCK)
     assert meshes(own, STOCK) == {"quietwire"}
-    assert meshes(own, ORDERS) == {"linkerd"}
-    assert (inits(own, STOCK), inits(own, ORDERS)) == ([CONTAINER], [])
-    said = operator.types(SEEN, STOCK)
-    waiting = {line.split()[3].removeprefix("pod/") for line in said.splitlines() if " NotCaptured " in line}
-    assert not waiting & {each["metadata"]["name"] for each in pods(own, STOCK)}, "only of those that it has replaced"
+    assert meshes(own, ORDERS) == LINKERDS
+    assert stored(own, STOCK) == ([CONTAINER], ["app"])
+    assert stored(own, ORDERS) == ([], ["app", LINKERDS_PROXY])
+    operator.types(SEEN, STOCK)
+    there = {each["metadata"]["name"] for each in pods(own, STOCK)}
+    assert not not_captured(own, STOCK) & there, "only of those that were replaced"
     assert callers.failed() == [], "by plaintext, both ways"
 
 
 def test_it_goes_back_and_is_captured_until_it_is_linkerds(operator: Operator, callers: Callers) -> None:
     operator.types(BACK, STOCK)
-    assert meshes(operator.cluster, STOCK) == {"linkerd"}
+    assert meshes(operator.cluster, STOCK) == LINKERDS
+    assert not_captured(operator.cluster, ORDERS) == set(), "nobody waits for us in a namespace that is Linkerd's"
     assert callers.failed() == []
 
 
@@ -347,7 +363,7 @@ def test_linkerd_goes_and_what_it_defined_and_people_wrote_stays(
     own.wait("pod", "--all-namespaces", "-l", "linkerd.io/control-plane-ns", "--for=delete")  # the last ones are going
     assert operator.types("Take Linkerd away").startswith("none\n")
     assert CONFIGURATION not in own.kubectl("get", "mutatingwebhookconfigurations", "-o", "name")
-    own.kubectl("delete", "namespace", "linkerd")
+    own.kubectl("delete", "namespace", "linkerd", "--wait=false")
     assert policies(own) == written
     assert callers.failed() == []
 
@@ -363,7 +379,7 @@ def test_by_itself_it_has_linkerds_definitions_and_calls_fail_only_while_agents_
         print(f"{len(failed)} calls failed, from {failed[0]} to {failed[-1]}")
     own.kubectl("create", "namespace", "new")
     own.kubectl("annotate", "namespace", "new", "linkerd.io/inject=enabled")
-    assert inits(own, "new") == [CONTAINER], "without a label"
+    assert stored(own, "new") == ([CONTAINER], ["app"]), "without a label"
 
 
 def test_all_that_the_page_says_was_typed(operator: Operator) -> None:
