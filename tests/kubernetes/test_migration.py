@@ -27,7 +27,7 @@ from tests.kubernetes.shop import PORT, account, deployment, service
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "migrate-from-linkerd.md"
 STOCK, ORDERS, VISITOR = "stock", "orders", "visitor"
-MOVE, SEEN, BACK = "Move a namespace", "See that it is so", "Go back with a namespace"
+OPEN, MOVE, SEEN, BACK = "Open each namespace", "Move a namespace", "See that it is so", "Go back with a namespace"
 CALLS = "/var/tmp/calls"
 """On each node: who calls outlives its pod in it."""
 BLOCK_SECONDS = 240
@@ -324,6 +324,8 @@ def test_beside_linkerd_nothing_is_meshed_that_nobody_moved_and_its_definitions_
 
 def test_a_namespace_moves_under_load_and_no_pod_has_both(operator: Operator, callers: Callers) -> None:
     own = operator.cluster
+    for namespace in (STOCK, ORDERS):
+        operator.types(OPEN, namespace)
     operator.types(MOVE, STOCK)
     assert meshes(own, STOCK) == {"quietwire"}
     assert meshes(own, ORDERS) == LINKERDS
