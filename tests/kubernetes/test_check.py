@@ -336,8 +336,8 @@ def test_what_is_taken_away_is_named_all_at_once_and_all_is_well_when_it_is_back
             {"op": "replace", "path": kind, "value": {"type": "OnDelete"}},
             {"op": "add", "path": selector, "value": stays.name},
         )
-        mesh.kubectl("wait", "--for=delete", f"pod/{gone}", "--timeout=120s")
-        mesh.kubectl("wait", "--for=delete", "pod", "-l", "app.kubernetes.io/component=webhook", "--timeout=120s")
+        mesh.cluster.wait("-n", NAMESPACE, "--for=delete", f"pod/{gone}")
+        mesh.cluster.wait("-n", NAMESPACE, "--for=delete", "pod", "-l", "app.kubernetes.io/component=webhook")
         done = check(early)
     assert done.code == 1
     assert "wants no pod" in done.said("webhook rollout")
