@@ -33,10 +33,9 @@ class MeshSettings(Struct, frozen=True):
 
     `injected` says whether the pod is to be meshed: on a host unless `linkerd.io/inject: disabled`, in a cluster where
     it is `enabled`, and never on the host's network or with Linkerd's proxy in it; `left_to_linkerd`, that it would be,
-    but for that proxy. `default_policy` and `egress_mode` are None where no annotation
-    says anything: then the agent's flags hold. On `identity_ports` the default policy demands an identity.
-    `opaque_ports` are kept for the HTTP layer, and nothing reads them yet: every connection is relayed as the bytes
-    that it has.
+    but for that proxy. `default_policy` and `egress_mode` are None where no annotation says anything: then the agent's
+    flags hold. On `identity_ports` the default policy demands an identity. `opaque_ports` are kept for the HTTP layer,
+    and nothing reads them yet: every connection is relayed as the bytes that it has.
     """
 
     injected: bool = True

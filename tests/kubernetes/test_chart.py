@@ -17,7 +17,6 @@ from deploy.helm import __main__ as chart
 from tests.kubernetes.cluster.cluster import Cluster, ClusterError
 
 WHERE = ("--namespace", "mesh")
-PRINTED = Installation("printed", "localhost/quietwire:0.1.0", "cluster.local")
 CHART = str(chart.CHART)
 
 
@@ -243,15 +242,13 @@ def test_definitions_that_are_there_stay_as_they_are(empty: Cluster) -> None:
     assert "CustomResourceDefinition /httproutes.policy.linkerd.io" in everything(empty)
     empty.helm("upgrade", "quietwire", CHART, *WHERE, "--reuse-values")
     empty.helm("uninstall", "quietwire", *WHERE, *GONE)
-    empty.kubectl("apply", "-f", "-", given=objects(PRINTED, definitions=False))
-    empty.kubectl("delete", "--cascade=foreground", "-f", "-", given=objects(PRINTED, definitions=False))
     assert now()["spec"]["names"]["shortNames"] == ["theirs"]
     assert "CustomResourceDefinition /httproutes.policy.linkerd.io" not in everything(empty)
 
 
 def test_what_install_prints_is_taken_by_kubectl_and_taken_away_again(empty: Cluster) -> None:
     before = everything(empty)
-    printed = objects(PRINTED)
+    printed = objects(Installation("printed", "localhost/quietwire:0.1.0", "cluster.local"))
     empty.kubectl("apply", "-f", "-", given=printed)
     assert "DaemonSet printed/quietwire-agent" in everything(empty)
     empty.kubectl("apply", "-f", "-", given=printed)  # once more changes nothing, and is no error
