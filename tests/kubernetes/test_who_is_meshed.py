@@ -21,8 +21,8 @@ HOST_PORT = 18080
 """Of the web server on the host's network."""
 UNTIL_SECONDS = 120.0
 TRIES = 5
-OS_LABEL = "kubernetes.io/os"
-"""What the DaemonSet selects nodes by."""
+OS_LABELS = ("kubernetes.io/os", "beta.kubernetes.io/os")
+"""What the DaemonSet selects nodes by, and what a controller of the cluster's makes that from again."""
 
 
 def spiffe_id(name: str) -> str:
@@ -265,7 +265,7 @@ def test_on_a_node_without_an_agent_pods_that_are_to_be_meshed_wait_and_all_othe
         plain.rolled_out("bare")
         bare = f"http://bare.{outside}.svc.cluster.local:{PORT}/"
         agent = mesh.agent_on(second.name)
-        cluster.kubectl("label", "node", second.name, f"{OS_LABEL}=none", "--overwrite")
+        label(cluster, second, "none")
         try:
             mesh.cluster.wait("-n", "quietwire", "--for=delete", f"pod/{agent}")
             town.apply(deployment("late", node=second.name))
@@ -283,7 +283,7 @@ def test_on_a_node_without_an_agent_pods_that_are_to_be_meshed_wait_and_all_othe
             where = f"{plain.address('bare')}:{PORT}"
             assert last(mesh, first, "api", "outbound", destination=where)["security"] == "plain"
         finally:
-            cluster.kubectl("label", "node", second.name, f"{OS_LABEL}=linux", "--overwrite")
+            label(cluster, second, "linux")
         mesh.ready(AGENT)
         town.rolled_out("late")
         assert town.is_meshed("late")
@@ -291,6 +291,10 @@ def test_on_a_node_without_an_agent_pods_that_are_to_be_meshed_wait_and_all_othe
         until(lambda: town.call(by="deploy/webapp").well)
         assert not plain.is_meshed("bare"), "who was there before is not captured"
         assert town.call(bare, by="deploy/api").well
+
+
+def label(cluster: Cluster, node: Node, system: str) -> None:
+    cluster.kubectl("label", "node", node.name, "--overwrite", *(f"{each}={system}" for each in OS_LABELS))
 
 
 def said_by_init(town: Shop, name: str) -> str:
