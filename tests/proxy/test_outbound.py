@@ -112,6 +112,7 @@ async def test_an_application_that_left_while_its_connection_was_dialled_gets_no
     with pytest.raises(Refusal) as refused:
         await outbound.serve(connection, setup)
     assert refused.value.outcome is Outcome.RESET_BY_APPLICATION
+    assert refused.value.message == "the application left while its connection was set up"
 
 
 NODE_IP = "203.0.113.1"

@@ -106,6 +106,18 @@ def test_a_service_that_cannot_serve_is_refused_with_its_name(port: int, words: 
     assert words in refused.message
 
 
+@pytest.mark.parametrize(("ports", "words"), [((), "it has none"), ((80, 443), "it has 80, 443")])
+def test_a_port_that_a_service_does_not_have_is_refused_with_those_that_it_has(
+    ports: tuple[int, ...], words: str
+) -> None:
+    seen = view()
+    service = Service("demo", "some", ("198.51.100.6",), tuple(ServicePort("", port) for port in ports))
+    seen.change_catalog(CatalogChange(2, services=(service,)))
+    refused = route(WEB, OriginalDst("198.51.100.6", 81), seen, lambda front, _: front.endpoints[0])
+    assert isinstance(refused, Refused)
+    assert refused.message == f"service demo/some at 198.51.100.6 has no TCP port 81; {words}"
+
+
 @pytest.mark.parametrize("address", ["203.0.113.1", "192.0.2.3", "192.0.2.5", "198.51.100.4"])
 def test_meshed_only_refuses_what_is_outside_the_mesh(address: str) -> None:
     refused = goes(address, 80, MESHED_ONLY)
