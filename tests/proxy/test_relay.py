@@ -15,6 +15,7 @@ import uvloop
 from agent.capture._sockets import prepare
 from agent.outcome import Outcome
 from agent.policy.model import Denial, Permit
+from agent.proxy import relay as relay_module
 from agent.proxy.opening import Bell, Deadlines, Opening, of_dialled
 from agent.proxy.relay import Relay
 from agent.tls.machine import TlsMachine
@@ -241,3 +242,113 @@ def test_a_fault_of_ours_in_the_midst_of_a_stream_is_said_to_be_ours(tmp_path: P
         await put_away()
 
     uvloop.run(scenario())
+
+
+class Pair(NamedTuple):
+    """A relay of which both legs are plain, and their far ends."""
+
+    owner: Owner
+    relay: Relay
+    application: socket.socket
+    peer: socket.socket
+
+
+async def plain_pair() -> Pair:
+    bell = Bell(Deadlines())
+    application_far, application = await leg(bell)
+    peer_far, peer = await leg(bell)
+    owner = Owner()
+    relay = Relay(owner, ALLOWED, application, peer)
+    relay.start(application, peer, b"")
+    return Pair(owner, relay, application_far, peer_far)
+
+
+def end_by_reset(sock: socket.socket) -> None:
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    sock.close()
+
+
+@pytest.mark.parametrize("why", ["it is half-closed", "its reading is paused"])
+@pytest.mark.parametrize("who", ["application", "peer"])
+async def test_a_reset_that_nobody_hears_of_is_found_by_a_sweep_and_is_the_legs_that_has_it(who: str, why: str) -> None:
+    pair = await plain_pair()
+    dying, other = (pair.application, pair.peer) if who == "application" else (pair.peer, pair.application)
+    watched = getattr(pair.relay, who)
+    if why == "it is half-closed":
+        dying.shutdown(socket.SHUT_WR)
+        assert await hear(other) == b""
+    else:
+        watched.paused = True
+        watched.transport.pause_reading()
+    pair.relay.sweep()
+    assert not pair.owner.ended.done(), "it lives"
+    end_by_reset(dying)
+    await settle()
+    assert not pair.owner.ended.done(), "nobody polls it"
+    pair.relay.sweep()
+    outcome, detail = await pair.owner.ended
+    assert outcome is (Outcome.RESET_BY_APPLICATION if who == "application" else Outcome.RESET_BY_PEER)
+    assert detail == f"the {who} reset the connection"
+    assert pair.relay.over
+    pair.relay.sweep()
+    await put_away()
+
+
+async def test_a_leg_that_is_read_or_gone_is_not_asked_whether_it_has_died(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of what is read the loop hears; and whose number a closed descriptor is by now nobody knows."""
+    asked: list[int] = []
+
+    def has_died(fd: int) -> bool:
+        asked.append(fd)
+        return True
+
+    monkeypatch.setattr(relay_module, "has_died", has_died)
+    monkeypatch.setattr(relay_module, "cork", asked.append)
+    pair = await plain_pair()
+    one = pair.relay.application
+    assert not one.is_dead()
+    one.ended = True
+    assert one.is_dead()
+    one.ended, one.paused = False, True
+    assert one.is_dead()
+    assert asked == [one.fd] * 2
+    one.cork()
+    assert asked == [one.fd] * 3
+    one.lost = True
+    assert not one.is_dead()
+    one.cork()
+    one.lost = False
+    one.transport.close()
+    assert not one.is_dead()
+    one.cork()
+    assert asked == [one.fd] * 3
+    await put_away()
+
+
+async def test_a_clean_end_is_said_once_and_is_over() -> None:
+    pair = await plain_pair()
+    for said, hears in ((pair.application, pair.peer), (pair.peer, pair.application)):
+        said.sendall(b"last words")
+        said.shutdown(socket.SHUT_WR)
+        assert await hear(hears) == b"last words"
+        assert await hear(hears) == b""
+    assert await pair.owner.ended == (Outcome.COMPLETED, "")
+    assert pair.relay.over
+    pair.relay.failed(Outcome.TERMINATED, "too late")
+    pair.relay.both_ended()
+    pair.relay.sweep()
+    await put_away()
+
+
+async def test_tls_that_fails_as_the_last_words_are_sent_ends_the_connection_with_its_reason() -> None:
+    bell = Bell(Deadlines())
+    _, application = await leg(bell)
+    _, peer = await leg(bell)
+    _, near = joined()
+    near.close()
+    owner = Owner()
+    Relay(owner, ALLOWED, application, peer, near).peer.forward_with_end(b"last words")
+    outcome, detail = await owner.ended
+    assert outcome is Outcome.HANDSHAKE_FAILED
+    assert detail.startswith("TLS failed: ")
+    await put_away()
