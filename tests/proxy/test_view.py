@@ -4,11 +4,11 @@ import msgspec
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from agent.catalog.snapshot import CatalogChange
+from agent.catalog.snapshot import Catalog, CatalogChange
 from agent.identity.spiffe import SpiffeId
 from agent.identity.svid import Bundle, Svid
 from agent.objects.key import ObjectKey, PodKey
-from agent.objects.model import Pod
+from agent.objects.model import ContainerPort, Endpoint, Pod
 from agent.policy.index import PolicySettings
 from agent.proxy.view import Settings, View
 from agent.tls._store import SessionStore, size_for
@@ -308,3 +308,16 @@ def test_workers_with_one_memory_resume_each_others_sessions() -> None:
         near.send(b"hello")
         far.receive(near.outgoing())
         session = far.session or session
+
+
+def test_what_is_reached_at_this_node_is_its_own_pods_host_ports_in_each_catalog() -> None:
+    here, elsewhere = (
+        msgspec.structs.replace(pod(name, ip), node=node, container_ports=(ContainerPort("", PORT, host_port=port),))
+        for name, ip, node, port in (("api", API_IP, "node-a", 80), ("far", "10.1.0.3", "node-b", 81))
+    )
+    made = view()
+    made.set_node_addresses(("192.0.2.1",))
+    for _ in range(2):
+        made.set_catalog(Catalog(1, (here, elsewhere)))
+        assert made.catalog.outside("192.0.2.1", 80) == Endpoint(API_IP, PORT, "node-a")
+        assert made.catalog.outside("192.0.2.1", 81) is None
