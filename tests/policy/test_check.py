@@ -254,3 +254,9 @@ def test_of_two_servers_on_one_port_the_one_without_effect_is_named_with_the_pod
         "Server demo/late: it is without effect on port 80 of demo/api-0, demo/api-1, demo/api-2 and 1 more: "
         "Server api selects it too, and is older or first by name"
     )
+
+
+def test_a_server_in_a_namespace_without_pods_selects_none_where_there_are_pods_elsewhere() -> None:
+    (said,) = findings([pod("far", namespace="far")], (API,))
+    assert str(said) == "Server demo/api: it selects no pod of its namespace"
+    assert findings([], (API,)) == (), "without a single pod nothing is said"
