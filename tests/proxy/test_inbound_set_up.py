@@ -18,6 +18,7 @@ from agent.policy.model import Denial, Permit
 from agent.proxy import detect
 from agent.proxy.connection import Security
 from agent.proxy.opening import Opening
+from agent.proxy.refusal import Refusal
 from agent.proxy.relay import TlsLeg
 from agent.proxy.source import of_client
 from agent.proxy.view import View
@@ -53,13 +54,17 @@ async def test_a_meshed_client_is_relayed_under_the_identity_that_it_showed(*, k
     assert worker.dials == [(API_IP, PORT, of_client(PeerAddr(WEB_IP, 40000)))], "from the client's own address"
 
 
-async def test_a_client_that_resumes_is_known_by_the_certificate_of_its_session() -> None:
-    worker = Worker(API, WEB)
-    sessions = SessionStore(bytearray(size_for(1)))
-    worker.view = View(worker.view.settings, sessions)
-    worker.view.set_catalog(Catalog(1, (API, WEB)))
+def with_sessions(worker: Worker, api: Pod) -> None:
+    """Gives a worker memory for the sessions of its servers."""
+    worker.view = View(worker.view.settings, SessionStore(bytearray(size_for(1))))
+    worker.view.set_catalog(Catalog(1, (api, WEB)))
     worker.view.set_bundle(PKI.bundle())
     worker.view.set_svid(PKI.svid("api"))
+
+
+async def test_a_client_that_resumes_is_known_by_the_certificate_of_its_session() -> None:
+    worker = Worker(API, WEB)
+    with_sessions(worker, API)
     contexts = Contexts(PKI.svid("web"), PKI.bundle())
     session = None
     for resumed in (False, True):
@@ -176,6 +181,7 @@ async def test_a_client_with_a_certificate_that_is_not_good_is_refused_where_one
     await shake(client(make()), made.leg)
     refused = await made.refusal()
     assert refused.outcome is outcome
+    assert refused.message
     assert bool(refused.alert) is by_openssl
     assert made.connection.client_id is None
     assert made.connection.decision is None, "policy was not asked"
@@ -394,6 +400,31 @@ async def test_a_client_that_stops_in_the_midst_of_its_handshake_is_refused_in_t
     monkeypatch.setattr(detect, "HANDSHAKE_SECONDS", 0.01)
     made.leg.keep(client(PKI.svid("web")).outgoing())
     assert (await made.refusal()).outcome is Outcome.HANDSHAKE_TIMEOUT
+
+
+@pytest.mark.parametrize("tls", [True, False])
+async def test_who_waits_for_an_application_is_refused_with_what_the_next_try_needs(*, tls: bool) -> None:
+    """A ticket: whoever tries until the application listens need not shake hands each time."""
+    worker = Worker(OPEN, WEB)
+    with_sessions(worker, OPEN)
+
+    def fail() -> None:
+        raise Refusal(Outcome.UNREACHABLE, "nobody listens")
+
+    worker.while_dialling = fail
+    made = set_up(worker)
+    far = client(PKI.svid("web"))
+    if tls:
+        await shake(far, made.leg)
+    else:
+        made.leg.keep(b"GET / HTTP/1.1\r\n")
+    refused = await made.refusal()
+    assert (refused.outcome, refused.message) == (Outcome.UNREACHABLE, "nobody listens")
+    if tls:
+        far.receive(refused.alert)
+        assert far.session is not None
+    else:
+        assert refused.alert == b""
 
 
 async def test_a_client_that_left_while_its_application_was_dialled_gets_no_relay() -> None:

@@ -7,6 +7,7 @@ import pytest
 from agent.identity import peer
 from agent.identity.peer import PeerRefused
 from agent.identity.svid import Bundle
+from agent.outcome import Outcome
 from agent.tls import contexts as module
 from agent.tls._openssl import Session
 from agent.tls._store import SessionStore, size_for
@@ -92,8 +93,9 @@ def test_a_session_of_which_nothing_was_found_is_refused() -> None:
     again.start()
     carry(again, machine)
     assert again.resumed
-    with pytest.raises(PeerRefused, match="not judged"):
+    with pytest.raises(PeerRefused, match="not judged") as refused:
         stood_on(CLIENT, again)
+    assert refused.value.outcome is Outcome.HANDSHAKE_FAILED
 
 
 def test_nothing_can_be_found_of_a_peer_that_showed_nothing() -> None:
@@ -110,3 +112,25 @@ def test_a_contexts_name_is_told_by_nothing_but_the_svid_and_the_anchors() -> No
         for bundle in (PKI.bundle(), Pki().bundle(), PKI.bundle(sequence=9))
     }
     assert len(names) == 4
+
+
+def test_whoever_showed_no_certificate_or_is_nobody_leaves_a_connection_on_our_own_alone() -> None:
+    svid = PKI.svid("client")
+    made = Contexts(svid, BOTH)
+    assert made.anchors == anchor_ids(BOTH)
+    assert len(made.anchors) == 2
+    own = (Certificate(svid.spiffe_id, svid.serial, frozenset()),)
+    far, near = joined(CLIENT, made)
+    leaf = near.peer_certificate
+    assert leaf is not None
+    identity = peer.identify(leaf, trust_domain=TRUST_DOMAIN, now=time.time())
+    assert made.certificates(near, None, None) == made.certificates(near, leaf, None) == own
+    assert made.certificates(near, None, identity) == own
+    assert made.certificates(near, leaf, identity) != own
+    assert far.handshake_complete
+
+
+def test_each_svid_and_each_bundle_begins_without_sessions_to_resume() -> None:
+    first, second = (Contexts(PKI.svid("client"), BOTH) for _ in range(2))
+    assert first.sessions is not second.sessions
+    assert first.sessions.get(CLIENT.svid.spiffe_id, "192.0.2.1") is None

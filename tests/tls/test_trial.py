@@ -54,3 +54,9 @@ def test_validity_is_judged_at_the_moment_that_is_given_too() -> None:
     svid = PKI.svid("web", ends=100)
     with pytest.raises(Unacceptable, match="expired"):
         trial.check(svid, PKI.bundle(), now=svid.not_after)
+
+
+def test_a_handshake_that_does_not_end_is_taken_for_one_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial, "MAX_TURNS", 1)
+    found = problem(PKI.svid("web"))
+    assert (found.outcome, found.detail) == (Outcome.HANDSHAKE_FAILED, "a handshake under it does not end")
