@@ -16,6 +16,7 @@ ENFORCE = "pod-security.kubernetes.io/enforce"
 PART_OF = "app.kubernetes.io/part-of"
 VERSION = "app.kubernetes.io/version"
 AGENT = "quietwire-agent"
+BESIDE_LINKERD = "--beside-linkerd"
 
 HELP = {
     Cause.REFUSED_CONNECTION: "Nobody listens there: the API server is down, or address and port in the kubeconfig are "
@@ -116,18 +117,29 @@ def pod_security(found: One[Named], namespace: str) -> Finding:
     )
 
 
-def linkerd(found: Listed[Workload]) -> Finding:
-    """Whether there is a Linkerd that would mesh the same pods."""
+def linkerd(found: Listed[Workload], agents: Workload | None = None) -> Finding:
+    """Whether there is a Linkerd that would mesh the same pods. `agents`: their DaemonSet, where it is installed."""
     if isinstance(found, Untold):
         return warning("linkerd", f"whether there is one cannot be told: {found.reason}", "Look for it by hand")
+    beside = agents is not None and is_beside_linkerd(agents)
     if not found:
-        return ok("linkerd", "there is none")
-    where = sorted({each.metadata.namespace for each in found})
+        if not beside:
+            return ok("linkerd", "there is none")
+        said = "there is none, and besideLinkerd=true leaves out every namespace without the label for Linkerd"
+        return warning("linkerd", said, "helm upgrade with besideLinkerd=false (docs/migrate-from-linkerd.md)")
+    where = names({each.metadata.namespace for each in found})
+    if beside:
+        return ok("linkerd", f"there is a control plane in {where}, and this is installed beside it")
     return warning(
         "linkerd",
-        f"there is a control plane in {names(where)}: both would mesh what says linkerd.io/inject",
-        "Have one of them leave each namespace alone (webhook.exemptNamespaces here), and let a pod have one of both",
+        f"there is a control plane in {where}: both would act on linkerd.io/inject",
+        "Install with helm and besideLinkerd=true (docs/migrate-from-linkerd.md)",
     )
+
+
+def is_beside_linkerd(agents: Workload) -> bool:
+    """Whether agents were told that Linkerd is there too."""
+    return any(BESIDE_LINKERD in each.args for each in agents.spec.template.spec.containers)
 
 
 def installations(found: Listed[Workload], namespace: str) -> Finding:

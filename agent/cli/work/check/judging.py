@@ -1,12 +1,12 @@
 """All checks in their order, and which of them depend on which. Pure."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from agent.cli.work.check import cluster, definitions, nodes, pods, roles, trust, workloads
 from agent.cli.work.check.asking import Untold
 from agent.cli.work.check.expected import Expected
 from agent.cli.work.check.finding import Finding, Verdict, warning, wrong
-from agent.cli.work.check.seen import After, Before, Listed, Named, One, Server, Workload
+from agent.cli.work.check.seen import After, Before, Listed, Named, One, Pod, Server, Workload
 
 AGENT, AUTHORITY, WEBHOOK = cluster.AGENT, "quietwire-authority", "quietwire-webhook"
 BEFORE = ("version", "clock", "rights", "nodes", "namespace", "definitions", "linkerd", "installation")
@@ -58,8 +58,10 @@ def before(seen: Before, wanted: Expected) -> tuple[Finding, ...]:
 
 def after(seen: After, wanted: Expected, own: str, now: float) -> tuple[Finding, ...]:
     """Whether an installation is well. `own` is this command's version, `now` the API server's clock."""
-    to_mesh = pods.to_be_meshed(seen.pods, seen.namespaces)
     workloads_found = _both(seen.daemon_sets, seen.deployments)
+    agents = None if isinstance(workloads_found, Untold) else _here(workloads_found, wanted.namespace).get(AGENT)
+    beside = agents is not None and cluster.is_beside_linkerd(agents)
+    to_mesh = pods.to_be_meshed(seen.pods, seen.namespaces, beside_linkerd=beside)
     installation = cluster.installed(workloads_found, wanted.namespace)
     return (
         *_server(seen.server),
@@ -67,12 +69,12 @@ def after(seen: After, wanted: Expected, own: str, now: float) -> tuple[Finding,
         nodes.clocks(seen.nodes, seen.leases, now),
         cluster.pod_security(_named(seen.namespaces, wanted.namespace), wanted.namespace),
         definitions.after(seen.definitions, wanted.definitions),
-        cluster.linkerd(seen.linkerd),
+        cluster.linkerd(seen.linkerd, agents),
         installation,
         *(
             skipped(OF_INSTALLATION, "see installation")
             if isinstance(workloads_found, Untold) or installation.verdict is not Verdict.OK
-            else _installation(workloads_found, seen, wanted, own, now)
+            else _installation(_here(workloads_found, wanted.namespace), to_mesh, seen, wanted, own, now)
         ),
         pods.meshed(to_mesh, now),
         pods.powers(to_mesh),
@@ -95,12 +97,16 @@ def _both(one: Listed[Workload], other: Listed[Workload]) -> Listed[Workload]:
     return other if isinstance(other, Untold) else (*one, *other)
 
 
-def _installation(found: Iterable[Workload], seen: After, wanted: Expected, own: str, now: float) -> Iterable[Finding]:
-    here = {each.metadata.name: each for each in found if each.metadata.namespace == wanted.namespace}
-    on = pods.by_node(pods.to_be_meshed(seen.pods, seen.namespaces))
+def _here(found: Iterable[Workload], namespace: str) -> Mapping[str, Workload]:
+    return {each.metadata.name: each for each in found if each.metadata.namespace == namespace}
+
+
+def _installation(
+    here: Mapping[str, Workload], to_mesh: Listed[Pod], seen: After, wanted: Expected, own: str, now: float
+) -> Iterable[Finding]:
     yield workloads.versions([here[name] for name in (AGENT, AUTHORITY, WEBHOOK) if name in here], seen.pods, own)
     yield workloads.rollout("agent rollout", "DaemonSet", here[AGENT], seen.pods, seen.events)
-    yield nodes.agents(seen.nodes, seen.pods, here[AGENT], on)
+    yield nodes.agents(seen.nodes, seen.pods, here[AGENT], pods.by_node(to_mesh))
     yield _rollout("authority", here.get(AUTHORITY), seen)
     yield workloads.service("authority", AUTHORITY, seen.slices, "no agent joins, and no SVID is signed")
     yield trust.bundle(seen.bundle, wanted.namespace, now)

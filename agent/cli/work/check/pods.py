@@ -10,8 +10,8 @@ from agent.cli.work.check.cluster import untold
 from agent.cli.work.check.finding import Finding, counted, names, ok, warning, wrong
 from agent.cli.work.check.seen import Container, Listed, Named, Pod
 from agent.cli.work.check.workloads import why
-from agent.objects.annotations import INJECT
-from agent.objects.model import MESHED_CONDITION
+from agent.objects.annotations import DISABLED, INJECT, LEFT_BY_LINKERD
+from agent.objects.model import LINKERDS_PROXY, MESHED_CONDITION
 from agent.webhook.injection import CONTAINER, is_injected
 
 STARTING_SECONDS = 60.0
@@ -20,14 +20,30 @@ POWERS = frozenset({"NET_ADMIN", "NET_RAW", "ALL"})
 NEEDS = "list pods and namespaces"
 
 
-def to_be_meshed(pods: Listed[Pod], namespaces: Listed[Named]) -> Listed[Pod]:
-    """Those that say so, or whose namespace does, as the webhook reads it; without those that are being deleted."""
+def to_be_meshed(pods: Listed[Pod], namespaces: Listed[Named], *, beside_linkerd: bool = False) -> Listed[Pod]:
+    """Those that say so, or whose namespace does, as the webhook reads it; without those that are being deleted.
+
+    A pod with Linkerd's proxy is Linkerd's. `beside_linkerd`: so is one of a namespace that Linkerd is not told to
+    leave alone, unless it is captured already.
+    """
     if isinstance(pods, Untold):
         return pods
     if isinstance(namespaces, Untold):
         return namespaces
     says: Mapping[str, str | None] = {each.metadata.name: each.metadata.annotations.get(INJECT) for each in namespaces}
-    return tuple(each for each in pods if each.metadata.deletion_timestamp is None and _is_injected(each, says))
+    left = {each.metadata.name for each in namespaces if each.metadata.labels.get(LEFT_BY_LINKERD) == DISABLED}
+    return tuple(
+        each
+        for each in pods
+        if each.metadata.deletion_timestamp is None
+        and _is_injected(each, says)
+        and not _is_linkerds(each)
+        and (not beside_linkerd or each.metadata.namespace in left or each.is_condition(MESHED_CONDITION))
+    )
+
+
+def _is_linkerds(pod: Pod) -> bool:
+    return any(each.name == LINKERDS_PROXY for each in (*pod.spec.init_containers, *pod.spec.containers))
 
 
 def _is_injected(pod: Pod, says: Mapping[str, str | None]) -> bool:

@@ -91,7 +91,11 @@ def pod(name: str, of: str = "demo", **more: Any) -> Pod:
         **({"deletionTimestamp": at(NOW)} if more.get("deleted") else {}),
     }
     init = [{"name": "quietwire-init", "securityContext": {"capabilities": {"add": ["NET_ADMIN"]}}}]
-    container = {"name": "it", "image": more.get("image", "it:1"), "securityContext": more.get("security")}
+    container = {
+        "name": more.get("container", "it"),
+        "image": more.get("image", "it:1"),
+        "securityContext": more.get("security"),
+    }
     spec = {
         "nodeName": more.get("node", "one"),
         "hostNetwork": more.get("host_network", False),

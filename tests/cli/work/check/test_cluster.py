@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -96,11 +97,25 @@ def test_a_namespace_that_is_not_there_yet_is_well() -> None:
     assert cluster.pod_security(None, "quietwire").verdict is OK
 
 
-def test_a_linkerd_is_warned_of_with_its_namespace() -> None:
-    found = cluster.linkerd((workload("linkerd-destination", of="linkerd"),))
-    assert found.verdict is WARNING
-    assert "in linkerd:" in found.said
-    assert cluster.linkerd(()).verdict is OK
+LINKERD = (workload("linkerd-destination", of="linkerd"),)
+BESIDE = workload("quietwire-agent", args=["agent", "--beside-linkerd"])
+
+
+@pytest.mark.parametrize(
+    ("found", "agents", "verdict", "words"),
+    [
+        ((), None, OK, "there is none"),
+        (LINKERD, None, WARNING, "in linkerd: both would act"),
+        ((), workload("quietwire-agent"), OK, "there is none"),
+        (LINKERD, workload("quietwire-agent"), WARNING, "in linkerd: both would act"),
+        (LINKERD, BESIDE, OK, "installed beside it"),
+        ((), BESIDE, WARNING, "besideLinkerd=true leaves out"),
+    ],
+)
+def test_a_linkerd_is_well_where_agents_know_of_it(found: Any, agents: Any, verdict: Verdict, words: str) -> None:
+    said = cluster.linkerd(found, agents)
+    assert said.verdict is verdict
+    assert words in said.said
 
 
 AGENT = workload("quietwire-agent")

@@ -10,7 +10,7 @@ from agent.cli.work.check.asking import Cause, Untold
 from agent.cli.work.check.expected import expected
 from agent.cli.work.check.finding import Finding, Verdict, is_well
 from agent.cli.work.check.seen import After, Before, Server
-from tests.cli.work.check.objects import FORBIDDEN, NOW, node, workload
+from tests.cli.work.check.objects import FORBIDDEN, NOW, namespace, node, pod, workload
 
 WANTED = expected("quietwire")
 SERVER = Server("https://192.0.2.1:6443", "v1.36.3", "admin", 0.0)
@@ -94,6 +94,14 @@ def test_with_a_configuration_a_missing_webhook_is_wrong() -> None:
 def test_webhooks_that_run_and_are_never_asked_are_wrong() -> None:
     found = verdicts(after(configurations=dict.fromkeys(WANTED.configurations)))
     assert (found["injection"], found["validation"]) == (Verdict.WRONG, Verdict.WRONG)
+
+
+def test_beside_linkerd_its_pods_are_not_taken_for_open_ones() -> None:
+    theirs = {"pods": (pod("a"),), "namespaces": (namespace("demo", inject="enabled"),), "linkerd": PARTS}
+    beside = workload("quietwire-agent", args=["--beside-linkerd"])
+    assert verdicts(after(**theirs))["pods"] is Verdict.WRONG
+    found = verdicts(after(**theirs, daemon_sets=(beside,)))
+    assert (found["pods"], found["linkerd"]) == (Verdict.OK, Verdict.OK)
 
 
 def test_findings_are_one_json_document() -> None:

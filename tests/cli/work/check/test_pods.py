@@ -6,7 +6,7 @@ import pytest
 
 from agent.cli.work.check import pods
 from agent.cli.work.check.finding import Verdict
-from agent.cli.work.check.seen import Pod
+from agent.cli.work.check.seen import Named, Pod
 from tests.cli.work.check.objects import FORBIDDEN, NOW, UNTOLD, namespace, pod
 
 OK, WARNING, WRONG, UNKNOWN = Verdict.OK, Verdict.WARNING, Verdict.WRONG, Verdict.UNKNOWN
@@ -30,6 +30,26 @@ PLAIN = namespace("plain")
 )
 def test_who_is_to_be_meshed_says_so_or_its_namespace_does(one: Pod, wanted: bool) -> None:
     assert pods.to_be_meshed((one,), (DEMO, PLAIN)) == ((one,) if wanted else ())
+
+
+MOVED = namespace("demo", inject="enabled", **{"config.linkerd.io/admission-webhooks": "disabled"})
+
+
+@pytest.mark.parametrize(
+    ("one", "space", "beside", "wanted"),
+    [
+        (pod("a"), MOVED, True, True),
+        (pod("a"), DEMO, True, False),
+        (pod("a", injected=True, meshed=True), DEMO, True, True),
+        (pod("a"), DEMO, False, True),
+        (pod("a", container="linkerd-proxy"), MOVED, True, False),
+        (pod("a", container="linkerd-proxy"), DEMO, False, False),
+    ],
+)
+def test_beside_linkerd_a_pod_is_ours_where_linkerd_is_told_to_leave_its_namespace(
+    one: Pod, space: Named, beside: bool, wanted: bool
+) -> None:
+    assert pods.to_be_meshed((one,), (space,), beside_linkerd=beside) == ((one,) if wanted else ())
 
 
 MESHED = pod("meshed", injected=True, meshed=True)
