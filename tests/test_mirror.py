@@ -61,7 +61,6 @@ ELSEWHERE = {
     "agent/manifests/parts.py": "tests/catalog/test_incumbents_and_faults.py",
     "agent/node/config.py": "tests/node/test_identity_source.py",
     "agent/node/remembered.py": "tests/netns/test_remembered.py",
-    "agent/node/rules.py": "tests/netns/test_rules_changed.py",
     "agent/objects/decode.py": "tests/catalog/test_standing.py",
     "agent/policy/index.py": "tests/policy/test_changes.py",
     "agent/policy/matcher.py": "tests/policy/test_decision_cost.py",

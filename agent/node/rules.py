@@ -134,9 +134,9 @@ class Rules:
             await self._hold_back(enrolled)
             if broken:
                 self.watch.ring(enrolled.key)  # whoever broke them may have done so again while they were written
+            if result.missing:
                 self.repairs += 1
-                found = ", ".join(result.missing) or result.error
-                said = "; ".join([found or "", *result.notes])
+                said = "; ".join([", ".join(result.missing), *result.notes])
                 log.error("the rules of %s were changed by somebody else: %s", enrolled.key, said)
             if not result.ok:
                 log.error("the rules of %s could not be repaired: %s", enrolled.key, result.error)
