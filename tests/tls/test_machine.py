@@ -14,8 +14,9 @@ from agent.identity import peer
 from agent.identity.peer import PeerRefused
 from agent.identity.svid import Bundle
 from agent.outcome import Outcome
-from agent.tls._openssl import Context, Session
+from agent.tls._openssl import TOO_MANY_BARE, Context, Session
 from agent.tls._store import SessionStore, size_for
+from agent.tls.client_hello import ClientHello, parse
 from agent.tls.contexts import Contexts
 from agent.tls.machine import TlsFailure, TlsMachine
 from tests.tls.pki import TRUST_DOMAIN, Pki
@@ -365,3 +366,56 @@ def test_close_is_said_once() -> None:
     assert client.outgoing() == b""
     server.receive(first)
     assert server.peer_closed
+
+
+@pytest.mark.parametrize(
+    ("reason", "code", "outcome", "words"),
+    [
+        ("certificate verify failed", 0, Outcome.CERTIFICATE_UNTRUSTED, "the peer's certificate does not verify: why"),
+        ("certificate verify failed", 19, Outcome.CERTIFICATE_UNTRUSTED, "the peer's certificate does not verify: why"),
+        ("EVP lib", 7, Outcome.CERTIFICATE_UNTRUSTED, "the peer's certificate does not verify: why"),
+        ("certificate verify failed", 9, Outcome.CERTIFICATE_EXPIRED, "the peer's certificate does not verify: why"),
+        ("certificate verify failed", 10, Outcome.CERTIFICATE_EXPIRED, "the peer's certificate does not verify: why"),
+        ("EVP lib", 0, Outcome.HANDSHAKE_FAILED, "TLS failed: EVP lib"),
+        ("EVP lib", 1, Outcome.HANDSHAKE_FAILED, "TLS failed: EVP lib"),
+        ("unsupported protocol", 1, Outcome.TLS_VERSION, "TLS failed: unsupported protocol"),
+        ("wrong ssl version", 1, Outcome.TLS_VERSION, "TLS failed: wrong ssl version"),
+        (
+            "peer did not return a certificate",
+            1,
+            Outcome.CERTIFICATE_MISSING,
+            "TLS failed: peer did not return a certificate",
+        ),
+        ("no application protocol", 1, Outcome.NO_APPLICATION_PROTOCOL, "TLS failed: no application protocol"),
+        (
+            "tlsv1 alert unknown ca",
+            0,
+            Outcome.REFUSED_BY_PEER,
+            "the peer refused with alert 'unknown ca'; its log has the reason",
+        ),
+    ],
+)
+def test_what_openssl_says_is_counted_by_what_it_means_here(
+    reason: str, code: int, outcome: Outcome, words: str
+) -> None:
+    failure = ends()[0].failure(reason, code, "why")
+    assert (failure.outcome, failure.detail) == (outcome, words)
+    assert str(failure) == f"{outcome}: {words}"
+    assert failure.args == (outcome, words)
+
+
+def test_a_flood_is_told_from_a_failure() -> None:
+    failure = ends()[0].failure(TOO_MANY_BARE, 0, "")
+    assert failure.outcome is Outcome.TLS_FLOOD
+    assert failure.detail.startswith("the peer sends messages without application data (KeyUpdates")
+
+
+def test_a_client_says_whom_it_wants_and_what_it_was_given_of_a_stream_without_end_is_none() -> None:
+    near = TlsMachine.client(SERVER.client, "api.example.test")
+    near.start()
+    hello = parse(near.outgoing())
+    assert isinstance(hello, ClientHello)
+    assert hello.server_name == "api.example.test"
+    with pytest.raises(TlsFailure) as caught:
+        near.receive_eof()
+    assert str(caught.value) == "truncated: the TLS stream ended without close_notify"
