@@ -225,7 +225,10 @@ async def test_a_client_that_takes_its_time_meets_the_certificate_that_is_in_for
     name = account("api").dns_name or ""
     client = TlsMachine.client(Contexts(PKI.svid("web"), PKI.bundle()).client, name, None)
     await shake(client, setting.leg, lambda: worker.change(pod("api", API_IP, policy="deny")))
-    assert (await setting.refusal()).outcome is Outcome.DENIED_BY_DEFAULT
+    refused = await setting.refusal()
+    assert refused.outcome is Outcome.DENIED_BY_DEFAULT
+    assert isinstance(setting.connection.decision, Denial)
+    assert refused.message == setting.connection.decision.message
     assert setting.connection.certificates[0] == Certificate(account("api"), renewed.serial, frozenset())
     assert setting.connection.client_id == account("web")
 

@@ -157,6 +157,7 @@ async def test_mesh_tls_that_cannot_be_served_gets_an_alert_whatever_policy_says
     made.leg.keep(BIOS[1].read())
     refused = await made.refusal()
     assert (refused.outcome, refused.alert) == (outcome, alert)
+    assert refused.message.startswith("the client ")
 
 
 WRONG_CLIENTS: dict[str, tuple[Callable[[], Svid], Outcome, bool]] = {
@@ -432,7 +433,9 @@ async def test_a_client_that_left_while_its_application_was_dialled_gets_no_rela
     made = set_up(worker)
     worker.while_dialling = lambda: made.leg.connection_lost(ConnectionResetError())
     await shake(client(PKI.svid("web")), made.leg)
-    assert (await made.refusal()).outcome is Outcome.RESET_BY_PEER
+    refused = await made.refusal()
+    assert refused.outcome is Outcome.RESET_BY_PEER
+    assert refused.message == "the client left while its connection was set up"
 
 
 async def test_the_name_of_the_pod_is_taken_in_either_case_and_no_other_name_is() -> None:
