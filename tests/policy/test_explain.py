@@ -220,12 +220,15 @@ def test_of_two_families_the_answer_is_that_of_the_one_that_does_not_work() -> N
     assert ask(made, from_="demo/web").verdict is Verdict.ALLOW
 
 
-@pytest.mark.parametrize(("address", "decided_by"), [("10.5.0.1", "egress:meshed-only"), ("10.6.0.1", None)])
+@pytest.mark.parametrize(
+    ("addresses", "decided_by"),
+    [(("10.5.0.1",), "egress:meshed-only"), (("10.6.0.1",), None), ((), None)],
+)
 def test_a_target_that_has_no_address_yet_keeps_out_whom_its_networks_name(
-    address: str, decided_by: str | None
+    addresses: tuple[str, ...], decided_by: str | None
 ) -> None:
     target = pod("api", skip_subnets=("10.5.0.0/16",))
-    answer = ask(explainer(target, pod("web", address), egress=MESHED_ONLY), from_="demo/web")
+    answer = ask(explainer(target, pod("web", *addresses), egress=MESHED_ONLY), from_="demo/web")
     assert answer.decided_by == (decided_by or "default:all-authenticated")
     if decided_by is not None:
         assert answer == Explanation(
