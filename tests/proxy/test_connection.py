@@ -6,9 +6,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from agent.capture.address import OriginalDst
 from agent.outcome import Outcome
 from agent.policy.model import Denial, Permit
-from agent.proxy.connection import Direction, Security
+from agent.proxy.connection import Connection, Direction, Security
 from agent.proxy.inbound import judge
 from agent.proxy.opening import Opening
 from agent.proxy.refusal import Refusal
@@ -19,7 +20,7 @@ from agent.tasks import spawn
 from agent.telemetry.counters import CLOSED, DECIDED, DENIED, OPENED
 from agent.tls.contexts import Certificate
 from agent.tls.machine import TlsMachine
-from tests.proxy.fakes import PKI, PORT, STRANGER_IP, Transport, opening, plain
+from tests.proxy.fakes import API_IP, PKI, PORT, STRANGER_IP, Transport, opening, plain
 from tests.proxy.test_report import API_ID, WEB_ID, Case
 from tests.tls.test_machine import joined
 
@@ -33,6 +34,17 @@ async def test_a_connection_that_is_relayed_is_counted_and_lets_go_of_its_set_up
     assert case.counted(DECIDED) == {("allow", "default:all-unauthenticated", "default:all-unauthenticated", ""): 1}
     assert case.worker.live.relayed() == [case.connection]
     case.connection.look_again()  # and there is no bell to ring any more
+
+
+async def test_nothing_is_taken_for_known_of_a_connection_that_has_just_come() -> None:
+    case = Case()
+    made = Connection(
+        case.worker, case.connection.enrolled, Direction.INBOUND, case.connection.client, OriginalDst(API_IP, PORT)
+    )
+    assert (made.stage, made.route, made.source, made.client_id, made.server_id) == (None,) * 5
+    assert (made.decision, made.permits, made.certificates) == (None, None, ())
+    assert (made.security, made.resumed) == (Security.PLAIN, False)
+    assert made.identity_problem() is None
 
 
 async def test_a_relay_has_all_that_its_set_up_found() -> None:
