@@ -428,6 +428,18 @@ async def test_who_waits_for_an_application_is_refused_with_what_the_next_try_ne
         assert refused.alert == b""
 
 
+async def test_who_is_let_in_no_more_when_its_application_answers_is_refused_by_what_decides_then() -> None:
+    worker = Worker(API, WEB)
+    made = set_up(worker)
+    worker.while_dialling = lambda: worker.change(pod("api", API_IP, policy="deny"))
+    await shake(client(PKI.svid("web")), made.leg)
+    refused = await made.refusal()
+    assert refused.outcome is Outcome.DENIED_BY_DEFAULT
+    decision = made.connection.decision
+    assert isinstance(decision, Denial)
+    assert (decision.decided_by, decision.message) == ("default:deny", refused.message)
+
+
 async def test_a_client_that_left_while_its_application_was_dialled_gets_no_relay() -> None:
     worker = Worker(API, WEB)
     made = set_up(worker)
