@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from agent.catalog.fronts import Front
 from agent.link import affinity_memory
 from agent.objects.model import Endpoint
-from agent.proxy.affinity import SLOTS, WAYS, Affinity, _digest, _of, size_for
+from agent.proxy.affinity import _ENTRY, SLOTS, WAYS, Affinity, _digest, _of, size_for
 
 A, B, C, D = (Endpoint(f"192.0.2.{number}", 80) for number in range(1, 5))
 TIMEOUT = 100
@@ -135,3 +135,25 @@ def test_within_its_time_a_client_leaves_an_endpoint_only_when_that_is_gone(
         if client in last and last[client][0] in endpoints and now - last[client][1] <= TIMEOUT:
             assert chosen == last[client][0]
         last[client] = (chosen, now)
+
+
+def test_each_worker_writes_into_its_own_part_and_no_bit_of_an_entry_may_be_another() -> None:
+    """Others read it while it is written: what is half of one entry and half of another counts as none."""
+    for own in range(3):
+        memory = bytearray(size_for(3))
+        made = Affinity(memoryview(memory), 3, own)
+        chosen = {made.pick(front(A, B), client, 1.0) for client in clients(50)}
+        assert chosen == {A, B}
+        written = [any(memory[part * size_for(1) : (part + 1) * size_for(1)]) for part in range(3)]
+        assert written == [part == own for part in range(3)]
+    memory = bytearray(size_for(1))
+    made = Affinity(memoryview(memory), 1, 0)
+    made.pick(front(A, B), "203.0.113.1", 1.0)
+    first = next(at for at, byte in enumerate(memory) if byte) // _ENTRY.size * _ENTRY.size
+    key, endpoint, _, _ = _ENTRY.unpack_from(memory, first)
+    assert made._find(key, 0.0) == endpoint
+    for bit in range(_ENTRY.size * 8):
+        memory[first + bit // 8] ^= 1 << bit % 8
+        assert made._find(key, 0.0) is None
+        memory[first + bit // 8] ^= 1 << bit % 8
+    assert made._find(key, 0.0) == endpoint
