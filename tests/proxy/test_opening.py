@@ -6,6 +6,7 @@ import pytest
 
 from agent.proxy import opening
 from agent.proxy.opening import Bell, Deadlines
+from tests.proxy.fakes import opening as opened
 
 
 @pytest.fixture(autouse=True)
@@ -50,3 +51,11 @@ async def test_a_wait_that_is_cancelled_leaves_nothing_behind() -> None:
             await bell.wait(asyncio.get_running_loop().time() + 60)
     bell.ring()
     assert not await bell.wait(asyncio.get_running_loop().time() + 0.01)
+
+
+async def test_what_is_given_back_comes_before_what_has_come_since() -> None:
+    leg = opened(Bell(Deadlines()))
+    leg.keep(b"later")
+    leg.give_back(b"first, ")
+    assert leg.take() == b"first, later"
+    assert leg.silent
