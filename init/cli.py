@@ -181,15 +181,16 @@ def _act(given: argparse.Namespace, options: Options, fd: int) -> int:
         return _failed(f"{result.error}{hint}", as_json=given.json, status=1)
     report = {"verb": given.verb, **asdict(result)}
     if given.verb == "apply" and given.enrol is not None:
-        from init.capabilities import drop_all  # noqa: PLC0415 - only here
+        from init.capabilities import drop  # noqa: PLC0415 - only here
         from init.enrol import EnrolError, enrol  # noqa: PLC0415 - only here
+        from init.privileged import CAPABILITIES  # noqa: PLC0415 - only here
 
         def say(reason: str) -> None:
             sys.stderr.write(f"quietwire init: waiting for the agent: {reason}\n")
 
         try:
             enter(fd)  # the agent takes a namespace only from who is in it
-            drop_all()  # it may wait for long, and is then none of those that capture cannot hold
+            drop(CAPABILITIES.values())  # it may wait for long, and is then none of those that capture cannot hold
             report["pod"] = enrol(given.enrol, fd, given.pod, given.enrol_timeout, say)
         except EnrolError as error:
             return _failed(str(error), as_json=given.json, status=1)
