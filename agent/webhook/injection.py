@@ -44,10 +44,7 @@ class InjectionSettings(Struct, frozen=True, kw_only=True):
 
 
 def mutate(asked: Question, of_namespace: str | None, settings: InjectionSettings) -> bytes:
-    """The answer about a pod. `of_namespace`: what its namespace says, None where it says nothing.
-
-    Whoever asks of a namespace that he does not know yet says `enabled`.
-    """
+    """The answer about a pod. `of_namespace`: what its namespace says, None where it says nothing."""
     if asked.operation != CREATE or asked.sub_resource or (asked.kind.group, asked.kind.kind) != ("", PODS):
         return allowed(asked)
     try:

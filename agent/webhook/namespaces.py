@@ -1,56 +1,57 @@
-"""What namespaces say of being meshed, as the API server's watch tells it: no selector of a webhook sees annotations.
+"""What namespaces say of being meshed: no selector of a webhook sees annotations, so the API server is asked.
 
-Fails closed: a namespace that is not known (yet), or that cannot be read, is taken to say `enabled`.
+Anew for each question, and not by a watch: a watch lags, for half a minute after an outage, and of a namespace that has
+just been made, or annotated, it would say what is wrong. A pod would be open, or wait in vain for an agent.
 """
 
 import asyncio
 
 from agent.catalog.sources.kubernetes.kinds import NAMESPACES
-from agent.catalog.sources.kubernetes.reading import UnreadableError, key, read
-from agent.kubernetes.errors import Unreachable
+from agent.catalog.sources.kubernetes.reading import UnreadableError, read
+from agent.kubernetes.client import Client
+from agent.kubernetes.errors import ApiError, Refused
 from agent.objects.annotations import ENABLED, INJECT
 from agent.objects.decode import RawNamespace
 
+ASK_SECONDS = 2.0
+"""Less than the API server waits for the answer that depends on it (timeoutSeconds of the chart's webhooks)."""
+
+
+class NotToldError(Exception):
+    """The API server could not be asked; `str` says why. Nobody can tell then."""
+
 
 class Namespaces:
-    """The sink of a Follower of namespaces. `listed` is set once all are known."""
+    """Those of the cluster whose API server `client` speaks to."""
 
-    def __init__(self) -> None:
-        self.listed = asyncio.Event()
-        self._says: dict[str, str | None] = {}
-        self._listing: set[str] | None = None
+    def __init__(self, client: Client) -> None:
+        self._client = client
 
-    def says(self, name: str) -> str | None:
-        """Its `linkerd.io/inject`; None where it has none."""
-        return self._says.get(name, ENABLED)
+    async def says(self, name: str) -> str | None:
+        """Its `linkerd.io/inject`; None where it has none. Raises NotToldError.
 
-    def begin(self) -> None:
-        """See Sink."""
-        self._listing = set()
-
-    def put(self, raw: bytes) -> None:
-        """See Sink. Raises Unreachable for what is no namespace."""
+        One that is gone, or that cannot be read, is taken to say `enabled`.
+        """
+        if not name:
+            return ENABLED  # of an object that is in none
         try:
-            decoded = read(NAMESPACES.kind, raw)
-        except UnreadableError as error:
-            raise Unreachable(f"what the API server sends of namespaces is unreadable: {error}") from error
-        held = decoded.found if decoded.found is not None else decoded.stand_in
-        says = held.annotations.get(INJECT) if isinstance(held, RawNamespace) else ENABLED
-        self._says[decoded.key.name] = says
-        if self._listing is not None:
-            self._listing.add(decoded.key.name)
+            async with asyncio.timeout(ASK_SECONDS):
+                return of(await self._client.get(NAMESPACES.kind.path_of("", name), accept=NAMESPACES.accept))
+        except TimeoutError:
+            raise NotToldError(f"it did not answer in {ASK_SECONDS:g} s") from None
+        except Refused as error:
+            if error.not_found:
+                return ENABLED
+            raise NotToldError(str(error)) from error
+        except ApiError as error:
+            raise NotToldError(str(error)) from error
 
-    def remove(self, raw: bytes) -> None:
-        """See Sink. Raises Unreachable for what is no namespace."""
-        try:
-            gone = key(NAMESPACES.kind, raw).name
-        except UnreadableError as error:
-            raise Unreachable(f"what the API server sends of namespaces is unreadable: {error}") from error
-        self._says.pop(gone, None)
 
-    def complete(self) -> None:
-        """See Sink."""
-        if self._listing is not None:
-            self._says = {name: says for name, says in self._says.items() if name in self._listing}
-        self._listing = None
-        self.listed.set()
+def of(raw: bytes) -> str | None:
+    """What a namespace's bytes say."""
+    try:
+        decoded = read(NAMESPACES.kind, raw)
+    except UnreadableError:
+        return ENABLED  # closes: who is captured for nothing is noticed
+    held = decoded.found if decoded.found is not None else decoded.stand_in
+    return held.annotations.get(INJECT) if isinstance(held, RawNamespace) else ENABLED

@@ -1,4 +1,4 @@
-"""Running webhooks: namespaces that are followed, a certificate that renews itself, and the server."""
+"""Running webhooks: a certificate that renews itself, and the server."""
 
 import asyncio
 import logging
@@ -9,18 +9,17 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
-from agent.catalog.sources.kubernetes.kinds import NAMESPACES
 from agent.flags import HostPort
 from agent.kubernetes.access import Access
 from agent.kubernetes.client import Client
 from agent.kubernetes.errors import ApiError
-from agent.kubernetes.follow import Follower
+from agent.objects.annotations import ENABLED
 from agent.tasks import spawn
 from agent.webhook.certificates import Authority, CertificateError, Serving, is_due, serving, signer
 from agent.webhook.injection import InjectionSettings, mutate
 from agent.webhook.keeping import Kept
-from agent.webhook.namespaces import Namespaces
-from agent.webhook.review import question
+from agent.webhook.namespaces import Namespaces, NotToldError
+from agent.webhook.review import question, refused
 from agent.webhook.server import WebhookServer
 from agent.webhook.validation import validate
 
@@ -87,50 +86,48 @@ class Certificate:
 
 
 async def serve(config: WebhookConfig, stop: asyncio.Event) -> None:
-    """Serves until `stop`, once namespaces are known. Raises ApiError, CertificateError, OSError, WebhookFault."""
+    """Serves until `stop`. Raises ApiError, CertificateError, OSError, WebhookFault."""
     client = Client(config.access)
-    namespaces = Namespaces()
-    follower = Follower(
-        client,
-        NAMESPACES.versions,
-        namespaces,
-        streaming=False,
-        accept=NAMESPACES.accept,
-        accept_list=NAMESPACES.accept_list,
-    )
+    namespaces = Namespaces(client)
 
-    def mutating(body: bytes) -> bytes:
+    async def mutating(body: bytes) -> bytes:
         asked = question(body)
-        return mutate(asked, namespaces.says(asked.namespace), config.injection)
+        try:
+            says = await namespaces.says(asked.namespace)
+        except NotToldError as error:  # closes: no pod is made, and whoever makes pods tries again
+            return refused(
+                asked, f"whether {asked.namespace} is meshed cannot be told, and is to be tried again: {error}"
+            )
+        return mutate(asked, says, config.injection)
 
-    def validating(body: bytes) -> bytes:
+    async def validating(body: bytes) -> bytes:
         asked = question(body)
-        return validate(asked, namespaces.says(asked.namespace))
+        try:
+            says = await namespaces.says(asked.namespace)
+        except NotToldError:
+            says = ENABLED  # closes: what would be refused in a meshed one is refused
+        return validate(asked, says)
 
     server = WebhookServer({MUTATE: mutating, VALIDATE: validating})
     kept = Kept(client, config.namespace, config.secret, config.configuration)
     certificate = Certificate(kept, config.names, server, time.time)
     await certificate.look()
-    following = spawn(follower.run(), name="namespaces")
     stopping = spawn(stop.wait(), name="stopping")
-    listed = spawn(namespaces.listed.wait(), name="first list")
-    tasks = [following]
+    tasks: list[asyncio.Task[None]] = []
     try:
-        await asyncio.wait([stopping, listed, following], return_when=asyncio.FIRST_COMPLETED)
-        if listed.done():
-            port = server.start(config.listen.host, config.listen.port)
-            log.info("the webhooks serve on %s", HostPort(config.listen.host, port))
-            if config.listening_fd is not None:
-                os.write(config.listening_fd, f"{port}\n".encode())
-                os.close(config.listening_fd)
-            tasks.append(spawn(certificate.run(), name="certificates"))
-            await asyncio.wait([stopping, *tasks], return_when=asyncio.FIRST_COMPLETED)
+        port = server.start(config.listen.host, config.listen.port)
+        log.info("the webhooks serve on %s", HostPort(config.listen.host, port))
+        if config.listening_fd is not None:
+            os.write(config.listening_fd, f"{port}\n".encode())
+            os.close(config.listening_fd)
+        tasks.append(spawn(certificate.run(), name="certificates"))
+        await asyncio.wait([stopping, *tasks], return_when=asyncio.FIRST_COMPLETED)
         ended = [task.get_name() for task in tasks if task.done()]
         await server.stop()
     finally:
-        for task in (*tasks, stopping, listed):
+        for task in (*tasks, stopping):
             task.cancel()
-        await asyncio.wait([*tasks, stopping, listed])
+        await asyncio.wait([*tasks, stopping])
         client.close()
     if ended:
         raise WebhookFault(f"what follows the {ended[0]} has ended by a fault")

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import socket
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 import h11
 from msgspec import Struct
@@ -35,7 +35,7 @@ IDLE_SECONDS = 120.0
 """An API server keeps connections for its next question."""
 CHUNK = 65536
 
-Answer = Callable[[bytes], bytes]
+Answer = Callable[[bytes], Awaitable[bytes]]
 """Of the body of a question. Raises NoReviewError for what is none."""
 
 
@@ -176,7 +176,7 @@ class WebhookServer:
             request = await self._receive(connection, reader, body, place)
             if request is None:
                 return False
-            reply = self._reply(request, bytes(body))
+            reply = await self._reply(request, bytes(body))
         except _Refused as error:
             reply = Reply(error.status, f"{error}\n".encode())
         except h11.RemoteProtocolError as error:
@@ -218,7 +218,7 @@ class WebhookServer:
         if self._buffered > MAX_BUFFERED:
             raise _Refused(503, "too much is being asked at once")
 
-    def _reply(self, request: h11.Request, body: bytes) -> Reply:
+    async def _reply(self, request: h11.Request, body: bytes) -> Reply:
         path = request.target.decode("ascii", "backslashreplace").partition("?")[0]
         if path == "/ready" and request.method == b"GET":
             return Reply(200, b"ready\n")
@@ -228,7 +228,7 @@ class WebhookServer:
         if request.method != b"POST":
             return Reply(405, b"only POST\n")
         try:
-            return Reply(200, answer(body), "application/json")
+            return Reply(200, await answer(body), "application/json")
         except NoReviewError as error:
             return Reply(400, f"{error}\n".encode())
         except Exception:  # the caller is told that it is no answer, and goes by its failurePolicy

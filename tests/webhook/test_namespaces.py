@@ -1,13 +1,16 @@
-"""What a namespace says of being meshed; whatever is not known says yes."""
+"""What a namespace says of being meshed, as the API server answers now; whatever cannot be read says yes."""
 
+import asyncio
 import json
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from agent.catalog.sources.kubernetes import reading
-from agent.kubernetes.errors import Unreachable
-from agent.webhook.namespaces import Namespaces
+from agent.kubernetes.client import Client
+from agent.kubernetes.errors import Refused, Unreachable
+from agent.webhook import namespaces
+from agent.webhook.namespaces import Namespaces, NotToldError, of
 
 
 def namespace(name: str, inject: Any = None) -> bytes:
@@ -15,73 +18,82 @@ def namespace(name: str, inject: Any = None) -> bytes:
     return json.dumps({"metadata": {"name": name, "uid": name, "annotations": annotations}}).encode()
 
 
-@pytest.fixture
-def known() -> Namespaces:
-    made = Namespaces()
-    made.begin()
-    made.put(namespace("on", "enabled"))
-    made.put(namespace("off", "disabled"))
-    made.put(namespace("silent"))
-    made.complete()
-    return made
+class Asked:
+    """An API server that gives one answer, or fails so, or never answers."""
+
+    def __init__(self, answer: bytes | Exception | None) -> None:
+        self.answer = answer
+        self.paths: list[str] = []
+
+    async def get(self, path: str, *, accept: str) -> bytes:
+        assert "PartialObjectMetadata" in accept, "no more of it is wanted"
+        self.paths.append(path)
+        if self.answer is None:
+            await asyncio.Event().wait()
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        assert self.answer is not None
+        return self.answer
 
 
-def test_what_it_says_is_what_its_annotation_says(known: Namespaces) -> None:
-    assert (known.says("on"), known.says("off"), known.says("silent")) == ("enabled", "disabled", None)
+def asking(answer: bytes | Exception | None) -> tuple[Namespaces, Asked]:
+    asked = Asked(answer)
+    return Namespaces(cast("Client", asked)), asked
 
 
-def test_one_that_is_not_known_yet_says_enabled(known: Namespaces) -> None:
-    assert known.says("made-a-moment-ago") == "enabled"
+@pytest.mark.parametrize("inject", ["enabled", "disabled", "ingress", None])
+async def test_what_it_says_is_what_its_annotation_says_now(inject: str | None) -> None:
+    known, asked = asking(namespace("demo", inject))
+    assert await known.says("demo") == inject
+    asked.answer = namespace("demo", "enabled")
+    assert await known.says("demo") == "enabled", "nothing is remembered"
+    assert asked.paths == ["/api/v1/namespaces/demo"] * 2
+
+
+async def test_one_that_is_gone_says_enabled() -> None:
+    known, _ = asking(Refused(404, "NotFound", "namespaces demo not found"))
+    assert await known.says("demo") == "enabled"
+
+
+async def test_what_is_in_no_namespace_is_not_asked_about() -> None:
+    known, asked = asking(Unreachable("refused"))
+    assert await known.says("") == "enabled"
+    assert asked.paths == []
+
+
+@pytest.mark.parametrize("failure", [Unreachable("connection refused"), Refused(403, "Forbidden", "may not")], ids=str)
+async def test_where_the_api_server_cannot_be_asked_nobody_can_tell(failure: Exception) -> None:
+    known, _ = asking(failure)
+    with pytest.raises(NotToldError, match=str(failure)[:7]):
+        await known.says("demo")
+
+
+async def test_an_answer_that_does_not_come_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(namespaces, "ASK_SECONDS", 0.01)
+    known, _ = asking(None)
+    with pytest.raises(NotToldError, match="did not answer"):
+        await known.says("demo")
 
 
 @pytest.mark.parametrize("inject", ["Enabled", "yes", 3, []], ids=str)
-def test_what_cannot_be_understood_says_enabled(known: Namespaces, inject: Any) -> None:
-    known.put(namespace("silent", inject))
-    assert known.says("silent") == "enabled"
+def test_what_cannot_be_understood_says_enabled(inject: Any) -> None:
+    assert of(namespace("demo", inject)) == "enabled"
 
 
-def test_another_fault_leaves_what_it_says(known: Namespaces) -> None:
+@pytest.mark.parametrize("raw", [b"", b"[]", b'{"metadata": {"name": "../x"}}'])
+def test_what_is_no_namespace_says_enabled(raw: bytes) -> None:
+    assert of(raw) == "enabled"
+
+
+def test_another_fault_leaves_what_it_says() -> None:
     broken = json.loads(namespace("off", "disabled"))
     broken["metadata"]["annotations"]["config.linkerd.io/skip-inbound-ports"] = "x"
-    known.put(json.dumps(broken).encode())
-    assert known.says("off") == "disabled"
+    assert of(json.dumps(broken).encode()) == "disabled"
 
 
-def test_one_that_a_fault_of_ours_keeps_from_being_read_says_enabled(
-    known: Namespaces, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_that_a_fault_of_ours_keeps_from_being_read_says_enabled(monkeypatch: pytest.MonkeyPatch) -> None:
     def fault(key: object, document: object) -> None:
         raise ZeroDivisionError
 
     monkeypatch.setattr(reading, "decode", fault)
-    known.put(namespace("off", "disabled"))
-    assert known.says("off") == "enabled"
-
-
-def test_it_is_followed_through_changes_deletions_and_lists(known: Namespaces) -> None:
-    known.put(namespace("silent", "enabled"))
-    known.put(namespace("on"))
-    known.remove(namespace("off", "disabled"))
-    assert (known.says("silent"), known.says("on"), known.says("off")) == ("enabled", None, "enabled")
-    known.begin()
-    known.put(namespace("on"))
-    assert known.says("silent") == "enabled", "until a list is complete nothing is gone"
-    known.put(namespace("late"))
-    known.complete()
-    assert (known.says("on"), known.says("late"), known.says("silent")) == (None, None, "enabled")
-
-
-def test_it_is_listed_once_a_list_is_complete() -> None:
-    made = Namespaces()
-    made.begin()
-    assert not made.listed.is_set()
-    made.complete()
-    assert made.listed.is_set()
-
-
-def test_what_is_no_namespace_begins_the_watch_anew(known: Namespaces) -> None:
-    for raw in (b"", b"[]", b'{"metadata": {"name": "../x"}}'):
-        with pytest.raises(Unreachable):
-            known.put(raw)
-        with pytest.raises(Unreachable):
-            known.remove(raw)
+    assert of(namespace("off", "disabled")) == "enabled"

@@ -19,7 +19,7 @@ NAME = "quietwire-webhook.quietwire.svc"
 CA = new_authority(time.time())
 
 
-def echo(body: bytes) -> bytes:
+async def echo(body: bytes) -> bytes:
     if body == b"nonsense":
         raise NoReviewError("this is no AdmissionReview")
     if body == b"fault":
