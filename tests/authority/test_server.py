@@ -364,12 +364,13 @@ async def test_who_leaves_in_the_middle_of_a_request_is_no_fault(authority: Auth
 
 
 async def test_refusals_are_logged_at_a_rate_that_strangers_cannot_raise(authority: Authority) -> None:
-    request = get("/v1/bundle?wait=soon")
+    request, began = get("/v1/bundle?wait=soon"), time.monotonic()
     for _ in range(api.REFUSALS_AT_ONCE * 2):
         with await asyncio.to_thread(stranger, authority) as sock:
             assert b" 400 " in await asyncio.to_thread(ask, sock, request)
     lines = authority.stop().count("refused /v1/bundle")
-    assert api.REFUSALS_AT_ONCE <= lines < api.REFUSALS_AT_ONCE * 2
+    may_be = api.REFUSALS_AT_ONCE + api.REFUSALS_PER_SECOND * (time.monotonic() - began)  # a machine may be slow
+    assert api.REFUSALS_AT_ONCE <= lines <= may_be
 
 
 async def test_joining_again_and_again_with_wrong_tokens_is_limited(authority: Authority) -> None:
