@@ -234,6 +234,21 @@ def test_a_pod_is_stored_with_our_init_container_first_where_it_is_to_be_capture
     assert [each["name"] for each in stored["spec"].get("volumes", [])].count(VOLUME) == expected.count(CONTAINER)
 
 
+def test_a_namespace_counts_as_it_is_in_the_very_moment(webhooks: Webhooks) -> None:
+    """Nothing that a watch would tell later matters: one that was just made, or annotated, is asked for."""
+    api = webhooks.api
+    account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "soon", "namespace": "just-made"}}
+    try:
+        given = "\n---\n".join(map(json.dumps, [namespace("just-made"), account]))
+        api.kubectl("apply", "-f", "-", given=given)
+        assert inits(created(api, "just-made", pod(serviceAccountName="soon"))) == []
+        for inject, expected in (("enabled", [CONTAINER]), ("disabled", []), ("enabled", [CONTAINER])):
+            api.kubectl("annotate", "namespace", "just-made", f"linkerd.io/inject={inject}", "--overwrite")
+            assert inits(created(api, "just-made", pod(serviceAccountName="soon"))) == expected
+    finally:
+        api.kubectl("delete", "namespace", "just-made", "--wait=false")
+
+
 @pytest.mark.parametrize("name", ["a-linkerd", "z-linkerd"])
 def test_of_two_meshes_a_pod_is_linkerds_alone_whichever_webhook_is_asked_first(
     webhooks: Webhooks, linkerds: linkerd.Injector, name: str
@@ -402,7 +417,7 @@ def test_each_permission_is_used_and_none_is_missing(webhooks: Webhooks) -> None
     ours = [line.split() for line in said.splitlines() if "selfsubject" not in line and "[/" not in line][1:]
     assert sorted(" ".join(line) for line in ours) == [
         "mutatingwebhookconfigurations.admissionregistration.k8s.io [] [quietwire-webhook] [get patch]",
-        "namespaces [] [] [list watch]",
+        "namespaces [] [] [get]",
         "secrets [] [quietwire-webhook] [get patch]",
         "validatingwebhookconfigurations.admissionregistration.k8s.io [] [quietwire-webhook] [get patch]",
     ]
