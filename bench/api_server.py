@@ -20,6 +20,7 @@ from agent.catalog.sources.kubernetes.source import KubernetesSource
 from agent.kubernetes.access import Access, from_kubeconfig
 from agent.kubernetes.client import JSON, MERGE_PATCH, Client, Query
 from agent.tasks import spawn
+from deploy.helm.__main__ import DEFINITIONS
 from tests.kubernetes.cluster.cluster import Cluster
 from tests.kubernetes.inside import inside
 
@@ -158,6 +159,8 @@ def main() -> None:
     cluster.prepare()
     cluster.up()
     try:
+        cluster.kubectl("apply", "--server-side", "-f", str(DEFINITIONS))  # a kind that is not there is asked for again
+        cluster.wait("--for=condition=Established", "crd", "--all")
         server = cluster.processes.named("kube-apiserver")
         if server is None:
             raise SystemExit("the API server has ended")
