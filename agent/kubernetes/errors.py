@@ -8,6 +8,9 @@ ApiError
 import msgspec
 from msgspec import Struct
 
+NAMESPACE_TERMINATING = "NamespaceTerminating"
+"""A cause, as the API server's admission calls it."""
+
 
 class ApiError(Exception):
     """What was asked for was not given. `str` says by whom, why, and what helps."""
@@ -20,11 +23,15 @@ class Unreachable(ApiError):
 class Refused(ApiError):
     """The API server's own word: an HTTP status, and a `Status` object's reason and message where there is one."""
 
-    def __init__(self, status: int, reason: str, message: str, *, retry_after: float | None = None) -> None:
+    def __init__(
+        self, status: int, reason: str, message: str, *, retry_after: float | None = None, causes: tuple[str, ...] = ()
+    ) -> None:
         self.status = status
         self.reason = reason
         self.retry_after = retry_after
         """Seconds that it asks us to wait."""
+        self.causes = causes
+        """The reasons of its details' causes."""
         super().__init__(f"the API server answers {status}{f' {reason}' if reason else ''}: {message}")
 
     @property
@@ -42,6 +49,19 @@ class Refused(ApiError):
         """The object is another by now, or is there already."""
         return self.status == 409
 
+    @property
+    def terminating(self) -> bool:
+        """Nothing is made any more in this namespace: it is being deleted."""
+        return self.status == 403 and NAMESPACE_TERMINATING in self.causes
+
+
+class _Cause(Struct, frozen=True):
+    reason: str = ""
+
+
+class _Details(Struct, frozen=True):
+    causes: tuple[_Cause, ...] | None = None
+
 
 class Status(Struct, frozen=True):
     """meta/v1 Status, what is used of it."""
@@ -49,10 +69,13 @@ class Status(Struct, frozen=True):
     code: int = 0
     reason: str = ""
     message: str = ""
+    details: _Details | None = None
 
     def error(self, status: int = 0, retry_after: float | None = None) -> Refused:
         """As an exception; `status` is HTTP's, where the object says none."""
-        return Refused(self.code or status, self.reason, self.message or "no message", retry_after=retry_after)
+        causes = tuple(each.reason for each in (self.details and self.details.causes) or ())
+        message = self.message or "no message"
+        return Refused(self.code or status, self.reason, message, retry_after=retry_after, causes=causes)
 
 
 def refused(status: int, body: bytes, retry_after: float | None = None) -> Refused:

@@ -183,7 +183,8 @@ class Events:
                     await self._client.request("POST", each.path, body=each.event(self._clock(), self._node))
                     backoff.succeeded()
                 except Refused as error:
-                    if not (error.conflict or error.not_found):  # somebody has told it; the namespace is gone
+                    # Somebody has told it, or the namespace is gone, or goes.
+                    if not (error.conflict or error.not_found or error.terminating):
                         log.warning("an Event about %s %s/%s: %s", each.kind, each.namespace, each.name, error)
                     backoff.succeeded()  # and is not tried again: the log has it
                 except ApiError:

@@ -7,7 +7,7 @@ import fcntl
 import os
 import subprocess
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +111,18 @@ def cluster() -> Cluster:
         else:
             made.up(owner=int(os.environ[RUN]))
     return made
+
+
+@pytest.fixture(autouse=True)
+def _left_as_found(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What a disruptive scenario takes away is there again before the next begins: nobody else waits for that."""
+    if request.node.get_closest_marker("disruptive") is None:
+        yield
+        return
+    cluster: Cluster = request.getfixturevalue("cluster")
+    before = cluster.stands()
+    yield
+    cluster.comes_back(before)
 
 
 @pytest.fixture(scope="session")

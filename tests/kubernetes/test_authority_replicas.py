@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import pytest
 
 from agent.authority.kubernetes.bundle_maps import NAME as MAP
+from agent.authority.kubernetes.bundle_maps import OWNER_NAME
 from agent.identity.authority_client import AuthorityClient, Proof
 from agent.identity.provider import ProviderError, Report
 from agent.identity.spiffe import SpiffeId
@@ -57,6 +58,13 @@ def rights() -> list[dict[str, Any]]:
         # The bundle: server-side apply, which makes it where it is not there; RBAC knows no names for that.
         {"apiGroups": [""], "resources": ["configmaps"], "verbs": ["create"]},
         {"apiGroups": [""], "resources": ["configmaps"], "resourceNames": [MAP], "verbs": ["patch", "delete"]},
+        # To whom it belongs, so that it goes with an uninstall.
+        {
+            "apiGroups": ["rbac.authorization.k8s.io"],
+            "resources": ["clusterroles"],
+            "resourceNames": [OWNER_NAME],
+            "verbs": ["get"],
+        },
     ]
     here = [
         # Its state.
@@ -297,6 +305,7 @@ def test_what_an_operator_types_holds_at_every_replica(cluster: Cluster, replica
         """What each replica tells an agent that waits, after `known`."""
         return await asyncio.gather(*(newer(replicas.client(number, only=True), known) for number in range(3)))
 
+    replicas.leader()  # what only a leader does, and has to have rights for, is done from here on
     run(cluster, lambda: each_says(None))
     status = json.loads(replicas.typed("status", "--json"))
     assert (status["trust_domain"], status["stage"], status["agents"], status["refused"]) == (TD, "none", 1, None)

@@ -106,6 +106,39 @@ def test_whoever_does_not_lead_writes_nothing_and_whoever_comes_to_lead_writes_w
     inside(api, work)
 
 
+def test_a_namespace_that_is_being_deleted_is_no_fault_and_gets_none_any_more(
+    api: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It stays for as long as somebody's finalizer holds it, and nothing can be made in it meanwhile."""
+    name = "test-bundle-goes"
+    finalizer = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "last", "finalizers": ["test/last"]}}
+    maps = BundleMaps(Client(from_kubeconfig([api.layout.kubeconfig])), OWN, "example.test", lambda: True)
+
+    async def work() -> None:
+        maps.publish(publication(5))
+        maps._namespaces.injected.add(name)  # the watch has not told yet
+        try:
+            assert not await maps.write()
+            await asyncio.to_thread(let_go)
+            await until(lambda: not api.kubectl("get", "namespace", name, "--ignore-not-found"))
+            assert not await maps.write()
+            maps._namespaces.injected.discard(name)
+            assert await maps.write()
+        finally:
+            maps.close()
+
+    def let_go() -> None:
+        api.kubectl("patch", "configmap", "-n", name, "last", "--type=merge", "-p", '{"metadata":{"finalizers":null}}')
+
+    api.kubectl("create", "namespace", name)
+    api.kubectl("apply", "-n", name, "-f", "-", given=json.dumps(finalizer))
+    api.kubectl("delete", "namespace", name, "--wait=false")
+    # Its other objects go before it stops being made anew.
+    api.wait("--for=jsonpath={.status.phase}=Terminating", f"namespace/{name}")
+    inside(api, work)
+    assert [each.getMessage() for each in caplog.records if each.levelname == "WARNING"] == []
+
+
 def test_they_are_owned_by_the_authoritys_cluster_role_and_go_with_it(api: Cluster) -> None:
     fourth = publication(4)
     api.kubectl("create", "clusterrole", OWNER_NAME, "--verb=get", "--resource=pods")

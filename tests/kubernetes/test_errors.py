@@ -24,6 +24,19 @@ def test_those_that_somebody_does_something_about_have_names(status: int, name: 
     assert [each for each in ("not_found", "conflict", "gone") if getattr(error, each)] == [name]
 
 
+TERMINATING = b"""
+{"kind":"Status","code":403,"reason":"Forbidden","message":"configmaps is forbidden","details":{"name":"it","causes":[
+{"reason":"NamespaceTerminating","message":"namespace shop is being terminated","field":"metadata.namespace"}]}}
+"""
+
+
+def test_that_a_namespace_is_being_deleted_is_known_from_a_right_that_is_missing() -> None:
+    assert refused(403, TERMINATING).terminating
+    for details in (b"null", b"{}", b'{"causes":null}', b'{"causes":[{}]}'):
+        error = refused(403, b'{"code":403,"reason":"Forbidden","message":"no","details":' + details + b"}")
+        assert (error.reason, error.terminating) == ("Forbidden", False)
+
+
 @given(st.binary(max_size=100), st.integers(100, 599))
 def test_whatever_is_answered_is_an_error_with_its_status(body: bytes, status: int) -> None:
     assert str(status) in str(refused(status, body)) or b"code" in body

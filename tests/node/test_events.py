@@ -184,11 +184,20 @@ async def test_what_may_not_be_told_is_logged_and_holds_up_nothing(
     assert "may not create events" in record.getMessage()
 
 
-async def test_one_that_another_agent_has_told_is_told(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Refused(409, "AlreadyExists", "another agent has told it"),
+        Refused(404, "NotFound", "its namespace is gone"),
+        Refused(403, "Forbidden", "its namespace goes", causes=("NamespaceTerminating",)),
+    ],
+    ids=lambda answer: answer.reason,
+)
+async def test_one_that_another_agent_has_told_or_that_has_no_place_any_more_is_no_fault(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, answer: Refused
 ) -> None:
     monkeypatch.setattr("agent.node.events.LOOK_SECONDS", 0.0)
-    holding = Holding(Refused(409, "AlreadyExists", "there"))
+    holding = Holding(answer)
     holding.chance = 0.0
     holding.faults = [FAULT]
     task = spawn(holding.events.run(), name="events")

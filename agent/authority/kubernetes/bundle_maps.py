@@ -206,7 +206,12 @@ class BundleMaps:
         }
         query = Query.of(fieldManager=MANAGER, force="true")
         path = CONFIG_MAPS.path_of(namespace, NAME)
-        await self._client.request("PATCH", path, query, body, content_type=APPLY_PATCH)
+        try:
+            await self._client.request("PATCH", path, query, body, content_type=APPLY_PATCH)
+        except Refused as error:
+            if not (error.terminating or error.not_found):
+                raise
+            return  # the namespace goes, or has gone, as the watch will tell; until then it is tried again
         self._written[namespace] = now
 
     async def _delete(self, namespace: str) -> None:

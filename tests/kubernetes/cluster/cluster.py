@@ -23,6 +23,7 @@ from tests.kubernetes.cluster.layout import (
     Node,
 )
 from tests.kubernetes.cluster.processes import Processes
+from tests.kubernetes.cluster.standing import KINDS, Listed, Standing, fallen, standing, told_before
 
 HERE = Path(__file__).parent
 NODES = 2
@@ -162,9 +163,31 @@ class Cluster:
         self._run("ip", "netns", "delete", node.netns)
         remove_cgroups(node.cgroup)
         (node.directory / "ready").unlink(missing_ok=True)
+        began = datetime.datetime.now(datetime.UTC)
         self._make_node(node)
         self._start_node(node, proxy_mode)
         self._join(self.nodes)
+        # Until its kubelet has told of its pods they pass for what they were.
+        told = f"the kubelet of {node.name} tells of its pods"
+        self._until(lambda: not told_before(self._listed(), node.name, began), told, WAIT_SECONDS)
+
+    # What stands
+
+    def stands(self) -> Standing:
+        """What is ready now."""
+        return standing(self._listed())
+
+    def comes_back(self, before: Standing) -> None:
+        """Returns when all that stood is ready again, or gone. Raises ClusterError with what is not."""
+        deadline = time.monotonic() + WAIT_SECONDS
+        while missing := fallen(before, self._listed(), datetime.datetime.now(datetime.UTC)):
+            if time.monotonic() > deadline:
+                raise ClusterError("\n".join([*missing, self._state()]))
+            time.sleep(1.0)
+
+    def _listed(self) -> Listed:
+        found: Listed = json.loads(self.kubectl("get", ",".join(KINDS), "-A", "-o", "json"))["items"]
+        return found
 
     def inside(self, node: Node) -> list[str]:
         """Words before a command that runs in a node."""
