@@ -24,7 +24,7 @@ test test-unit: export PYTHONDONTWRITEBYTECODE :=
 test: $(VENV)/.dev ## install what is missing and run every test (root)
 	@deploy/require-root.sh "make test"
 	deploy/install-packages.sh test
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 test-unit: $(VENV)/.dev ## the tests that need no root
 	$(BIN)/python -m pytest -n $(JOBS) -m "not netns and not kubernetes" $(PYTEST_ARGS)

@@ -7,9 +7,10 @@ import fcntl
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
@@ -22,6 +23,11 @@ RUN = "QUIETWIRE_TEST_RUN"
 """In the environment: the process that was called as pytest, of which xdist's workers are children."""
 FIRST_SECONDS = 2400.0
 """For the test that comes first, where nothing is built yet."""
+DISTURBS = "test_bad_days"
+LONG = ("test_migration", "test_who_is_meshed", "test_installation", "test_authority_replicas", "test_check")
+"""Modules that take minutes, the longest first: all would wait for the one that begins last."""
+QUIET = pytest.StashKey[tuple[IO[str], int]]()
+"""The lock of that name, of the test that runs, and how it has it."""
 BUILDING = pytest.StashKey["subprocess.Popen[bytes]"]()
 
 
@@ -42,13 +48,25 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """What needs a cluster comes last: that is built beside all other tests meanwhile."""
-    ours = [item for item in items if HERE in item.path.parents and "cluster" in getattr(item, "fixturenames", ())]
+    """Modules in the order in which a run with several processes ends soonest, each module's tests as they are.
+
+    What needs a cluster comes last, for that is built beside all other tests; but what disturbs it all the time comes
+    first, while nobody else wants it.
+    """
+    ours = {item for item in items if HERE in item.path.parents and "cluster" in getattr(item, "fixturenames", ())}
     for item in ours:
         item.add_marker(pytest.mark.kubernetes)
         item.add_marker(pytest.mark.timeout(FIRST_SECONDS))
-    others = [item for item in items if item not in set(ours)]
-    items[:] = [*others, *ours]
+    sizes = Counter(item.path for item in items)
+
+    def rank(item: pytest.Item) -> tuple[int, int]:
+        if item not in ours:
+            return 1, -sizes[item.path]
+        if item.path.stem == DISTURBS:
+            return 0, 0
+        return 2, LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG)
+
+    items.sort(key=lambda item: (rank(item), item.path))
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
@@ -72,14 +90,14 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         building.wait()
     cluster = cluster_of_run()
     cluster.down()
-    for what in ("image", "mesh", "quiet", "up"):
+    for what in ("image", "quiet", "up"):
         lock_of(cluster, what).unlink(missing_ok=True)
 
 
 def lock_of(cluster: Cluster, what: str) -> Path:
     """`up`: whoever has it brings the cluster up. `quiet`: whoever has it alone may disturb it.
 
-    `image`: whoever has it puts our image into the nodes. `mesh`: whoever has it installs it.
+    `image`: whoever has it puts our image into the nodes.
     """
     return cluster.layout.directory.with_suffix(f".{what}")
 
@@ -92,8 +110,9 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
     quiet = lock_of(cluster_of_run(), "quiet")
     quiet.parent.mkdir(parents=True, exist_ok=True)
     with quiet.open("w") as lock:
-        alone = item.get_closest_marker("disruptive") is not None
-        fcntl.flock(lock, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        how = fcntl.LOCK_SH if item.get_closest_marker("disruptive") is None else fcntl.LOCK_EX
+        fcntl.flock(lock, how)
+        item.config.stash[QUIET] = lock, how
         return (yield)
 
 
@@ -139,11 +158,16 @@ def quietwire_image(cluster: Cluster) -> str:
 
 
 @pytest.fixture(scope="session")
-def mesh(cluster: Cluster, quietwire_image: str) -> Mesh:
-    """Agents on both nodes and an authority, as the chart installs them: up and ready."""
+def mesh(cluster: Cluster, quietwire_image: str, request: pytest.FixtureRequest) -> Mesh:
+    """Agents on both nodes and an authority, as the chart installs them: up and ready.
+
+    While it is installed nobody makes pods, for they would be refused: the webhooks are asked before they answer.
+    """
     made = Mesh(cluster, quietwire_image)
-    with lock_of(cluster, "mesh").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    if not made.is_installed:
+        quiet, how = request.config.stash[QUIET]
+        fcntl.flock(quiet, fcntl.LOCK_EX)  # lets others go first: a lock is not converted in one step (flock(2))
         if not made.is_installed:
             made.install()
+        fcntl.flock(quiet, how)
     return made

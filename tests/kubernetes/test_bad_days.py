@@ -73,7 +73,8 @@ def test_an_agent_that_starts_without_an_api_server_knows_what_was_known_and_ref
 ) -> None:
     """Its kubelet starts it again. SVIDs are signed only when that can be recorded: no authority signs meanwhile."""
     node = cluster.nodes[0]
-    until(lambda: _knows(cluster, shop.namespace))
+    api = shop.pod("api")
+    until(lambda: _remembers(cluster, api))
     cluster.processes.end([each for each in cluster.processes.all if each.name == "kube-apiserver"])
     try:
         agents = [*cluster.inside(node), "pgrep", "-f", "quietwire supervisor"]
@@ -81,8 +82,8 @@ def test_an_agent_that_starts_without_an_api_server_knows_what_was_known_and_ref
         subprocess.run([*cluster.inside(node), "kill", "-9", first], check=True)
         until(lambda: _ready(cluster) and _ready(cluster)["catalog"]["remembered"])
         assert _ready(cluster)["catalog"]["unheard"]
-        api = f"{shop.namespace}/api-"
-        until(lambda: any(api in each["pod"] for each in _ready(cluster).get("waiting", ())))  # it is known, and waits
+        name = f"{shop.namespace}/{api['metadata']['name']}"
+        until(lambda: any(name == each["pod"] for each in _ready(cluster).get("waiting", ())))  # it is known, and waits
     finally:
         cluster.restart("kube-apiserver")
     until(lambda: not _ready(cluster)["catalog"]["remembered"])
@@ -219,9 +220,9 @@ def _ready(cluster: Cluster) -> dict[str, Any]:
     return body
 
 
-def _knows(cluster: Cluster, namespace: str) -> bool:
-    """Whether what the first node's agent remembers has this namespace's pods."""
-    known = (
-        cluster.nodes[0].directory / "layers" / "var" / "upper" / "lib" / "quietwire" / "last-good-of-cluster.msgpack"
-    )
-    return known.exists() and known.read_bytes().count(namespace.encode()) > 3
+def _remembers(cluster: Cluster, pod: dict[str, Any]) -> bool:
+    """Whether the first node's agent would know a pod, and its address, when it starts anew."""
+    of_node = cluster.nodes[0].directory / "layers" / "var" / "upper"
+    known = of_node / "lib" / "quietwire" / "last-good-of-cluster.msgpack"
+    wanted = (pod["metadata"]["uid"], pod["status"]["podIP"])
+    return known.exists() and all(each.encode() in known.read_bytes() for each in wanted)
