@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 JOBS ?= $(shell expr $$(nproc) + 1)
 MUTATE ?= agent/policy
 MUTATION_SECONDS ?= 900
-NATIVE := $(wildcard agent/*/_*.pyx agent/*/_*.pxd)
+NATIVE := $(wildcard agent/*/_*.pyx agent/*/_*.pxd agent/cni/*.c)
 
 .PHONY: help demo demo-kubernetes test test-unit chart cluster cluster-down image lint bench bench-smoke mutation fresh lock clean
 

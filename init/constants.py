@@ -17,6 +17,8 @@ RULE_PRIORITY = 100
 ENROL_SOCKET = "enrol/enrol.sock"
 """Below the agent's run directory. In a directory of its own, which is what a pod has mounted: a mount of the socket
 itself would lead to the one of an agent that is gone."""
+CNI_SOCKET = "cni/cni.sock"
+"""Below the agent's run directory, for the container runtime's plugin; no pod has its directory."""
 AGENT_SOCKET = f"/run/quietwire/{ENROL_SOCKET}"
 MEMORY_DIRECTORY = "/run/quietwire/init"
 """What `remove` must know later: sysctls as they were, by namespace."""

@@ -24,11 +24,11 @@ from functools import partial
 from pathlib import Path
 
 from agent.capture import caller as callers
+from agent.capture import private_socket
 from agent.capture.accepting import Listener, Told
 from agent.capture.caller import Caller, CallerUnknown
 from agent.capture.netns import identify
 from agent.tasks import spawn
-from init import on_disk
 from init.netns import is_netns
 
 log = logging.getLogger("quietwire.enrolment")
@@ -103,23 +103,8 @@ class EnrolmentSocket:
         self._told = Told()
 
     def bind(self) -> socket.socket:
-        """Makes the socket, on which nobody is heard yet. Raises OSError, with the file that it is about.
-
-        One that a dead agent left is replaced, and its directory, 0700, stays.
-        """
-        on_disk.make_private(self._path.parent)
-        self._path.unlink(missing_ok=True)
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        former = os.umask(0o177)
-        try:
-            sock.bind(str(self._path))
-        except OSError as error:
-            sock.close()
-            error.filename = str(self._path)  # bind(2) names none
-            raise
-        finally:
-            os.umask(former)
-        return sock
+        """Makes the socket, on which nobody is heard yet. Raises OSError, with the file that it is about."""
+        return private_socket.bind(self._path)
 
     def start(self, bound: socket.socket) -> None:
         """Listens on what `bind` made, which is ours from now on. Raises OSError."""

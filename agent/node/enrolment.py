@@ -83,6 +83,8 @@ class Enrolment:
         )
         self.conntrack = ConntrackWatch(self.roster, self._visits)
         """Must run: it looks how full pods' conntrack tables are."""
+        self._deleted: set[NetnsId] = set()
+        """Namespaces that whoever made them deletes."""
         self._waiting: dict[PodKey, str] = {}
         """What the last round could not do for a pod, and why."""
 
@@ -168,6 +170,14 @@ class Enrolment:
                 return f"{pod.key} is enrolled in another namespace, in which {inhabitant} still lives"
         return await self._namespaces.put(pod, fd, self._left)
 
+    def delete(self, identity: NetnsId) -> bool:
+        """Whoever made a namespace deletes it: its pod is let go of in the next round. Whether it is any pod's."""
+        self._namespaces.delete(identity)
+        if self.roster.holder(identity) is None:
+            return False
+        self._deleted.add(identity)
+        return True
+
     async def find(self, fd: int, pods: Iterable[Pod]) -> Pod | None:
         """The pod one of whose addresses this namespace holds on an interface."""
         candidates = list(pods)
@@ -197,7 +207,13 @@ class Enrolment:
         await self._left.let_go([each for each in gone if each.key not in free], "its manifest is gone")
         self._namespaces.drop_others({key: want.pod.uid for key, want in desired.items()})
         replaced = await self._visits.blocking(self._replaced, desired)
-        await self._left.let_go(replaced, "its network namespace is another one now")
+        await self._left.let_go([each for each in replaced if each.identity in self._deleted], "its sandbox is deleted")
+        await self._left.let_go(
+            [each for each in replaced if each.identity not in self._deleted],
+            "its network namespace is another one now",
+        )
+        # A number may come to be another namespace's.
+        self._deleted &= {each.identity for each in self.roster.pods.values()}
         waiting: dict[PodKey, str] = {}
         for key, want in desired.items():
             try:
@@ -268,6 +284,9 @@ class Enrolment:
         for key, enrolled in self.roster.pods.items():
             handed = self._namespaces.handed(key)
             another = key in desired and enrolled.is_another(desired[key].pod)
+            if enrolled.identity in self._deleted:
+                gone.append(enrolled)
+                continue
             if another or (handed is not None and netns.identify(handed.fd) != enrolled.identity):
                 gone.append(enrolled)
                 continue
@@ -288,6 +307,8 @@ class Enrolment:
                 enrolled.wanted, enrolled.ruled = want.options, False
             return
         pod = want.pod
+        handed = self._namespaces.handed(key)
+        ips = pod.ips or (handed.ips if handed is not None else ())
         if pod.netns is not None:  # what the manifest says is what holds
             fd = open_netns(pod.netns)
             self._namespaces.drop(key)
@@ -297,7 +318,7 @@ class Enrolment:
         own = os.stat("/proc/self/ns/net")
 
         def look() -> tuple[Whose, bool, int]:
-            return whose(fd, own), any(netns.holds_address(ip) for ip in pod.ips), inhabitants.number_here()
+            return whose(fd, own), any(netns.holds_address(ip) for ip in ips), inhabitants.number_here()
 
         try:
             if netns.identify(fd) == netns.host_netns():
@@ -310,7 +331,7 @@ class Enrolment:
                 )
             if not held:
                 raise NetnsError(
-                    f"its namespace holds none of its addresses ({', '.join(pod.ips) or 'none'}): "
+                    f"its namespace holds none of its addresses ({', '.join(ips) or 'none'}): "
                     f"wrong quietwire.io/netns, or its interface is not up yet"
                 )
             identity = netns.identify(fd)

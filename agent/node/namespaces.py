@@ -76,8 +76,14 @@ class Namespaces:
                 await self._forget(other)
         if pod.key in self._handed:
             return f"another namespace was handed over for {pod.key} a moment ago"
-        self._handed[pod.key] = Handed(pod.key, pod.uid, os.dup(fd))
+        self._handed[pod.key] = Handed(pod.key, pod.uid, os.dup(fd), pod.ips)
         return None
+
+    def delete(self, identity: NetnsId) -> None:
+        """Whoever made a namespace, and may have had it handed over, deletes it."""
+        for key, handed in list(self._handed.items()):
+            if netns.identify(handed.fd) == identity:
+                self.drop(key)
 
     def open(self, pod: Pod) -> int:
         """A descriptor of the namespace that was handed over for a pod. Raises NetnsError."""

@@ -30,6 +30,8 @@ class Handed(Struct, frozen=True):
     key: PodKey
     uid: str
     fd: int
+    ips: tuple[str, ...] = ()
+    """Of the pod, as it was when it was handed over: the catalog may not have them yet."""
 
     def is_for(self, key: PodKey, uid: str) -> bool:
         """Whether it is this pod's. Where one of the two has no UID, the name decides."""

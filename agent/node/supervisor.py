@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 import msgspec
 
@@ -18,13 +18,16 @@ from agent.catalog.snapshot import CatalogChange
 from agent.catalog.source import Source, SourceState
 from agent.catalog.sources.files.directory import FilesSource
 from agent.catalog.sources.files.remembered import FilesMemory
+from agent.catalog.sources.kubernetes.asking import Asking
 from agent.catalog.sources.kubernetes.remembered import ClusterMemory
 from agent.catalog.sources.kubernetes.source import KubernetesSource
+from agent.cni.server import CniSocket
 from agent.flags import HostPort
 from agent.kubernetes.client import Client
 from agent.link import messages
 from agent.manifests.fault import Fault
 from agent.node import identity_source, start
+from agent.node.cni import CniService
 from agent.node.conditions import Conditions, Due, due
 from agent.node.config import Cluster, Config, Directory
 from agent.node.enrolment import Desired, Enrolment
@@ -43,7 +46,7 @@ from agent.tasks import spawn
 from agent.telemetry.admin import AdminServer
 from agent.telemetry.counters import Counters, CounterTotals
 from init import agent_mark
-from init.constants import ENROL_SOCKET
+from init.constants import CNI_SOCKET, ENROL_SOCKET
 from init.model import Options
 
 log = logging.getLogger("quietwire.supervisor")
@@ -110,6 +113,15 @@ class Supervisor:
             taken=self._namespace_taken,
             stopping=self._stopping,
         )
+        cni = CniService(
+            self.enrolment,
+            pod=self.known.catalog.pod,
+            ask=self._asking(),
+            missing=self._missing,
+            unready=self._unready,
+            taken=self._namespace_taken,
+        )
+        plugin = CniSocket(config.run_dir / CNI_SOCKET, cni.serve, short=lambda _: self.counters.short("cni"))
         sock = EnrolmentSocket(
             config.run_dir / ENROL_SOCKET, handing_over.serve, short=lambda _: self.counters.short("enrolment")
         )
@@ -117,6 +129,7 @@ class Supervisor:
         with start.needed("--run-dir", config.run_dir):
             lock = start.lock(config)
             bound = sock.bind()
+            plugin_bound = plugin.bind()
         with start.needed("--state", config.state):
             config.state.mkdir(parents=True, exist_ok=True, mode=0o700)
         with start.needed("the directory of the agent's key", agent_mark.KEY_FILE.parent):
@@ -155,8 +168,10 @@ class Supervisor:
             ]
             self.workers.start()
             sock.start(bound)
+            plugin.start(plugin_bound)
             status_code = await self._until_stopped([*tasks, *self.workers.keepers])
             await sock.close()
+            await plugin.close()
             # After a fault nobody follows what live connections are allowed any more: they end now.
             await self._shut_down(tasks, 0.0 if status_code else config.drain_seconds)
             await provider.close()
@@ -189,6 +204,18 @@ class Supervisor:
         found = ((self.known.catalog.pod(key), reason) for key, reason in self._waiting().items())
         left = [(pod, LEFT_TO_LINKERD) for pod in self.known.unmeshed if pod.settings.left_to_linkerd]
         return [*((pod, reason) for pod, reason in found if pod is not None), *left]
+
+    def _asking(self) -> Callable[[PodKey], Awaitable[Pod | None]] | None:
+        if not isinstance(self.config.source, Cluster):
+            return None
+        access, beside_linkerd = self.config.source.access, self.config.source.beside_linkerd
+        return Asking(Client(access), beside_linkerd=beside_linkerd).pod
+
+    def _unready(self) -> str | None:
+        """Why no pod is taken now; None where any that is to be meshed would be captured."""
+        if self._stopping.is_set():
+            return "it is shutting down"
+        return "the trust bundle has not come yet" if self.identities.bundle is None else None
 
     def _catalog_source(self) -> Source:
         state = self.config.state
@@ -248,7 +275,7 @@ class Supervisor:
 
     def _can_be_enrolled(self, pod: Pod) -> bool:
         """Whether its namespace and an address are known; until then, nothing waits for its SVID alone."""
-        return bool(pod.ips) and (pod.netns is not None or self.enrolment.knows(pod.key))
+        return self.enrolment.knows(pod.key) or (bool(pod.ips) and pod.netns is not None)
 
     def _greet(self, handle: WorkerHandle) -> Iterable[tuple[msgspec.Struct, tuple[int, ...]]]:
         config = self.config

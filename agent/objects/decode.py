@@ -185,6 +185,7 @@ def _closed_pod(bare: Pod, document: Field) -> RawPod:
     asks = not bare.host_network and annotations.DISABLED not in asked.values()
     pod = msgspec.structs.replace(
         bare,
+        uid=readable(lambda: metadata.get("uid").text(default=""), ""),
         labels=readable(lambda: metadata.get("labels").texts(), dict[str, str]()),
         container_ports=readable(lambda: _container_ports(spec), tuple[ContainerPort, ...]()),
         settings=msgspec.structs.replace(

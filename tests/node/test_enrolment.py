@@ -12,7 +12,7 @@ from agent.capture.netns import NetnsId
 from agent.capture.rule_watch import DUE_AT_ONCE, Ears
 from agent.node import enrolment as module
 from agent.node import rules
-from agent.node.enrolled import Enrolled
+from agent.node.enrolled import AgentPorts, Enrolled
 from agent.node.enrolment import Desired, Enrolment
 from agent.objects.model import Pod
 from agent.tasks import spawn
@@ -70,6 +70,42 @@ async def test_a_namespace_that_may_be_the_machines_is_not_captured_either(
     await enrolment.reconcile({HOST.key: Desired(HOST, OPTIONS)}, {HOST.key: None})
     assert written == []
     assert "perhaps the machine's own network namespace" in str(enrolment.missing(HOST.key))
+
+
+def served(enrolment: Enrolment, pod: Pod) -> Enrolled:
+    """One that is enrolled, with nothing left to do, in a namespace that nobody enters."""
+    made = Enrolled(pod, os.open("/proc/self/ns/net", os.O_RDONLY), 0, OPTIONS)
+    made.ports, made.ruled, made.listeners = AgentPorts(1, 2), True, [{}]
+    enrolment.roster.pods[pod.key] = made
+    return made
+
+
+async def test_a_namespace_that_is_deleted_is_let_go_of_and_its_number_means_nothing_from_then_on(
+    enrolment: Enrolment, written: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def nobody(_: object) -> dict[int, str]:
+        return {}
+
+    monkeypatch.setattr(enrolment._left, "inhabitants", nobody)
+    pod = Pod("demo", "api", "api", "node-a", ("192.0.2.1",), uid="u-1")
+    wanted = {pod.key: Desired(pod, OPTIONS)}
+    first = served(enrolment, pod)
+    assert not enrolment.delete(NetnsId(0, 1))
+    assert enrolment.delete(first.identity)
+    await enrolment.reconcile(wanted, {pod.key: None})
+    assert written == ["remove"]
+    assert pod.key not in enrolment.roster.pods
+    again = served(enrolment, pod)
+    await enrolment.reconcile(wanted, {pod.key: None})
+    assert enrolment.roster.pods[pod.key] is again
+    assert enrolment.delete(again.identity)
+    again.close()
+    enrolment.roster.pods[pod.key] = later = served(enrolment, pod)
+    later.identity = NetnsId(0, 2)  # the deleted one went some other way, and its number is free
+    await enrolment.reconcile(wanted, {pod.key: None})
+    later.identity = again.identity
+    await enrolment.reconcile(wanted, {pod.key: None})
+    assert enrolment.roster.pods[pod.key] is later
 
 
 async def test_pods_that_have_no_rules_yet_are_not_looked_at_again_and_again(

@@ -111,6 +111,15 @@ async def test_a_second_namespace_for_a_pod_waits_and_the_same_one_may_come_agai
     assert fake.opened(REPLACED) == fake.places.identity("two")
 
 
+async def test_what_its_maker_deletes_is_let_go_of_and_another_may_take_its_place(fake: Fake) -> None:
+    assert await fake.put("one") is None
+    fake.namespaces.delete(NetnsId(0, 1))
+    assert API.key in fake.namespaces
+    fake.namespaces.delete(fake.places.identity("one"))
+    assert API.key not in fake.namespaces
+    assert await fake.put("two") is None
+
+
 async def test_one_from_before_a_restart_is_its_pods_and_no_other_ones(fake: Fake) -> None:
     await fake.restarted("one")
     assert API.key in fake.namespaces
