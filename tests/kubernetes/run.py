@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,8 +24,12 @@ RUN = "QUIETWIRE_TEST_RUN"
 FIRST_SECONDS = 2400.0
 """For the test that comes first, where nothing is built yet."""
 DISTURBS = "test_bad_days"
-LONG = ("test_migration", "test_who_is_meshed", "test_installation", "test_authority_replicas", "test_check")
-"""Modules that take minutes, the longest first: all would wait for the one that begins last."""
+LONG = (
+    *("test_migration", "test_installation", "test_webhook", "test_chart"),
+    *("test_who_is_meshed", "test_authority_replicas", "test_check"),
+)
+"""Modules that take minutes: first those with a cluster of their own, which go beside the one that disturbs the shared
+one; then the longest, for all would wait for the one that begins last."""
 QUIET = pytest.StashKey[tuple[IO[str], int]]()
 """The lock of that name, of the test that runs, and how it has it."""
 BUILDING = pytest.StashKey["subprocess.Popen[bytes]"]()
@@ -53,7 +57,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     What needs a cluster comes last, for that is built beside all other tests; but what disturbs it all the time comes
     first, while nobody else wants it.
     """
-    ours = {item for item in items if HERE in item.path.parents and "cluster" in getattr(item, "fixturenames", ())}
+    ours = {item for item in items if HERE in item.path.parents and _needs(item, "cluster", "another_cluster")}
     for item in ours:
         item.add_marker(pytest.mark.kubernetes)
         item.add_marker(pytest.mark.timeout(FIRST_SECONDS))
@@ -67,6 +71,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return 2, LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG)
 
     items.sort(key=lambda item: (rank(item), item.path))
+
+
+def _needs(item: pytest.Item, *names: str) -> bool:
+    return not set(names).isdisjoint(getattr(item, "fixturenames", ()))
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
@@ -104,8 +112,11 @@ def lock_of(cluster: Cluster, what: str) -> Path:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
-    """A test that needs the cluster waits for who disturbs it, and one that disturbs it for all others."""
-    if item.get_closest_marker("kubernetes") is None or os.geteuid() != 0:
+    """A test that needs the cluster waits for who disturbs it, and one that disturbs it for all others.
+
+    Who has one of his own disturbs nobody, and is not disturbed.
+    """
+    if not (HERE in item.path.parents and _needs(item, "cluster")) or os.geteuid() != 0:
         return (yield)
     quiet = lock_of(cluster_of_run(), "quiet")
     quiet.parent.mkdir(parents=True, exist_ok=True)
@@ -130,6 +141,13 @@ def cluster() -> Cluster:
         else:
             made.up(owner=int(os.environ[RUN]))
     return made
+
+
+@pytest.fixture(scope="session")
+def another_cluster() -> Callable[[str], Cluster]:
+    """Makes one of a module's own, which is neither up nor taken down: its name ends with the letter that is given."""
+    assert os.geteuid() == 0, "a cluster needs root: make test, or make test-unit"
+    return lambda letter: Cluster(f"{cluster_of_run().layout.name}{letter}", lambda _: None)
 
 
 @pytest.fixture(autouse=True)

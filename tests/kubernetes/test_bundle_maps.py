@@ -26,9 +26,9 @@ def publication(sequence: int) -> Publication:
 
 
 @pytest.fixture(scope="module")
-def api(cluster: Cluster) -> Iterator[Cluster]:
+def api(another_cluster: Callable[[str], Cluster]) -> Iterator[Cluster]:
     """An API server without nodes, of its own: wherever a mesh is installed, its authority publishes as well."""
-    made = Cluster(f"{cluster.layout.name}b", lambda _: None)
+    made = another_cluster("b")
     try:
         made.up(0)
         yield made

@@ -5,7 +5,7 @@ In a cluster of its own, of one API server: definitions and roles are everybody'
 
 import json
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,9 @@ CHART = str(chart.CHART)
 
 
 @pytest.fixture(scope="module")
-def api(cluster: Cluster) -> Iterator[Cluster]:
+def api(another_cluster: Callable[[str], Cluster]) -> Iterator[Cluster]:
     """An API server with a namespace for the mesh."""
-    made = Cluster(f"{cluster.layout.name}h", lambda _: None)
+    made = another_cluster("h")
     try:
         made.up(0)
         with made.namespace("mesh"):

@@ -10,7 +10,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -105,9 +105,9 @@ def account(cluster: Cluster, directory: Path, name: str, role: str = "") -> Pat
 
 
 @pytest.fixture(scope="module")
-def api(cluster: Cluster) -> Iterator[Cluster]:
+def api(another_cluster: Callable[[str], Cluster]) -> Iterator[Cluster]:
     """An API server with nothing in it."""
-    made = Cluster(f"{cluster.layout.name}c", lambda _: None)
+    made = another_cluster("c")
     try:
         made.up(0)
         made.wait("-n", "default", "--for=create", "serviceaccount/default")

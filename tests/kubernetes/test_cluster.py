@@ -154,7 +154,7 @@ def traces(name: str) -> dict[str, Any]:
 @pytest.fixture
 def second(cluster: Cluster) -> Iterator[Cluster]:
     """Another one, beside the one of all scenarios."""
-    made = Cluster(f"{cluster.layout.name}b", lambda _: None)
+    made = Cluster(f"{cluster.layout.name}s", lambda _: None)
     yield made
     made.down()
 

@@ -9,7 +9,7 @@ import json
 import re
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +62,9 @@ class Issuer:
 
 
 @pytest.fixture(scope="module")
-def own(cluster: Cluster) -> Iterator[Cluster]:
+def own(another_cluster: Callable[[str], Cluster]) -> Iterator[Cluster]:
     """Two nodes, with our image and nothing else."""
-    made = Cluster(f"{cluster.layout.name}i", lambda _: None)
+    made = another_cluster("i")
     try:
         made.up()
         made.load_everywhere(build.make(lambda _: None).archive)

@@ -11,7 +11,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -182,9 +182,9 @@ def policy(caller: str) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def own(cluster: Cluster) -> Iterator[Cluster]:
+def own(another_cluster: Callable[[str], Cluster]) -> Iterator[Cluster]:
     """Two nodes, with our image and nothing else."""
-    made = Cluster(f"{cluster.layout.name}m", lambda _: None)
+    made = another_cluster("m")
     try:
         made.up()
         made.load_everywhere(build.make(lambda _: None).archive)

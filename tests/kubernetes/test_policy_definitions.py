@@ -7,7 +7,7 @@ import datetime
 import json
 import re
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,9 @@ SHOP = Path(__file__).parents[2] / "deploy/examples/shop"
 
 
 @pytest.fixture(scope="module")
-def api(cluster: Cluster) -> Iterator[Cluster]:
+def api(another_cluster: Callable[[str], Cluster]) -> Iterator[Cluster]:
     """An API server that has the chart's definitions."""
-    made = Cluster(f"{cluster.layout.name}d", lambda _: None)
+    made = another_cluster("d")
     try:
         made.up(0)
         made.kubectl("apply", "--server-side", "-f", str(DEFINITIONS))

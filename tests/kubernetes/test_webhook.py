@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -140,9 +140,9 @@ def end(process: subprocess.Popen[str]) -> None:
 
 
 @pytest.fixture(scope="module")
-def api(cluster: Cluster) -> Iterator[Cluster]:
+def api(another_cluster: Callable[[str], Cluster]) -> Iterator[Cluster]:
     """An API server that has the chart's definitions, and namespaces."""
-    made = Cluster(f"{cluster.layout.name}w", lambda _: None)
+    made = another_cluster("w")
     try:
         made.up(0)
         made.kubectl("apply", "--server-side", "-f", str(chart.DEFINITIONS))

@@ -44,6 +44,7 @@ CONTROL_PLANE = {
 INOTIFY = "fs/inotify/max_user_instances"
 INOTIFY_INSTANCES = 1024
 """128 is what many machines have, and two clusters need more: a kubelet ends without."""
+KEPT = "kernel.json"
 KERNEL_WIDE = (
     INOTIFY,
     "kernel/keys/root_maxbytes",
@@ -306,10 +307,7 @@ class Cluster:
                 )
         for directory in (layout.pki, layout.logs):
             directory.mkdir(parents=True)
-        kept = {name: Path("/proc/sys", name).read_text() for name in KERNEL_WIDE if Path("/proc/sys", name).exists()}
-        (layout.directory / "kernel.json").write_text(json.dumps(kept))
-        if int(kept[INOTIFY]) < INOTIFY_INSTANCES:
-            Path("/proc/sys", INOTIFY).write_text(str(INOTIFY_INSTANCES))
+        self._keep_kernel()
         (layout.directory / "resolv.conf").write_text("nameserver 127.0.0.1\n")
         now = datetime.datetime.now(datetime.UTC)
         ca = pki.make_issuer(layout.pki, "ca", now)
@@ -513,11 +511,32 @@ class Cluster:
 
     # Small things
 
+    def _keep_kernel(self) -> None:
+        """Remembers what the whole machine's settings were before any cluster came."""
+        with programs.alone(self._cache / "kernel.lock", lambda _: None):
+            others = self._others_kept()
+            kept = (
+                json.loads(others[0].read_text())
+                if others
+                else {name: path.read_text() for name in KERNEL_WIDE if (path := Path("/proc/sys", name)).exists()}
+            )
+            (self.layout.directory / KEPT).write_text(json.dumps(kept))
+            if int(Path("/proc/sys", INOTIFY).read_text()) < INOTIFY_INSTANCES:
+                Path("/proc/sys", INOTIFY).write_text(str(INOTIFY_INSTANCES))
+
     def _restore_kernel(self) -> None:
-        kept = self.layout.directory / "kernel.json"
-        if kept.exists():
-            for name, value in json.loads(kept.read_text()).items():
-                Path("/proc/sys", name).write_text(value)
+        """The last one that goes puts it back."""
+        kept = self.layout.directory / KEPT
+        if not kept.exists():
+            return
+        with programs.alone(self._cache / "kernel.lock", lambda _: None):
+            if not self._others_kept():
+                for name, value in json.loads(kept.read_text()).items():
+                    Path("/proc/sys", name).write_text(value)
+            kept.unlink()
+
+    def _others_kept(self) -> list[Path]:
+        return [each for each in self.layout.directory.parent.glob(f"*/{KEPT}") if each.parent != self.layout.directory]
 
     def _until(self, holds: Callable[[], bool], what: str, seconds: float, needs: Sequence[str] = ()) -> None:
         deadline = time.monotonic() + seconds
