@@ -51,6 +51,7 @@ ELSEWHERE = {
     "agent/cli/work/authz.py": "tests/cli/test_authz.py",
     "agent/cli/work/check/run.py": "tests/cli/test_check.py",
     "agent/cli/work/cluster.py": "tests/cli/test_up_flags.py",
+    "agent/cli/work/cni.py": "tests/cli/test_cni.py",
     "agent/cli/work/exits.py": "tests/cli/test_authz.py",
     "agent/cli/work/install.py": "tests/cli/test_install.py",
     "agent/cli/work/installing.py": "tests/cli/test_install.py",

@@ -10,7 +10,7 @@ import pytest
 
 import agent.cli.app
 
-VERBS = ("agent", "authority", "authz", "check", "demo", "up", "webhook")
+VERBS = ("agent", "authority", "authz", "check", "cni", "demo", "up", "webhook")
 """All but `init`, which has a parser of its own."""
 
 HEAVY = {
