@@ -30,6 +30,12 @@ LINKS = (
 """Names by which `kube` is called."""
 KEPT = 2
 """How many builds are kept: this one, and the one before, for who goes back and forth between two checkouts."""
+GO = {
+    "CGO_ENABLED": "0",
+    "GOTOOLCHAIN": "local",
+    "GOFLAGS": "-buildvcs=false -mod=readonly",
+    "GOGC": "400",  # an eighth of the compilers' time, for memory that a machine with a cluster on it has
+}
 DIE_WITH_US = ("setpriv", "--pdeathsig", "KILL")
 """setpriv(1): whoever ends this build ends Go's too."""
 SAID_EVERY_SECONDS = 10.0
@@ -92,7 +98,7 @@ def build(say: Callable[[str], None], environ: Mapping[str, str] = os.environ, m
     Whoever comes while another builds waits for that build.
     """
     go = go_program()
-    environment = {**environ, "CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOFLAGS": "-buildvcs=false -mod=readonly"}
+    environment = {**environ, **GO}
     cache = cache_directory(environ)
     programs = cache / f"programs-{key_of(module, _ask(go, 'version', environment, module))}"
     cache.mkdir(parents=True, exist_ok=True)
