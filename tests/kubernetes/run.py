@@ -15,6 +15,7 @@ from typing import IO, Any
 import pytest
 
 from deploy.image import build
+from tests.kubernetes.cluster import programs
 from tests.kubernetes.cluster.cluster import Cluster, remove_orphans
 from tests.kubernetes.mesh import Mesh
 
@@ -101,6 +102,12 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     cluster.down()
     for what in ("image", "quiet", "up"):
         lock_of(cluster, what).unlink(missing_ok=True)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How long a run took depends on whether it built Kubernetes first."""
+    if told := programs.told():
+        terminalreporter.write_line(told)
 
 
 def lock_of(cluster: Cluster, what: str) -> Path:

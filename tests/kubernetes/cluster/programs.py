@@ -1,5 +1,6 @@
 """The cluster's programs, built from the Go module in this directory once, and kept for the next checkout."""
 
+import datetime
 import fcntl
 import hashlib
 import os
@@ -30,6 +31,8 @@ LINKS = (
 """Names by which `kube` is called."""
 KEPT = 2
 """How many builds are kept: this one, and the one before, for who goes back and forth between two checkouts."""
+TOLD = "told"
+"""A file beside the programs, for who reads how long a run took."""
 GO = {
     "CGO_ENABLED": "0",
     "GOTOOLCHAIN": "local",
@@ -144,7 +147,18 @@ def _compile(go: Path, environment: Mapping[str, str], module: Path, to: Path, s
         )
     for name in LINKS:
         (to / name).symlink_to("kube")
-    say(f"built Kubernetes {version} in {time.monotonic() - started:.0f} s")
+    ended = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    told = f"built Kubernetes {version} in {time.monotonic() - started:.0f} s, until {ended}"
+    (to / TOLD).write_text(told)
+    say(told)
+
+
+def told(environ: Mapping[str, str] = os.environ) -> str:
+    """When what is used now was built, and how long that took; "" where nothing has been built."""
+    found = max(
+        cache_directory(environ).glob(f"programs-*/{TOLD}"), key=lambda path: path.parent.stat().st_mtime, default=None
+    )
+    return "" if found is None else found.read_text()
 
 
 def _ask(go: Path, words: str, environment: Mapping[str, str], module: Path) -> str:

@@ -53,7 +53,7 @@ def calls(environ: dict[str, str]) -> int:
 
 def test_what_was_built_is_there_under_every_name(environ: dict[str, str], module: Path) -> None:
     built = programs.build(print, environ, module)
-    assert {path.name for path in built.iterdir()} == {*programs.BUILT, *programs.LINKS}
+    assert {path.name for path in built.iterdir()} == {*programs.BUILT, *programs.LINKS, programs.TOLD}
     assert (built / "kubelet").read_text() == "kube\n"
 
 
@@ -61,6 +61,17 @@ def test_it_is_built_once(environ: dict[str, str], module: Path) -> None:
     first = programs.build(print, environ, module)
     assert programs.build(print, environ, module) == first
     assert calls(environ) == 1
+
+
+def test_when_it_was_built_and_how_long_that_took_is_told_to_whoever_uses_it_later(
+    environ: dict[str, str], module: Path
+) -> None:
+    assert programs.told(environ) == ""
+    said: list[str] = []
+    programs.build(said.append, environ, module)
+    assert programs.told(environ) == said[-1]
+    assert "built Kubernetes" in said[-1]
+    assert " s, until 20" in said[-1]
 
 
 @pytest.mark.parametrize("changed", ["go.mod", "go.sum", "cmd/kube/main.go"])
