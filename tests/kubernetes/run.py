@@ -29,8 +29,7 @@ LONG = (
     *("test_migration", "test_installation", "test_webhook", "test_chart"),
     *("test_who_is_meshed", "test_authority_replicas", "test_check"),
 )
-"""Modules that take minutes: first those with a cluster of their own, which go beside the one that disturbs the shared
-one; then the longest, for all would wait for the one that begins last."""
+"""Modules that take minutes: all would wait for the one that begins last."""
 QUIET = pytest.StashKey[tuple[IO[str], int]]()
 """The lock of that name, of the test that runs, and how it has it."""
 BUILDING = pytest.StashKey["subprocess.Popen[bytes]"]()
@@ -120,11 +119,11 @@ def lock_of(cluster: Cluster, what: str) -> Path:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
-    """A test that needs the cluster waits for who disturbs it, and one that disturbs it for all others.
+    """A test that needs a cluster waits for who disturbs the shared one, and one that disturbs it for all others.
 
-    Who has one of his own disturbs nobody, and is not disturbed.
+    Who has one of his own waits as well: three clusters at once starve each other on a small machine.
     """
-    if not (HERE in item.path.parents and _needs(item, "cluster")) or os.geteuid() != 0:
+    if item.get_closest_marker("kubernetes") is None or os.geteuid() != 0:
         return (yield)
     quiet = lock_of(cluster_of_run(), "quiet")
     quiet.parent.mkdir(parents=True, exist_ok=True)

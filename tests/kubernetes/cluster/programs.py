@@ -123,7 +123,7 @@ def _compile(go: Path, environment: Mapping[str, str], module: Path, to: Path, s
     version = _ask(go, "list -m -f {{.Version}} k8s.io/kubernetes", environment, module)
     of = len(_ask(go, f"list -deps {' '.join(PACKAGES)}", environment, module).splitlines())
     started = said = time.monotonic()
-    words = [*DIE_WITH_US, str(go), "build", "-v", "-trimpath"]
+    words = [*DIE_WITH_US, "nice", "-n", "10", str(go), "build", "-v", "-trimpath"]
     words += ["-ldflags", version_flags(version), "-o", str(to)]
     last: deque[str] = deque(maxlen=LAST_WORDS)
     built = 0
