@@ -1,5 +1,6 @@
 """Quietwire on the cluster of a run: installed by its chart, from this checkout's image."""
 
+import contextlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -64,6 +65,30 @@ class Mesh:
     def ready(self, what: str) -> None:
         """Waits for one of its parts."""
         self.cluster.rolled_out(NAMESPACE, what)
+
+    @contextlib.contextmanager
+    def only_on(self, stays: str, left: str) -> Iterator[None]:
+        """Leaves one of two nodes without an agent: the DaemonSet selects the other one by its name meanwhile.
+
+        Pods that stay are not made anew: they are of the newest version again when the selector is gone.
+        """
+        selector, kind = "/spec/template/spec/nodeSelector/kubernetes.io~1hostname", "/spec/updateStrategy"
+        strategy = json.loads(self.kubectl("get", AGENT, "-o", "jsonpath={.spec.updateStrategy}"))
+        gone = self.agent_on(left)
+
+        def patch(*steps: dict[str, Any]) -> None:
+            self.kubectl("patch", AGENT, "--type=json", "-p", json.dumps(steps))
+
+        patch(
+            {"op": "replace", "path": kind, "value": {"type": "OnDelete"}},
+            {"op": "add", "path": selector, "value": stays},
+        )
+        try:
+            self.cluster.wait("-n", NAMESPACE, "--for=delete", f"pod/{gone}")
+            yield
+        finally:
+            patch({"op": "remove", "path": selector}, {"op": "replace", "path": kind, "value": strategy})
+            self.ready(AGENT)
 
     def agent_on(self, node: str) -> str:
         """The pod of a node's agent."""

@@ -31,7 +31,7 @@ from deploy.helm import __main__ as chart
 from tests.kubernetes.cluster.cluster import Cluster
 from tests.kubernetes.cluster.images import BASE_IMAGE
 from tests.kubernetes.inside import inside
-from tests.kubernetes.mesh import AGENT, NAMESPACE, Mesh
+from tests.kubernetes.mesh import NAMESPACE, Mesh
 from tests.kubernetes.shop import INJECT, SLEEP
 
 ROOT = Path(__file__).parents[2]
@@ -320,15 +320,7 @@ def test_what_is_taken_away_is_named_all_at_once_and_all_is_well_when_it_is_back
     agents = json.loads(mesh.kubectl("get", "clusterrole", "quietwire-agent", "-o", "json"))
     events = [each for each in agents["rules"] if "events" in each["resources"]]
     narrowed = {**agents, "rules": [each for each in agents["rules"] if each not in events]}
-    selector = "/spec/template/spec/nodeSelector/kubernetes.io~1hostname"
-    kind = "/spec/updateStrategy"
-    strategy = json.loads(mesh.kubectl("get", AGENT, "-o", "jsonpath={.spec.updateStrategy}"))
-
-    def patch(*steps: dict[str, Any]) -> None:
-        mesh.kubectl("patch", AGENT, "--type=json", "-p", json.dumps(steps))
-
     with contextlib.ExitStack() as then:
-        then.callback(mesh.ready, AGENT)
         then.callback(mesh.ready, "deployment/quietwire-webhook")
         then.callback(mesh.kubectl, "scale", "deployment/quietwire-webhook", "--replicas=2")
         mesh.kubectl("scale", "deployment/quietwire-webhook", "--replicas=0")
@@ -337,14 +329,7 @@ def test_what_is_taken_away_is_named_all_at_once_and_all_is_well_when_it_is_back
             mesh.kubectl, "patch", "clusterrole", "quietwire-agent", "--type=merge", "-p", json.dumps(give_back)
         )
         mesh.kubectl("replace", "-f", "-", given=json.dumps(narrowed))
-        # Pods that stay are not made anew: they are of the newest version again when the selector is gone.
-        then.callback(patch, {"op": "remove", "path": selector}, {"op": "replace", "path": kind, "value": strategy})
-        gone = mesh.agent_on(left.name)
-        patch(
-            {"op": "replace", "path": kind, "value": {"type": "OnDelete"}},
-            {"op": "add", "path": selector, "value": stays.name},
-        )
-        mesh.cluster.wait("-n", NAMESPACE, "--for=delete", f"pod/{gone}")
+        then.enter_context(mesh.only_on(stays.name, left.name))
         mesh.cluster.wait("-n", NAMESPACE, "--for=delete", "pod", "-l", "app.kubernetes.io/component=webhook")
         done = check(early)
     assert done.code == 1

@@ -13,7 +13,7 @@ from tests.kubernetes.cluster.cluster import Cluster
 from tests.kubernetes.cluster.images import BASE_IMAGE
 from tests.kubernetes.cluster.layout import Node
 from tests.kubernetes.load import Load, loop
-from tests.kubernetes.mesh import AGENT, Mesh
+from tests.kubernetes.mesh import Mesh
 from tests.kubernetes.shop import HTTPD, INJECT, PORT, Shop, account, deployment, service
 
 NAMESPACE = "who-is-meshed"
@@ -21,8 +21,6 @@ HOST_PORT = 18080
 """Of the web server on the host's network."""
 UNTIL_SECONDS = 120.0
 TRIES = 5
-OS_LABELS = ("kubernetes.io/os", "beta.kubernetes.io/os")
-"""What the DaemonSet selects nodes by, and what a controller of the cluster's makes that from again."""
 
 
 def spiffe_id(name: str) -> str:
@@ -264,10 +262,7 @@ def test_on_a_node_without_an_agent_pods_that_are_to_be_meshed_wait_and_all_othe
         plain.apply(account("bare"), service("bare"), deployment("bare", node=second.name))
         plain.rolled_out("bare")
         bare = f"http://bare.{outside}.svc.cluster.local:{PORT}/"
-        agent = mesh.agent_on(second.name)
-        label(cluster, second, "none")
-        try:
-            mesh.cluster.wait("-n", "quietwire", "--for=delete", f"pod/{agent}")
+        with mesh.only_on(first.name, second.name):
             town.apply(deployment("late", node=second.name))
             until(lambda: "no agent listens" in said_by_init(town, "late"))
             waits = town.pod("late")["status"]
@@ -282,19 +277,12 @@ def test_on_a_node_without_an_agent_pods_that_are_to_be_meshed_wait_and_all_othe
             assert town.call(bare, by="deploy/api").well, "it is to be meshed, is not, and is no black hole"
             where = f"{plain.address('bare')}:{PORT}"
             assert last(mesh, first, "api", "outbound", destination=where)["security"] == "plain"
-        finally:
-            label(cluster, second, "linux")
-        mesh.ready(AGENT)
         town.rolled_out("late")
         assert town.is_meshed("late")
         assert town.pod("late")["status"]["initContainerStatuses"][0]["restartCount"] == 0, "it has waited"
         until(lambda: town.call(by="deploy/webapp").well)
         assert not plain.is_meshed("bare"), "who was there before is not captured"
         assert town.call(bare, by="deploy/api").well
-
-
-def label(cluster: Cluster, node: Node, system: str) -> None:
-    cluster.kubectl("label", "node", node.name, "--overwrite", *(f"{each}={system}" for each in OS_LABELS))
 
 
 def said_by_init(town: Shop, name: str) -> str:
